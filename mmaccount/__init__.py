@@ -1,0 +1,44 @@
+"""Privacy accounting for DP-SGD and ModelMix: price a run, solve for its settings, compare, reproduce."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmaccount.accountants.rdp import delta, epsilon
+    from mmaccount.bound import Bound, BoundError
+    from mmaccount.calibrate import Infeasible, solve
+    from mmaccount.comparison import Comparison, compare
+    from mmaccount.settings import Settings
+
+__all__ = [
+    "Bound",
+    "BoundError",
+    "Comparison",
+    "Infeasible",
+    "Settings",
+    "compare",
+    "delta",
+    "epsilon",
+    "solve",
+]
+
+_HOME = {
+    "Bound": "bound",
+    "BoundError": "bound",
+    "Comparison": "comparison",
+    "Infeasible": "calibrate",
+    "Settings": "settings",
+    "compare": "comparison",
+    "delta": "accountants.rdp",
+    "epsilon": "accountants.rdp",
+    "solve": "calibrate",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name on first use, so that `import mmaccount` itself loads neither numpy nor numba."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'mmaccount' has no attribute {name!r}")
+    value = getattr(import_module(f"mmaccount.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,1 @@
+"""From the moments of one step to (epsilon, delta) of a run."""

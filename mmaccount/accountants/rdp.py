@@ -1,0 +1,160 @@
+"""The Renyi accountant: moments add over steps and phases, then turn into epsilon or delta at the best order."""
+
+from collections.abc import Callable, Iterable, Sequence
+from math import exp, inf, isnan, log, log1p
+from sys import float_info
+
+from mmaccount import _check
+from mmaccount.bound import Bound
+from mmaccount.divergences import check_worst_shift, step_log_moment
+from mmaccount.settings import Settings
+
+CONVERSIONS = ("improved", "mironov")
+START, LOWEST, HIGHEST = 2, -10, 16  # orders are searched at 1 + 2^e: first e, smallest (1.001), largest (65537)
+REFINEMENTS = 24  # golden-section steps; the last bracket is 1e-5 wide in log2(order - 1)
+GOLDEN = 0.5 * (5**0.5 - 1.0)
+ROUNDING = 8.0 * float_info.epsilon  # of each term of a conversion, added to the result
+
+
+def as_phases(settings: Settings | Iterable[Settings]) -> tuple[Settings, ...]:
+    """One phase or several, as a tuple; anything else is a TypeError."""
+    phases = (settings,) if isinstance(settings, Settings) else tuple(settings)
+    if not phases or not all(isinstance(phase, Settings) for phase in phases):
+        raise TypeError("`settings` must be a Settings or a non-empty sequence of Settings.")
+    return phases
+
+
+def log_moment(phases: Iterable[Settings], order: float) -> float:
+    """Upper bound on (order - 1) D_order of the whole run: steps and phases add up (Mironov 2017, Prop. 1)."""
+    total = sum(phase.steps * step_log_moment(phase, order) for phase in phases)
+    return inf if isnan(total) else total
+
+
+def epsilon_at(moment: float, order: float, delta: float, conversion: str = "improved") -> float:
+    """Epsilon that a log-moment at one order gives, rounded up; 0 at least.
+
+    improved: M/(a-1) + log(1 - 1/a) - (log delta + log a)/(a-1), Canonne-Kamath-Steinke 2020, arXiv 2004.00010, Prop. 12.
+    mironov:  (M + log(1/delta))/(a-1), Mironov 2017, arXiv 1702.07476, Prop. 3.
+    """
+    terms = [moment / (order - 1.0), -log(delta) / (order - 1.0)]
+    if conversion == "improved":
+        terms += [log1p(-1.0 / order), -log(order) / (order - 1.0)]
+    value = sum(terms) + ROUNDING * sum(map(abs, terms))
+    return inf if isnan(value) else max(0.0, value)
+
+
+def log_delta_at(moment: float, order: float, epsilon: float, conversion: str = "improved") -> float:
+    """The inverse of `epsilon_at`: log delta, rounded up; 0 at most."""
+    terms = [moment, -(order - 1.0) * epsilon]
+    if conversion == "improved":
+        terms += [(order - 1.0) * log1p(-1.0 / order), -log(order)]
+    value = sum(terms) + ROUNDING * sum(map(abs, terms))
+    return 0.0 if isnan(value) else min(0.0, value)
+
+
+def minimise_over_orders(objective: Callable[[float], float]) -> tuple[float, float]:
+    """(value, order) near the smallest value over real orders in [1.001, 65537]; NaN counts as +inf.
+
+    Walks over 1 + 2^e to a bracket that is not at an end of the grid, then golden section. Any order is sound, so a
+    function with several minima costs tightness only.
+    """
+    seen: dict[float, float] = {}
+
+    def value(order: float) -> float:
+        if order not in seen:
+            found = objective(order)
+            seen[order] = inf if isnan(found) else found
+        return seen[order]
+
+    def at(exponent: float) -> float:
+        return value(1.0 + 2.0**exponent)
+
+    centre = START
+    while centre > LOWEST and at(centre - 1) <= at(centre):
+        centre -= 1
+    while centre < HIGHEST and at(centre + 1) < at(centre):
+        centre += 1
+    low, high = float(max(LOWEST, centre - 1)), float(min(HIGHEST, centre + 1))
+    for _ in range(REFINEMENTS):
+        left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
+        low, high = (low, right) if at(left) <= at(right) else (left, high)
+    best = min(seen, key=lambda order: seen[order])
+    for whole in (float(int(best)), float(int(best) + 1)):
+        if whole > 1.0:
+            value(whole)
+    best = min(seen, key=lambda order: (seen[order], order))
+    return seen[best], best
+
+
+def _best(objective: Callable[[float], float], orders: Sequence[float] | None) -> tuple[float, float]:
+    if orders is None:
+        return minimise_over_orders(objective)
+    checked = [_check.real("orders", order, "(1, inf)", 1.0, inf) for order in orders]
+    return min((objective(order), order) for order in checked)
+
+
+def _method(phases: tuple[Settings, ...], conversion: str) -> str:
+    mixed = any(phase.mixing > 0.0 for phase in phases)
+    return f"Renyi ({'ModelMix' if mixed else 'plain'}), {conversion} conversion"
+
+
+def _check_phases(phases: tuple[Settings, ...], order: float) -> None:
+    for phase in set(phases):
+        check_worst_shift(phase, order)
+
+
+def epsilon(
+    settings: Settings | Iterable[Settings],
+    *,
+    delta: float,
+    conversion: str = "improved",
+    orders: Sequence[float] | None = None,
+) -> Bound:
+    """The epsilon of (epsilon, delta)-differential privacy of a run, as a Bound whose `upper` is the guarantee.
+
+    Args:
+        settings: one phase or several; phases compose in any order.
+        delta: in (0, 1).
+        conversion: "improved" or "mironov" (looser; the paper's), see `epsilon_at`.
+        orders: Renyi orders to try, all > 1. By default the best real order is searched for.
+
+    Returns:
+        Bound with `upper` and `order`. `upper` is +inf with a `reason` when the moments overflow.
+
+    Raises:
+        ValueError, TypeError: an argument is out of range.
+        BoundError: a condition of the bound failed numerically (never observed).
+
+    >>> run = Settings(sample_rate=0.03, steps=3400, noise_multiplier=0.335, mixing=11.25, truncation=100)
+    >>> round(epsilon(run, delta=1e-5).upper, 3)
+    7.25
+    """
+    phases = as_phases(settings)
+    delta = _check.probability("delta", delta)
+    conversion = _check.choice("conversion", conversion, CONVERSIONS)
+    upper, order = _best(lambda a: epsilon_at(log_moment(phases, a), a, delta, conversion), orders)
+    if upper == inf:
+        return Bound(upper=inf, method=_method(phases, conversion), reason="the Renyi moments overflow at every order")
+    _check_phases(phases, order)
+    return Bound(upper=upper, order=order, method=_method(phases, conversion))
+
+
+def delta(
+    settings: Settings | Iterable[Settings],
+    *,
+    epsilon: float,
+    conversion: str = "improved",
+    orders: Sequence[float] | None = None,
+) -> Bound:
+    """The delta of (epsilon, delta)-differential privacy at a given epsilon >= 0; otherwise as `epsilon`.
+
+    >>> run = Settings(sample_rate=0.03, steps=3400, noise_multiplier=0.335, mixing=11.25, truncation=100)
+    >>> f"{delta(run, epsilon=8).upper:.2g}"
+    '1.1e-06'
+    """
+    phases = as_phases(settings)
+    epsilon = _check.nonnegative("epsilon", epsilon)
+    conversion = _check.choice("conversion", conversion, CONVERSIONS)
+    log_upper, order = _best(lambda a: log_delta_at(log_moment(phases, a), a, epsilon, conversion), orders)
+    _check_phases(phases, order)
+    return Bound(upper=min(1.0, exp(log_upper) * (1.0 + ROUNDING)), order=order, method=_method(phases, conversion))

@@ -1,0 +1,173 @@
+"""Solve for one knob of a run under a target (epsilon, delta); always returns the safe end of the last bracket."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from math import inf, log
+from typing import Any
+
+from mmaccount import _check
+from mmaccount.accountants import rdp
+from mmaccount.settings import Settings
+
+TOLERANCE = 1e-9  # relative width of the last bracket of a real knob; a whole-number knob is solved exactly
+SMALLEST = 1e-12  # where a real knob ends that may be 0
+BATCH_GRID = 60  # batch sizes tried first, from 1 to the size of the data set
+TINY = 1e-300  # stands in for epsilon = 0 in logarithms
+
+
+class Infeasible(ValueError):
+    """No value of the knob meets the target. `best` is the epsilon reached at the most private end, `value`."""
+
+    def __init__(self, message: str, *, best: float, value: float) -> None:
+        super().__init__(message)
+        self.best = best
+        self.value = value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Knob:
+    """Where a knob may go: `private` is its most private end, `useful` the other one, wanted as near as allowed."""
+
+    private: float
+    useful: float
+    whole: bool = False
+
+
+KNOBS = {
+    "noise_multiplier": Knob(private=1e6, useful=1e-3),
+    "steps": Knob(private=1, useful=10**12, whole=True),
+    "sample_rate": Knob(private=1e-12, useful=1.0),
+    "mixing": Knob(private=1e12, useful=0.0),
+    "truncation": Knob(private=1e12, useful=1.0),
+}
+
+
+def safe_end(excess: Callable[[float], float], safe: float, unsafe: float, *, whole: bool = False) -> float:
+    """The value next to the sign change of `excess` on its safe side (excess <= 0), between `safe` and `unsafe` > 0.
+
+    False position in the logarithm of the value, with a bisection every other step; the safe end has been evaluated.
+    """
+    low, high = excess(safe), excess(unsafe)
+    for count in range(400):
+        if abs(unsafe - safe) <= (1.0 if whole else TOLERANCE * min(safe, unsafe)):
+            break
+        weight = low / (low - high) if count % 2 == 0 and -inf < low < 0.0 < high < inf else 0.5
+        middle = safe * (unsafe / safe) ** min(0.99, max(0.01, weight))
+        if whole:
+            middle = min(max(round(middle), min(safe, unsafe) + 1), max(safe, unsafe) - 1)
+        at_middle = excess(middle)
+        if at_middle <= 0.0:
+            safe, low = middle, at_middle
+        else:
+            unsafe, high = middle, at_middle
+    return safe
+
+
+def _walk(start: float, end: float, arrived: Callable[[float], bool], whole: bool) -> tuple[float, float] | None:
+    """(last point before, first point after) `arrived` turns true, in growing steps from start; None if it never does."""
+    before = point = start
+    factor = 2.0
+    while not arrived(point):
+        if point == end:
+            return None
+        before, point = point, min(end, point * factor) if end > point else max(end, point / factor)
+        point = round(point) if whole else point
+        factor *= factor
+    return before, point
+
+
+def solve_for(
+    build: Callable[[float], Settings], knob: Knob, *, name: str, start: float, epsilon: float, delta: float
+) -> float:
+    """The x next to `knob.useful` for which the settings `build(x)` meet the target, searched from `start`.
+
+    Epsilon is taken to be monotone in x; where it is not, the result still meets the target. Raises Infeasible.
+    """
+    epsilon = _check.positive("epsilon", epsilon)
+    delta = _check.probability("delta", delta)
+
+    def excess(x: float) -> float:
+        return log(max(TINY, rdp.epsilon(build(x), delta=delta).upper) / epsilon)
+
+    if excess(knob.useful) <= 0.0:
+        return knob.useful
+    useful = max(knob.useful, SMALLEST)
+    start = min(max(start, min(knob.private, useful)), max(knob.private, useful))
+    if excess(start) > 0.0:
+        bracket = _walk(start, knob.private, lambda x: excess(x) <= 0.0, knob.whole)
+        if bracket is None:
+            best = rdp.epsilon(build(knob.private), delta=delta).upper
+            message = (
+                f"`{name}` alone cannot reach epsilon {epsilon:g}: "
+                f"the best reachable is {best:.6g}, at {name} = {knob.private:g}."
+            )
+            raise Infeasible(message, best=best, value=knob.private)
+        unsafe, safe = bracket
+    else:
+        safe, unsafe = _walk(start, useful, lambda x: excess(x) > 0.0, knob.whole) or (useful, useful)
+    return safe_end(excess, safe, unsafe, whole=knob.whole)
+
+
+def solve_batch_size(build: Callable[[float], Settings], *, dataset_size: int, epsilon: float, delta: float) -> int:
+    """The largest batch size found for which `build(batch_size)` meets the target. Raises Infeasible.
+
+    At a fixed gap a larger batch samples more often but also widens the mixing, so epsilon need not be monotone:
+    a grid over all sizes comes first, then the edge above the largest size on it that meets the target.
+    """
+    epsilons = {
+        size: rdp.epsilon(build(size), delta=delta).upper
+        for size in sorted({round(dataset_size ** (i / BATCH_GRID)) for i in range(BATCH_GRID + 1)})
+    }
+    meeting = [size for size, found in epsilons.items() if found <= epsilon]
+    start = max(meeting) if meeting else min(epsilons, key=lambda size: epsilons[size])
+    knob = Knob(private=start, useful=dataset_size, whole=True)
+    return int(solve_for(build, knob, name="batch_size", start=start, epsilon=epsilon, delta=delta))
+
+
+def _with(settings: Settings, name: str, value: float) -> Settings:
+    changed: dict[str, Any] = {name: value}
+    return replace(settings, **changed)
+
+
+def _remedy(settings: Settings, tried: str, epsilon: float, delta: float) -> str:
+    for name, knob in KNOBS.items():
+        if name == tried:
+            continue
+        build = partial(_with, settings, name)
+        try:
+            value = solve_for(build, knob, name=name, start=getattr(settings, name), epsilon=epsilon, delta=delta)
+        except Infeasible:
+            continue
+        return f" {name} = {value:.6g} would reach it."
+    return " Nor can any other knob alone."
+
+
+def solve(settings: Settings, name: str, *, epsilon: float, delta: float) -> Settings:
+    """`settings` with one knob changed so that epsilon at `delta` is at most `epsilon`, and no more private than needed.
+
+    Args:
+        settings: the run; the present value of the knob is only where the search starts.
+        name: "noise_multiplier" (smallest that meets the target), "steps" (largest), "sample_rate" (largest),
+            "mixing" (smallest) or "truncation" (smallest).
+        epsilon, delta: the target, epsilon > 0.
+
+    Returns:
+        Settings on the safe side: the target is met by the value returned, within a relative 1e-9 of the value that
+        meets it exactly (whole steps: the last one).
+
+    Raises:
+        Infeasible: the knob cannot meet the target; the message says the best epsilon it reaches and which knob would do.
+        ValueError, TypeError: an argument is out of range.
+
+    >>> run = Settings(sample_rate=0.01, steps=10_000, noise_multiplier=1.0)
+    >>> round(solve(run, "noise_multiplier", epsilon=3.0, delta=1e-5).noise_multiplier, 4)
+    1.6617
+    """
+    knob = KNOBS[_check.choice("name", name, tuple(KNOBS))]
+    build = partial(_with, settings, name)
+    try:
+        return build(solve_for(build, knob, name=name, start=getattr(settings, name), epsilon=epsilon, delta=delta))
+    except Infeasible as error:
+        message = f"{error}{_remedy(settings, name, epsilon, delta)}"
+        raise Infeasible(message, best=error.best, value=error.value) from None

@@ -1,0 +1,26 @@
+"""Poisson subsampling at integer orders: the binomial expansion of the moment, in the log domain."""
+
+from math import inf, log, log1p
+
+import numpy as np
+
+from mmaccount.kernels.logspace import jit, log_expm1, log_total, scaled_add, softplus
+
+
+@jit
+def subsampled_log_moment(order: int, q: float, log_moments: np.ndarray) -> float:
+    """log sum_{k=0}^{order} C(order, k) (1-q)^{order-k} q^k e^{log_moments[k]}, with log_moments[0] = log_moments[1] = 0.
+
+    The weights sum to one, so this is log(1 + sum_{k>=2} weight_k (e^{log_moments[k]} - 1)): only nonnegative terms.
+    """
+    if q == 1.0:
+        return float(log_moments[order])
+    log_choose, lost = log(float(order)), 0.0
+    peak, total = -inf, 0.0
+    for k in range(2, order + 1):
+        term = log((order - k + 1.0) / k) - lost  # compensated (Kahan) sum
+        previous, log_choose = log_choose, log_choose + term
+        lost = (log_choose - previous) - term
+        log_weight = log_choose + (order - k) * log1p(-q) + k * log(q)
+        peak, total = scaled_add(peak, total, log_weight + log_expm1(log_moments[k]), 1.0)
+    return softplus(log_total(peak, total))
