@@ -162,7 +162,7 @@ def solve(settings: Settings, name: str, *, epsilon: float, delta: float) -> Set
 
     >>> run = Settings(sample_rate=0.01, steps=10_000, noise_multiplier=1.0)
     >>> round(solve(run, "noise_multiplier", epsilon=3.0, delta=1e-5).noise_multiplier, 4)
-    1.6617
+    1.6619
     """
     knob = KNOBS[_check.choice("name", name, tuple(KNOBS))]
     build = partial(_with, settings, name)

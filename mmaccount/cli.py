@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from decimal import ROUND_CEILING, Context, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from functools import partial
 from importlib.metadata import version
 from math import isclose, isfinite
@@ -30,13 +30,11 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\n")
 
 
-def up(value: float | None, digits: int = 6) -> str:
-    """A number to print, rounded up so that the printed bound still holds."""
-    if value is None:
-        return "unknown"
+def up(value: float, digits: int = 6, rounding: str = ROUND_CEILING) -> str:
+    """A number to print, rounded up (or as told), so that what it promises still holds."""
     if not isfinite(value):
         return "unbounded"
-    return f"{float(Context(prec=digits, rounding=ROUND_CEILING).create_decimal(Decimal(value))):.{digits}g}"
+    return f"{float(Context(prec=digits, rounding=rounding).create_decimal(Decimal(value))):.{digits}g}"
 
 
 # ---------------------------------------------------------------------------------------------- arguments to settings
@@ -156,7 +154,9 @@ def _solve(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         value = getattr(found, name)
     bound = rdp.epsilon(found, delta=delta)
     data = {name: value} | _json_bound(bound) | {"delta": delta, "settings": found.to_dict()}
-    return data, [f"{name} = {value!r}", _text_bound(bound, "epsilon", f"delta {delta:g}")]
+    private_is_high = name in ("noise_multiplier", "mixing", "gap", "truncation")
+    shown = f"{value:.0f}" if isinstance(value, int) else up(value, 7, ROUND_CEILING if private_is_high else ROUND_FLOOR)
+    return data, [f"{name} = {shown}", _text_bound(bound, "epsilon", f"delta {delta:g}")]
 
 
 def _solve_training(given: dict[str, Any], name: str, epsilon: float, delta: float) -> tuple[float, Settings]:

@@ -20,7 +20,8 @@ the larger of the two directions, for every gradient that the clipping admits. I
 
 from collections.abc import Callable
 from functools import lru_cache
-from math import ceil, floor, inf, log
+from math import ceil, floor, inf, isnan, log
+from typing import NamedTuple
 
 import numpy as np
 
@@ -41,13 +42,24 @@ SMALLEST_SHIFT = 1e-8  # smaller s are raised to this: by (S) an upper bound, an
 LARGEST_SHIFT = {"gaussian": 1e3, "laplace": 5e2}  # beyond, mixing is not credited: by (M) an upper bound
 SMALLEST_WIDTH = 1e-8  # narrower L count as 0: by (M) an upper bound, and exact to L^2
 SMALLEST_NOISE = 0.05  # below, fractional orders of plain DP-SGD are bounded by convexity instead of quadrature
-DENSE_ORDERS = 64  # every integer order up to here; above, orders grow by
-ORDER_GROWTH = 1.02  # this factor and the moments between are read off chords (F)
+DENSE_ORDERS = 64  # every integer order up to here; above, orders grow
+SPARSE_ORDERS = 1024  # by 2 % up to here, by 5 % beyond, and with mixing the moments between are read off chords (F),
+ORDER_GROWTH = 1.02, 1.05  # which are at most a relative 1e-4 and 1e-3 too large
 EXPONENTS = 1.0 + 2.0 ** (-np.arange(0, 161) / 16.0)  # beta of the AM-GM bound: 2 down to 1.001
 
 
-def geometry(settings: Settings) -> tuple[float, float, float]:
-    """(s, L, X / s^2 or X / s): largest shift of one coordinate, width of the mixing, how many such shifts fit."""
+class Geometry(NamedTuple):
+    """What the unsubsampled moments depend on: largest shift s of one coordinate, width L of the mixing, how many such
+    shifts the clip norm allows (X / s^2 for Gaussian noise, X / s for Laplace noise)."""
+
+    noise: str
+    shift: float
+    width: float
+    copies: float
+
+
+def geometry(settings: Settings) -> Geometry:
+    """The Geometry of a step, moved to where the kernels are accurate, always to the safe side."""
     shift = 1.0 / settings.noise_multiplier / settings.truncation**0.5
     width = settings.mixing / settings.noise_multiplier
     power = POWER[settings.noise]
@@ -56,39 +68,44 @@ def geometry(settings: Settings) -> tuple[float, float, float]:
         shift, copies = SMALLEST_SHIFT, copies * (shift / SMALLEST_SHIFT) ** power
     if width < SMALLEST_WIDTH or shift > LARGEST_SHIFT[settings.noise]:
         width = 0.0
-    return shift, width, copies
+    return Geometry(settings.noise, shift, width, copies)
 
 
-def log_moments(settings: Settings, orders: np.ndarray) -> np.ndarray:
+def log_moments(step: Geometry, orders: np.ndarray) -> np.ndarray:
     """Upper bounds on log A_k, the unsubsampled log-moments of one step, at real orders k > 1; shape of `orders`.
 
     Source: arXiv 2210.03843, Theorem 4.1 and Corollary 4.1, with (S) and (M) above; relative error MOMENT_ERROR.
     """
-    shift, width, copies = geometry(settings)
-    kernel = KERNELS[settings.noise]
-    return copies * kernel(np.asarray(orders, dtype=float), shift, width) * (1.0 + MOMENT_ERROR)
+    kernel = KERNELS[step.noise]
+    return step.copies * kernel(np.asarray(orders, dtype=float), step.shift, step.width) * (1.0 + MOMENT_ERROR)
+
+
+def _growing(start: int, stop: int, factor: float) -> np.ndarray:
+    count = max(0, ceil(log(stop / start) / log(factor)))
+    return np.floor(start * factor ** np.arange(count, dtype=float))
 
 
 @lru_cache(maxsize=256)
-def _table(settings: Settings, size: int) -> np.ndarray:
+def _table(step: Geometry, size: int) -> np.ndarray:
     """Upper bounds on log A_k for k = 0 .. size."""
     every = np.arange(size + 1, dtype=float)
     orders = every[2:]
-    if size > DENSE_ORDERS:
-        growing = DENSE_ORDERS * ORDER_GROWTH ** np.arange(ceil(log(size / DENSE_ORDERS) / log(ORDER_GROWTH)))
-        orders = np.unique(np.concatenate([every[2:DENSE_ORDERS], np.floor(growing), [size]]))
-    known = log_moments(settings, orders)
-    return np.interp(every, np.concatenate([[0.0, 1.0], orders]), np.concatenate([[0.0, 0.0], known]))
+    if size > DENSE_ORDERS and step.width > 0.0:
+        near = _growing(DENSE_ORDERS, min(size, SPARSE_ORDERS), ORDER_GROWTH[0])
+        far = _growing(SPARSE_ORDERS, size, ORDER_GROWTH[1])
+        orders = np.unique(np.concatenate([every[2:DENSE_ORDERS], near, far, [size]]))
+    known = log_moments(step, orders)
+    return np.asarray(np.interp(every, np.concatenate([[0.0, 1.0], orders]), np.concatenate([[0.0, 0.0], known])))
 
 
 @lru_cache(maxsize=256)
-def _between_one_and_two(settings: Settings) -> np.ndarray:
-    return log_moments(settings, EXPONENTS)
+def _between_one_and_two(step: Geometry) -> np.ndarray:
+    return log_moments(step, EXPONENTS)
 
 
 def _integer_order(settings: Settings, order: int) -> float:
     size = max(DENSE_ORDERS, 1 << (order - 1).bit_length())
-    return float(binomial.subsampled_log_moment(order, settings.sample_rate, _table(settings, size)))
+    return float(binomial.subsampled_log_moment(order, settings.sample_rate, _table(geometry(settings), size)))
 
 
 def _am_gm(settings: Settings, order: float) -> float:
@@ -98,7 +115,7 @@ def _am_gm(settings: Settings, order: float) -> float:
     Proof: the second derivative of r -> (1-q+qr)^alpha is at most C q^2 alpha (alpha-1) r^(beta-2), since
     1-q+qr >= ((1-q)/(1-theta))^(1-theta) (qr/theta)^theta (weighted AM-GM) and alpha < 2; compare Bregman gaps at 1."""
     q, best = settings.sample_rate, inf
-    for beta, log_moment in zip(EXPONENTS, _between_one_and_two(settings), strict=True):
+    for beta, log_moment in zip(EXPONENTS, _between_one_and_two(geometry(settings)), strict=True):
         if beta < order:
             break
         theta = (2.0 - beta) / (2.0 - order)
@@ -115,29 +132,39 @@ def _chord(settings: Settings, order: float) -> float:
     return (below + 1 - order) * left + (order - below) * _integer_order(settings, below + 1)
 
 
+def _plain_gaussian(settings: Settings, order: float) -> float:
+    z, q = settings.noise_multiplier, settings.sample_rate
+    if z >= SMALLEST_NOISE:
+        return gaussian.subsampled_log_moment(order, z, q)
+    return softplus(log(q) + log_expm1(0.5 * order * (order - 1.0) / z / z))  # (1-q+qr)^a <= 1-q + q r^a
+
+
 def _fractional_order(settings: Settings, order: float) -> float:
-    if settings.sample_rate == 1.0:
-        return float(log_moments(settings, np.array([order]))[0])
-    if settings.noise == "gaussian" and geometry(settings)[1] == 0.0:
-        z, q = settings.noise_multiplier, settings.sample_rate
-        if z >= SMALLEST_NOISE:
-            return gaussian.subsampled_log_moment(order, z, q)
-        return softplus(log(q) + log_expm1(0.5 * order * (order - 1.0) / z / z))  # (1-q+qr)^a <= 1-q + q r^a
-    chord = _chord(settings, order)
-    return min(chord, _am_gm(settings, order)) if order < 2.0 else chord
+    bounds = []
+    if settings.noise == "gaussian":
+        bounds.append(_plain_gaussian(settings, order))  # mixing is post-processing: (M) with L = 0
+    if settings.noise != "gaussian" or settings.mixing > 0.0:
+        bounds.append(_chord(settings, order))
+        if order < 2.0:
+            bounds.append(_am_gm(settings, order))
+    return min(inf if isnan(bound) else bound for bound in bounds)
 
 
 def step_log_moment(settings: Settings, order: float) -> float:
     """Upper bound on (alpha - 1) D_alpha of one step at the real order alpha > 1; +inf when it overflows.
 
     Plain Gaussian noise: exact at every order (relative error STEP_ERROR + ORDER_ERROR * alpha, added). Mixing or Laplace
-    noise: exact for the worst shift at integer orders; chords (F) between them, and the smaller of the chord and the
-    AM-GM bound for 1 < alpha < 2.
+    noise: exact for the worst shift at integer orders; between them the smallest of the chord (F), for 1 < alpha < 2 the
+    AM-GM bound, and for Gaussian noise the moment without mixing. With q = 1 exact at every order.
 
     Source: arXiv 1908.10530 section 3 (subsampled Gaussian); arXiv 2210.03843 Theorem 4.1 and Corollary 4.1.
     """
-    whole = order == floor(order)
-    value = _integer_order(settings, int(order)) if whole else _fractional_order(settings, order)
+    if settings.sample_rate == 1.0:
+        value = float(log_moments(geometry(settings), np.array([order]))[0])
+    elif order == floor(order):
+        value = _integer_order(settings, int(order))
+    else:
+        value = _fractional_order(settings, order)
     if not value >= 0.0:
         return inf
     return value * (1.0 + STEP_ERROR + ORDER_ERROR * order)
@@ -145,18 +172,20 @@ def step_log_moment(settings: Settings, order: float) -> float:
 
 def check_worst_shift(settings: Settings, order: float) -> None:
     """Check (S) numerically on a few shifts below s. Raises BoundError if spreading the gradient out is ever worse."""
-    shift, width, _ = geometry(settings)
-    if width == 0.0 and settings.noise == "gaussian":
+    step = geometry(settings)
+    if step.width == 0.0 and step.noise == "gaussian":
         return
-    kernel, power = KERNELS[settings.noise], POWER[settings.noise]
-    k = np.array([float(order)])
-    largest = kernel(k, shift, width)[0] / shift**power
+
+    def per_unit(shift: float) -> float:
+        moment = KERNELS[step.noise](np.array([float(order)]), shift, step.width)[0]
+        return float(moment / shift ** POWER[step.noise])
+
+    largest = per_unit(step.shift)
     for part in (0.75, 0.5, 0.25, 0.0625):
-        spread = kernel(k, part * shift, width)[0] / (part * shift) ** power
-        if not spread <= largest * (1.0 + 10.0 * MOMENT_ERROR):
+        if not per_unit(part * step.shift) <= largest * (1.0 + 10.0 * MOMENT_ERROR):
             raise BoundError(
-                f"at order {order:g} a shift of {part} s costs more per unit than s = {shift:g} (L = {width:g}): "
-                f"{spread!r} > {largest!r}; the bound would not be valid."
+                f"at order {order:g} a shift of {part} s costs more per unit than s = {step.shift:g} "
+                f"(L = {step.width:g}); the bound would not be valid."
             )
 
 

@@ -18,16 +18,26 @@ ROUNDING = 8.0 * float_info.epsilon  # of each term of a conversion, added to th
 
 def as_phases(settings: Settings | Iterable[Settings]) -> tuple[Settings, ...]:
     """One phase or several, as a tuple; anything else is a TypeError."""
-    phases = (settings,) if isinstance(settings, Settings) else tuple(settings)
+    phases: tuple[Settings, ...] = ()
+    if isinstance(settings, Settings):
+        phases = (settings,)
+    elif isinstance(settings, Iterable):
+        phases = tuple(settings)
     if not phases or not all(isinstance(phase, Settings) for phase in phases):
         raise TypeError("`settings` must be a Settings or a non-empty sequence of Settings.")
     return phases
 
 
 def log_moment(phases: Iterable[Settings], order: float) -> float:
-    """Upper bound on (order - 1) D_order of the whole run: steps and phases add up (Mironov 2017, Prop. 1)."""
-    total = sum(phase.steps * step_log_moment(phase, order) for phase in phases)
-    return inf if isnan(total) else total
+    """Upper bound on (order - 1) D_order of the whole run: steps and phases add up (Mironov 2017, Prop. 1).
+
+    A negative or undefined moment counts as +inf.
+    """
+    total = 0.0
+    for phase in phases:
+        moment = step_log_moment(phase, order)
+        total += phase.steps * moment if moment >= 0.0 else inf
+    return total
 
 
 def epsilon_at(moment: float, order: float, delta: float, conversion: str = "improved") -> float:
@@ -90,6 +100,8 @@ def _best(objective: Callable[[float], float], orders: Sequence[float] | None) -
     if orders is None:
         return minimise_over_orders(objective)
     checked = [_check.real("orders", order, "(1, inf)", 1.0, inf) for order in orders]
+    if not checked:
+        raise ValueError("`orders` must hold at least one order in (1, inf), got none.")
     return min((objective(order), order) for order in checked)
 
 
@@ -156,5 +168,6 @@ def delta(
     epsilon = _check.nonnegative("epsilon", epsilon)
     conversion = _check.choice("conversion", conversion, CONVERSIONS)
     log_upper, order = _best(lambda a: log_delta_at(log_moment(phases, a), a, epsilon, conversion), orders)
+    upper = min(1.0, max(float_info.min, exp(log_upper) * (1.0 + ROUNDING)))  # never rounded down to 0
     _check_phases(phases, order)
-    return Bound(upper=min(1.0, exp(log_upper) * (1.0 + ROUNDING)), order=order, method=_method(phases, conversion))
+    return Bound(upper=upper, order=order, method=_method(phases, conversion))

@@ -9,12 +9,10 @@ from mmaccount.kernels.logspace import jit, log_expm1, log_total, scaled_add, so
 
 @jit
 def subsampled_log_moment(order: int, q: float, log_moments: np.ndarray) -> float:
-    """log sum_{k=0}^{order} C(order, k) (1-q)^{order-k} q^k e^{log_moments[k]}, with log_moments[0] = log_moments[1] = 0.
+    """log sum_{k=0}^{order} C(order, k) (1-q)^{order-k} q^k e^{log_moments[k]}, log_moments[0] = log_moments[1] = 0, q < 1.
 
     The weights sum to one, so this is log(1 + sum_{k>=2} weight_k (e^{log_moments[k]} - 1)): only nonnegative terms.
     """
-    if q == 1.0:
-        return float(log_moments[order])
     log_choose, lost = log(float(order)), 0.0
     peak, total = -inf, 0.0
     for k in range(2, order + 1):

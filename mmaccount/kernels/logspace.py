@@ -39,8 +39,8 @@ def softplus(x: float) -> float:
 
 @jit
 def log_expm1(x: float) -> float:
-    """log(e^x - 1) for x >= 0."""
-    if x <= 0.0:
+    """log(e^x - 1) for x >= 0; NaN for x < 0."""
+    if x == 0.0:
         return -inf
     return x + log1p(-exp(-x)) if x > 1.0 else log(expm1(x))
 
@@ -75,7 +75,7 @@ def log_excess(order: float, log_r: float) -> float:
     y = order * log_r
     if abs(y) < SERIES_RADIUS:
         gap = expm1_minus(y) - order * expm1_minus(log_r)
-        return log(gap) if gap > 0.0 else -inf
+        return log(gap) if gap != 0.0 else -inf
     if y > 0.0:
         return y + log(-expm1(log_r - y) + (order - 1.0) * exp(log_r - y) * expm1(-log_r))
     return log(expm1(y) - order * expm1(log_r))
@@ -93,5 +93,5 @@ def scaled_add(peak: float, total: float, log_term: float, weight: float) -> tup
 
 @jit
 def log_total(peak: float, total: float) -> float:
-    """log(total * e^peak)."""
-    return peak + log(total) if total > 0.0 else -inf
+    """log(total * e^peak); NaN if any term was NaN or infinite."""
+    return peak + log(total) if total != 0.0 else -inf

@@ -1,0 +1,85 @@
+"""Imports point one way, and `import mmaccount` stays light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+PACKAGE = ROOT / "mmaccount"
+LAYERS = [  # each may import what stands above it
+    {"_check", "bound"},
+    {"settings"},
+    {"kernels"},
+    {"divergences"},
+    {"accountants"},
+    {"calibrate", "comparison", "reproduce"},
+    {"cli"},
+    {"__main__", "__init__"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+RECORDS = {"_check", "bound", "settings"}  # standard library only
+
+
+def part(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> list[str]:
+    """Every module a file imports, inside functions too; relative imports are refused by ruff's style here."""
+    names = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} uses a relative import"
+            names += [node.module] if node.module != "mmaccount" else [f"mmaccount.{alias.name}" for alias in node.names]
+    return names
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path):
+    here = part(path)
+    assert here in LEVEL, f"{here} has no layer: add it to LAYERS and to CONTRIBUTING.md"
+    for name in imported(path):
+        assert not name.startswith("trainer")
+        if name.startswith("mmaccount."):
+            there = name.split(".")[1]
+            assert there == here or LEVEL[there] < LEVEL[here], f"{here} must not import {there}"
+        elif here in RECORDS:
+            assert name.split(".")[0] in sys.stdlib_module_names, f"{here} is a record: standard library only"
+
+
+def test_contributing_shows_the_same_layers():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    shown = [{name.strip("` ") for name in row.split("|")[1].split(",")} for row in rows]
+    assert shown == [{name for name in names if name != "__init__"} for names in LAYERS]
+
+
+@pytest.mark.parametrize("statement", ["import mmaccount", "from mmaccount import Settings, Bound"])
+def test_import_is_light(statement):
+    heavy = ["torch", "numba", "matplotlib", "scipy", "numpy"]
+    code = f"{statement}; import sys; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_pricing_loads_neither_torch_nor_matplotlib():
+    code = (
+        "import mmaccount as mm, sys; mm.epsilon(mm.Settings(sample_rate=0.1, steps=1, noise_multiplier=1), delta=1e-5);"
+        "print([name for name in ('torch', 'matplotlib') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_public_names_are_all_there_and_unknown_ones_are_not():
+    import mmaccount
+
+    for name in mmaccount.__all__:
+        assert getattr(mmaccount, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = mmaccount.nothing
