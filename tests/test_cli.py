@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from math import isfinite
 
 import pytest
@@ -248,7 +249,9 @@ def test_laplace_from_the_shell(capsys):
 
 def test_installed_command_and_module_agree():
     argv = ["epsilon", *words(SHORT), "--delta", "1e-5", "--json"]
-    command = subprocess.run(["mmaccount", *argv], capture_output=True, text=True, check=True)
+    command = subprocess.run(
+        [Path(sys.executable).with_name("mmaccount"), *argv], capture_output=True, text=True, check=True
+    )
     module = subprocess.run([sys.executable, "-m", "mmaccount", *argv], capture_output=True, text=True, check=True)
     assert command.stdout == module.stdout
     assert json.loads(command.stdout)["epsilon"] == pytest.approx(7.2502, abs=1e-4)
