@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mmaccount.accountants.rdp import delta, epsilon
+    from mmaccount.accountants.bracket import delta, epsilon
     from mmaccount.bound import Bound, BoundError
     from mmaccount.calibrate import Infeasible, solve
     from mmaccount.comparison import Comparison, compare
@@ -29,8 +29,8 @@ _HOME = {
     "Infeasible": "calibrate",
     "Settings": "settings",
     "compare": "comparison",
-    "delta": "accountants.rdp",
-    "epsilon": "accountants.rdp",
+    "delta": "accountants.bracket",
+    "epsilon": "accountants.bracket",
     "solve": "calibrate",
 }
 

@@ -8,13 +8,14 @@ class Bound:
     """An epsilon (or a delta) between `lower` and `upper`.
 
     `upper` is the guarantee: proven, rounding errors added; +inf when nothing finite is known, and then `reason` says
-    why. `lower` is reached by an attack that exists; None while no attack has been computed. `order` is the Renyi
-    order at which `upper` was attained, None if no finite one was.
+    why. `lower` is reached by the adversary named `attack`; None where no attack has been computed. `order` is the Renyi
+    order at which `upper` was attained, None if it did not come from Renyi moments.
     """
 
     upper: float
     method: str
     lower: float | None = None
+    attack: str | None = None
     order: float | None = None
     reason: str | None = None
 

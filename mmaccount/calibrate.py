@@ -3,16 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from math import inf, log
+from math import log
 from typing import Any
 
 from mmaccount import _check
-from mmaccount.accountants import rdp
+from mmaccount.accountants.bracket import upper_epsilon
+from mmaccount.search import safe_end
 from mmaccount.settings import Settings
 
-TOLERANCE = 1e-9  # relative width of the last bracket of a real knob; a whole-number knob is solved exactly
 SMALLEST = 1e-12  # where a real knob ends that may be 0
-BATCH_GRID = 60  # batch sizes tried first, from 1 to the size of the data set
+BATCH_GRID = 30  # batch sizes tried first, from 1 to the size of the data set
 TINY = 1e-300  # stands in for epsilon = 0 in logarithms
 
 
@@ -43,27 +43,6 @@ KNOBS = {
 }
 
 
-def safe_end(excess: Callable[[float], float], safe: float, unsafe: float, *, whole: bool = False) -> float:
-    """The value next to the sign change of `excess` on its safe side (excess <= 0), between `safe` and `unsafe` > 0.
-
-    False position in the logarithm of the value, with a bisection every other step; the safe end has been evaluated.
-    """
-    low, high = excess(safe), excess(unsafe)
-    for count in range(400):
-        if abs(unsafe - safe) <= (1.0 if whole else TOLERANCE * min(safe, unsafe)):
-            break
-        weight = low / (low - high) if count % 2 == 0 and -inf < low < 0.0 < high < inf else 0.5
-        middle = safe * (unsafe / safe) ** min(0.99, max(0.01, weight))
-        if whole:
-            middle = min(max(round(middle), min(safe, unsafe) + 1), max(safe, unsafe) - 1)
-        at_middle = excess(middle)
-        if at_middle <= 0.0:
-            safe, low = middle, at_middle
-        else:
-            unsafe, high = middle, at_middle
-    return safe
-
-
 def _walk(start: float, end: float, arrived: Callable[[float], bool], whole: bool) -> tuple[float, float] | None:
     """(last point before, first point after) `arrived` turns true, in growing steps from start; None if it never does."""
     before = point = start
@@ -88,7 +67,7 @@ def solve_for(
     delta = _check.probability("delta", delta)
 
     def excess(x: float) -> float:
-        return log(max(TINY, rdp.epsilon(build(x), delta=delta).upper) / epsilon)
+        return log(max(TINY, upper_epsilon([build(x)], delta)) / epsilon)
 
     if excess(knob.useful) <= 0.0:
         return knob.useful
@@ -97,7 +76,7 @@ def solve_for(
     if excess(start) > 0.0:
         bracket = _walk(start, knob.private, lambda x: excess(x) <= 0.0, knob.whole)
         if bracket is None:
-            best = rdp.epsilon(build(knob.private), delta=delta).upper
+            best = upper_epsilon([build(knob.private)], delta)
             message = (
                 f"`{name}` alone cannot reach epsilon {epsilon:g}: "
                 f"the best reachable is {best:.6g}, at {name} = {knob.private:g}."
@@ -116,7 +95,7 @@ def solve_batch_size(build: Callable[[float], Settings], *, dataset_size: int, e
     a grid over all sizes comes first, then the edge above the largest size on it that meets the target.
     """
     epsilons = {
-        size: rdp.epsilon(build(size), delta=delta).upper
+        size: upper_epsilon([build(size)], delta)
         for size in sorted({round(dataset_size ** (i / BATCH_GRID)) for i in range(BATCH_GRID + 1)})
     }
     meeting = [size for size, found in epsilons.items() if found <= epsilon]
@@ -162,7 +141,7 @@ def solve(settings: Settings, name: str, *, epsilon: float, delta: float) -> Set
 
     >>> run = Settings(sample_rate=0.01, steps=10_000, noise_multiplier=1.0)
     >>> round(solve(run, "noise_multiplier", epsilon=3.0, delta=1e-5).noise_multiplier, 4)
-    1.6619
+    1.565
     """
     knob = KNOBS[_check.choice("name", name, tuple(KNOBS))]
     build = partial(_with, settings, name)

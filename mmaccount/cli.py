@@ -12,7 +12,7 @@ from math import isclose, isfinite
 from typing import Any, NoReturn
 
 from mmaccount import _check
-from mmaccount.accountants import rdp
+from mmaccount.accountants import bracket
 from mmaccount.bound import Bound, BoundError
 from mmaccount.calibrate import KNOBS, Infeasible, solve, solve_batch_size, solve_for
 from mmaccount.comparison import Comparison, compare
@@ -89,7 +89,8 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _json_bound(bound: Bound, name: str = "epsilon") -> dict[str, Any]:
     finite = isfinite(bound.upper)
-    made = {name: bound.upper if finite else None, "lower": bound.lower, "order": bound.order, "method": bound.method}
+    made = {name: bound.upper if finite else None, "lower": bound.lower, "attack": bound.attack}
+    made |= {"order": bound.order, "method": bound.method}
     return made if finite else made | {"reason": bound.reason}
 
 
@@ -122,7 +123,11 @@ def _text_comparison(made: Comparison) -> list[str]:
 def _text_bound(bound: Bound, name: str, given: str) -> str:
     if bound.reason is not None:
         return f"{name} unbounded at {given}: {bound.reason}"
-    return f"{name} <= {up(bound.upper)} at {given}  ({bound.method}, order {bound.order:.4g})"
+    order = "" if bound.order is None else f", order {bound.order:.4g}"
+    line = f"{name} <= {up(bound.upper)} at {given}  ({bound.method}{order})"
+    if bound.lower is not None:
+        line += f"\n{' ' * len(name)} >= {up(bound.lower, rounding=ROUND_FLOOR)}  (attack: {bound.attack})"
+    return line
 
 
 def _epsilon(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
@@ -134,7 +139,7 @@ def _epsilon(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
 
 def _delta(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     run = _settings(_given(arguments))
-    bound = rdp.delta(run, epsilon=arguments.epsilon)
+    bound = bracket.delta(run, epsilon=arguments.epsilon)
     data = _json_bound(bound, "delta") | {"epsilon": arguments.epsilon, "settings": run.to_dict()}
     return data, [_text_bound(bound, "delta", f"epsilon {arguments.epsilon:g}")]
 
@@ -152,7 +157,7 @@ def _solve(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         given[name] = STARTS[name] if given[name] is None else given[name]
         found = solve(_settings(given), name, epsilon=epsilon, delta=delta)
         value = getattr(found, name)
-    bound = rdp.epsilon(found, delta=delta)
+    bound = bracket.epsilon(found, delta=delta)
     data = {name: value} | _json_bound(bound) | {"delta": delta, "settings": found.to_dict()}
     private_is_high = name in ("noise_multiplier", "mixing", "gap", "truncation")
     shown = f"{value:.0f}" if isinstance(value, int) else up(value, 7, ROUND_CEILING if private_is_high else ROUND_FLOOR)
@@ -186,12 +191,12 @@ def _compare(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         ("without mixing", made.noise_multiplier, made.without_mixing),
         ("plain, equal noise energy", made.equal_noise_multiplier, made.equal_noise),
     ]
-    lines = [f"{'':26}{'noise multiplier':>17}{'epsilon <=':>12}   at delta {arguments.delta:g}"]
-    lines += [f"{name:26}{z:17.4g}{up(bound.upper):>12}" for name, z, bound in rows]
+    lines = [f"{'':26}{'noise multiplier':>17}{'epsilon >=':>12}{'epsilon <=':>12}   at delta {arguments.delta:g}"]
+    for name, z, bound in rows:
+        lower = "?" if bound.lower is None else up(bound.lower, rounding=ROUND_FLOOR)
+        lines.append(f"{name:26}{z:17.4g}{lower:>12}{up(bound.upper):>12}")
     if made.effective_noise_multiplier is not None:
-        lines.append(
-            f"{'effective (spread-out)':26}{made.effective_noise_multiplier:17.4g}{'':12}   a description, not a bound"
-        )
+        lines.append(f"{'effective (spread-out)':26}{made.effective_noise_multiplier:17.4g}   a description, not a bound")
     return data, lines
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmaccount.accountants import rdp
+from mmaccount.accountants import bracket, rdp
 from mmaccount.kernels import binomial, gaussian
 from mmaccount.settings import Settings
 
@@ -114,5 +114,5 @@ def _row(name: str, paper: float, run: Settings, way: str) -> Row:
     else:
         orders = RDP_GRID if way == "plain" else SCRIPT_ORDERS
         again = rdp.epsilon(run, delta=DELTA, conversion="mironov", orders=orders).upper
-    bound = rdp.epsilon(run, delta=DELTA).upper
+    bound = bracket.epsilon(run, delta=DELTA).upper
     return Row(name=name, paper=paper, paper_way=again, bound=bound, way=WAY[way])

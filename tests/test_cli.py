@@ -64,7 +64,8 @@ def test_epsilon_json(capsys, resnet, form):
     made = mm.compare(resnet, delta=1e-5)
     assert data == {
         "epsilon": made.as_given.upper,
-        "lower": None,
+        "lower": made.as_given.lower,
+        "attack": made.as_given.attack,
         "delta": 1e-5,
         "order": 4.0,
         "method": made.as_given.method,
@@ -122,7 +123,7 @@ def test_compare_json_and_text(capsys, resnet):
     assert data["noise_multiplier"] < data["effective_noise_multiplier"] < data["equal_noise"]["noise_multiplier"]
     assert data["equal_noise"]["epsilon"] < data["epsilon"] < data["without_mixing"]
     _, out, _ = call(capsys, "compare", *words(RUN), "--delta", "1e-5")
-    assert [line.split()[-1] for line in out.splitlines()[1:4]] == ["7.25019", "294.795", "2.42788"]
+    assert [line.split()[-1] for line in out.splitlines()[1:4]] == ["7.25019", "277.285", "2.23242"]
 
 
 def test_reproduce(capsys):

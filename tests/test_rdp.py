@@ -14,7 +14,6 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from scipy.special import log_ndtr
 
-import mmaccount as mm
 from mmaccount import Settings
 from mmaccount.accountants import rdp
 
@@ -32,10 +31,10 @@ def plain_run(case: dict) -> Settings:
 
 
 def test_resnet_20_as_the_authors_script_and_by_default(resnet):
-    script = mm.epsilon(resnet, delta=DELTA, conversion="mironov", orders=range(2, 20))
+    script = rdp.epsilon(resnet, delta=DELTA, conversion="mironov", orders=range(2, 20))
     assert script.upper == pytest.approx(8.000, abs=1e-3)
     assert script.order == 4
-    bound = mm.epsilon(resnet, delta=DELTA)
+    bound = rdp.epsilon(resnet, delta=DELTA)
     assert bound.upper == pytest.approx(7.2502, abs=1e-4)
     assert (bound.order, bound.lower) == (4, None)
 
@@ -61,7 +60,7 @@ PROOFS_TABLE = [  # proofs section 4: setting, rho, p, RDP over integers with im
 @pytest.mark.parametrize(("z", "rho", "p", "epsilon", "order"), PROOFS_TABLE)
 def test_integer_orders_of_independent_computation(z, rho, p, epsilon, order):
     run = Settings(sample_rate=0.02, steps=5000, noise_multiplier=z, mixing=rho, truncation=p)
-    bound = mm.epsilon(run, delta=DELTA, orders=range(2, 30))
+    bound = rdp.epsilon(run, delta=DELTA, orders=range(2, 30))
     assert bound.upper == pytest.approx(epsilon, abs=6e-5)
     assert bound.order == order
 
@@ -70,7 +69,7 @@ def test_integer_orders_of_independent_computation(z, rho, p, epsilon, order):
 def test_am_gm_rescues_one_hot_gradients(rho, best):
     """Proofs 3a: 255.9 / 134.5 / 72.7 with integer orders alone."""
     run = Settings(sample_rate=0.02, steps=5000, noise_multiplier=0.366945, mixing=rho)
-    bound = mm.epsilon(run, delta=DELTA)
+    bound = rdp.epsilon(run, delta=DELTA)
     assert best <= bound.upper * (1 + 1e-4)
     assert bound.upper == pytest.approx(best, rel=5e-4)
     assert 1.3 < bound.order < 1.7
@@ -80,12 +79,12 @@ def test_am_gm_rescues_one_hot_gradients(rho, best):
 def test_published_cases(case):
     """The recomputed columns on the grid they were made with; 1e-6 is their printed precision."""
     run, again = plain_run(case), case["recomputed"]
-    classic = mm.epsilon(run, delta=case["delta"], conversion="mironov", orders=GRID)
-    improved = mm.epsilon(run, delta=case["delta"], orders=GRID)
+    classic = rdp.epsilon(run, delta=case["delta"], conversion="mironov", orders=GRID)
+    improved = rdp.epsilon(run, delta=case["delta"], orders=GRID)
     assert classic.upper == pytest.approx(again["rdp_classic"], rel=1e-6)
     assert improved.upper == pytest.approx(again["rdp_improved"], rel=1e-6)
     assert (classic.order, improved.order) == (again["rdp_classic_order"], again["rdp_improved_order"])
-    best = mm.epsilon(run, delta=case["delta"])
+    best = rdp.epsilon(run, delta=case["delta"])
     assert again["pld_add_remove_upper"] * (1 - 1e-6) < best.upper <= improved.upper
     published, column = case["published"], case["matches_recomputed"]
     if published["quantity"] == "epsilon" and column in ("rdp_classic", "rdp_improved"):
@@ -97,7 +96,7 @@ def test_published_case_with_a_second_gaussian_release():
     """tb_mnist_linear_bn8 adds two full-batch releases at noise multiplier 8: RDP alpha / 64."""
     case = next(case for case in CASES if case["id"] == "tb_mnist_linear_bn8")
     norm = Settings(sample_rate=1.0, noise_multiplier=8.0, steps=2)
-    bound = mm.epsilon([plain_run(case), norm], delta=case["delta"], conversion="mironov", orders=GRID)
+    bound = rdp.epsilon([plain_run(case), norm], delta=case["delta"], conversion="mironov", orders=GRID)
     assert bound.upper == pytest.approx(case["recomputed"]["rdp_classic"], rel=1e-6)
     assert bound.upper == pytest.approx(case["published"]["value"], abs=case["abs_tol"])
 
@@ -115,8 +114,8 @@ def test_one_epoch_stays_above_the_exact_values(row):
     """Poisson and deterministic (full-batch) epsilons at delta 1e-6 by privacy-loss distributions: truth, below RDP."""
     poisson = Settings(sample_rate=1 / row["T"], noise_multiplier=row["sigma"], steps=row["T"])
     once = Settings(sample_rate=1.0, noise_multiplier=row["sigma"], steps=1)
-    assert row["eps_poisson"] < mm.epsilon(poisson, delta=1e-6).upper < 5 * row["eps_poisson"]
-    assert row["eps_deterministic"] < mm.epsilon(once, delta=1e-6).upper < 1.1 * row["eps_deterministic"]
+    assert row["eps_poisson"] < rdp.epsilon(poisson, delta=1e-6).upper < 5 * row["eps_poisson"]
+    assert row["eps_deterministic"] < rdp.epsilon(once, delta=1e-6).upper < 1.1 * row["eps_deterministic"]
 
 
 PEERS_TABLE = [  # exact RDP, order optimised continuously: peers section 3
@@ -131,7 +130,7 @@ PEERS_TABLE = [  # exact RDP, order optimised continuously: peers section 3
 
 @pytest.mark.parametrize(("q", "z", "steps", "delta", "epsilon", "order"), PEERS_TABLE)
 def test_best_real_order(q, z, steps, delta, epsilon, order):
-    bound = mm.epsilon(Settings(sample_rate=q, noise_multiplier=z, steps=steps), delta=delta)
+    bound = rdp.epsilon(Settings(sample_rate=q, noise_multiplier=z, steps=steps), delta=delta)
     assert bound.upper == pytest.approx(epsilon, rel=3e-6)
     assert bound.order == pytest.approx(order, rel=2e-3)
 
@@ -172,7 +171,7 @@ def test_high_order_where_opacus_gives_nan():
 def test_an_integer_noise_multiplier_is_a_number_like_any_other(z):
     """dp_accounting 0.6.0 reports 2.1 instead of 67 for an integer noise multiplier in one composition (peers section 6)."""
     run = Settings(sample_rate=0.01, noise_multiplier=z, steps=10_000)
-    assert mm.epsilon(run, delta=DELTA).upper == pytest.approx(6.71227, rel=1e-5)
+    assert rdp.epsilon(run, delta=DELTA).upper == pytest.approx(6.71227, rel=1e-5)
 
 
 # -------------------------------------------------------------------------------------------------------- conversions
@@ -188,16 +187,16 @@ def gaussian_delta(mu: float, epsilon: float) -> float:
 @pytest.mark.parametrize("conversion", rdp.CONVERSIONS)
 def test_never_below_the_exact_gaussian_mechanism(mu, delta, conversion):
     run = Settings(sample_rate=1.0, noise_multiplier=10 / mu, steps=100)
-    upper = mm.epsilon(run, delta=delta, conversion=conversion).upper
+    upper = rdp.epsilon(run, delta=delta, conversion=conversion).upper
     assert gaussian_delta(mu, upper) <= delta
-    back = mm.delta(run, epsilon=upper, conversion=conversion).upper
+    back = rdp.delta(run, epsilon=upper, conversion=conversion).upper
     assert gaussian_delta(mu, upper) <= back <= delta * (1 + 1e-9)
 
 
 def test_conversions_at_gaussian_mu_one():
     run = Settings(sample_rate=1.0, noise_multiplier=1.0, steps=1)
-    assert mm.epsilon(run, delta=DELTA).upper == pytest.approx(4.72839, abs=1e-5)
-    assert mm.epsilon(run, delta=DELTA, conversion="mironov").upper == pytest.approx(5.29853, abs=1e-5)
+    assert rdp.epsilon(run, delta=DELTA).upper == pytest.approx(4.72839, abs=1e-5)
+    assert rdp.epsilon(run, delta=DELTA, conversion="mironov").upper == pytest.approx(5.29853, abs=1e-5)
 
 
 @pytest.mark.parametrize("conversion", rdp.CONVERSIONS)
@@ -217,14 +216,14 @@ def test_conversion_rounds_up(conversion, moment, order, delta):
 def test_pure_laplace_limit():
     """Laplace noise with scale 1 is 1-DP; RDP at high orders must come close from above."""
     run = Settings(sample_rate=1.0, noise_multiplier=1.0, steps=1, noise="laplace")
-    assert 1.0 - 1e-3 < mm.epsilon(run, delta=1e-12).upper < 1.01
+    assert 1.0 - 1e-3 < rdp.epsilon(run, delta=1e-12).upper < 1.01
 
 
 def test_scaling_law_of_theorem_4_2():
     """Epsilon ~ tau^(-1/2) for p = 1 in the paper's range: a law of the size of the amplification, never a bound."""
     run = Settings(sample_rate=0.02, steps=5000, noise_multiplier=1.0)
     gaps = np.array([7.5, 15.0, 30.0, 60.0])
-    epsilons = [mm.epsilon(replace(run, mixing=gap), delta=DELTA).upper for gap in gaps]
+    epsilons = [rdp.epsilon(replace(run, mixing=gap), delta=DELTA).upper for gap in gaps]
     slope = np.polyfit(np.log(gaps), np.log(epsilons), 1)[0]
     assert -0.65 < slope < -0.4
 
@@ -245,23 +244,23 @@ RUNS = st.builds(
 @hypothesis_settings(max_examples=40, deadline=None)
 @given(run=RUNS, factor=st.floats(1.01, 3.0))
 def test_monotone_in_every_setting(run, factor):
-    upper = mm.epsilon(run, delta=DELTA).upper
+    upper = rdp.epsilon(run, delta=DELTA).upper
     slack = 1 + 1e-6  # of the search over orders
-    assert mm.epsilon(run, delta=DELTA / factor).upper >= upper / slack
-    assert mm.epsilon(replace(run, steps=round(run.steps * 2 * factor)), delta=DELTA).upper >= upper / slack
-    assert mm.epsilon(replace(run, sample_rate=run.sample_rate / factor), delta=DELTA).upper <= upper * slack
-    assert mm.epsilon(replace(run, noise_multiplier=run.noise_multiplier * factor), delta=DELTA).upper <= upper * slack
-    assert mm.epsilon(replace(run, mixing=run.mixing * factor + factor), delta=DELTA).upper <= upper * slack
-    assert mm.epsilon(replace(run, truncation=run.truncation * factor), delta=DELTA).upper <= upper * slack
+    assert rdp.epsilon(run, delta=DELTA / factor).upper >= upper / slack
+    assert rdp.epsilon(replace(run, steps=round(run.steps * 2 * factor)), delta=DELTA).upper >= upper / slack
+    assert rdp.epsilon(replace(run, sample_rate=run.sample_rate / factor), delta=DELTA).upper <= upper * slack
+    assert rdp.epsilon(replace(run, noise_multiplier=run.noise_multiplier * factor), delta=DELTA).upper <= upper * slack
+    assert rdp.epsilon(replace(run, mixing=run.mixing * factor + factor), delta=DELTA).upper <= upper * slack
+    assert rdp.epsilon(replace(run, truncation=run.truncation * factor), delta=DELTA).upper <= upper * slack
 
 
 @hypothesis_settings(max_examples=30, deadline=None)
 @given(run=RUNS, epsilon=st.floats(0.0, 20.0))
 def test_delta_and_epsilon_are_inverse(run, epsilon):
-    found = mm.delta(run, epsilon=epsilon).upper
+    found = rdp.delta(run, epsilon=epsilon).upper
     assert 0.0 < found <= 1.0
     if 1e-200 < found < 0.9:
-        back = mm.epsilon(run, delta=found).upper
+        back = rdp.epsilon(run, delta=found).upper
         assert back <= epsilon * (1 + 1e-6) + 1e-6
 
 
@@ -277,20 +276,20 @@ def test_phases_add_in_any_order(runs, data):
         assert rdp.log_moment(runs, a) == pytest.approx(total, rel=1e-12)
     once = [run for run in runs if run.steps > 2]
     if len(set(whole)) == len(runs) == len(once):
-        assert mm.epsilon(split, delta=DELTA).upper == pytest.approx(mm.epsilon(runs, delta=DELTA).upper, rel=1e-9)
+        assert rdp.epsilon(split, delta=DELTA).upper == pytest.approx(rdp.epsilon(runs, delta=DELTA).upper, rel=1e-9)
 
 
 def test_mixed_and_plain_phases_compose(resnet, plain):
-    both = mm.epsilon([resnet, plain], delta=DELTA).upper
-    assert both == mm.epsilon([plain, resnet], delta=DELTA).upper
-    assert both > max(mm.epsilon(resnet, delta=DELTA).upper, mm.epsilon(plain, delta=DELTA).upper)
-    assert both < mm.epsilon(resnet, delta=DELTA / 2).upper + mm.epsilon(plain, delta=DELTA / 2).upper
+    both = rdp.epsilon([resnet, plain], delta=DELTA).upper
+    assert both == rdp.epsilon([plain, resnet], delta=DELTA).upper
+    assert both > max(rdp.epsilon(resnet, delta=DELTA).upper, rdp.epsilon(plain, delta=DELTA).upper)
+    assert both < rdp.epsilon(resnet, delta=DELTA / 2).upper + rdp.epsilon(plain, delta=DELTA / 2).upper
 
 
 def test_one_unmixed_step_doubles_the_cost(resnet):
     """Spec section 8.1: sign(0) = 0 leaves the first step unmixed; 14.121 at order 2 (proofs section 8)."""
     leak = [replace(resnet, steps=3399), replace(resnet, steps=1, mixing=0.0)]
-    bound = mm.epsilon(leak, delta=DELTA, orders=range(2, 20))
+    bound = rdp.epsilon(leak, delta=DELTA, orders=range(2, 20))
     assert bound.upper == pytest.approx(14.121, abs=2e-3)
     assert bound.order == 2
 
@@ -302,7 +301,7 @@ def test_one_unmixed_step_doubles_the_cost(resnet):
 @pytest.mark.parametrize("which", ["best", "all", "odd"])
 def test_a_broken_order_never_lowers_epsilon(resnet, plain, monkeypatch, bad, which):
     for run in (resnet, plain):
-        honest = mm.epsilon(run, delta=DELTA)
+        honest = rdp.epsilon(run, delta=DELTA)
         with monkeypatch.context() as patch:
             original = rdp.step_log_moment
 
@@ -311,31 +310,31 @@ def test_a_broken_order_never_lowers_epsilon(resnet, plain, monkeypatch, bad, wh
                 return bad if hit else original(phase, order)
 
             patch.setattr(rdp, "step_log_moment", broken)
-            assert mm.epsilon(run, delta=DELTA).upper >= honest.upper
-            assert mm.delta(run, epsilon=honest.upper).upper >= DELTA * (1 - 1e-9)
-            fixed = mm.epsilon(run, delta=DELTA, orders=[1.5, 2, 3, 4, 8])
+            assert rdp.epsilon(run, delta=DELTA).upper >= honest.upper
+            assert rdp.delta(run, epsilon=honest.upper).upper >= DELTA * (1 - 1e-9)
+            fixed = rdp.epsilon(run, delta=DELTA, orders=[1.5, 2, 3, 4, 8])
             assert fixed.upper >= honest.upper * (1 - 1e-9)
 
 
 def test_the_grid_widens_until_the_best_order_is_inside():
-    low = mm.epsilon(Settings(sample_rate=0.5, steps=100_000, noise_multiplier=0.5), delta=DELTA)
+    low = rdp.epsilon(Settings(sample_rate=0.5, steps=100_000, noise_multiplier=0.5), delta=DELTA)
     assert 1.001 < low.order < 1.05
-    high = mm.epsilon(Settings(sample_rate=1e-4, steps=10, noise_multiplier=20.0, mixing=5.0), delta=1e-9)
+    high = rdp.epsilon(Settings(sample_rate=1e-4, steps=10, noise_multiplier=20.0, mixing=5.0), delta=1e-9)
     assert 1000 < high.order < 65537
 
 
 def test_orders_given_by_the_user_are_the_only_ones_tried(plain):
-    bound = mm.epsilon(plain, delta=DELTA, orders=[3, 7.5])
+    bound = rdp.epsilon(plain, delta=DELTA, orders=[3, 7.5])
     assert bound.order == 3
-    assert bound.upper >= mm.epsilon(plain, delta=DELTA).upper
-    assert mm.epsilon(plain, delta=DELTA, orders=(a for a in (3, 7.5))) == bound
+    assert bound.upper >= rdp.epsilon(plain, delta=DELTA).upper
+    assert rdp.epsilon(plain, delta=DELTA, orders=(a for a in (3, 7.5))) == bound
 
 
 def test_unbounded_is_infinite_with_a_reason():
-    bound = mm.epsilon(Settings(sample_rate=0.1, steps=1, noise_multiplier=1e-200), delta=DELTA)
+    bound = rdp.epsilon(Settings(sample_rate=0.1, steps=1, noise_multiplier=1e-200), delta=DELTA)
     assert bound.upper == inf
     assert "overflow" in bound.reason
-    assert mm.delta(Settings(sample_rate=0.1, steps=1, noise_multiplier=1e-200), epsilon=5.0).upper == 1.0
+    assert rdp.delta(Settings(sample_rate=0.1, steps=1, noise_multiplier=1e-200), epsilon=5.0).upper == 1.0
 
 
 @pytest.mark.parametrize("delta", [1e-300, 1e-30, 0.5, 0.999999])
@@ -344,25 +343,25 @@ def test_unbounded_is_infinite_with_a_reason():
 def test_hostile_settings_are_finite_and_silent(delta, z, mixing):
     for q, p, steps in itertools.product([1e-9, 1.0], [1.0, 1e7], [1, 10**7]):
         run = Settings(sample_rate=q, noise_multiplier=z, steps=steps, mixing=mixing, truncation=p)
-        bound = mm.epsilon(run, delta=delta)
+        bound = rdp.epsilon(run, delta=delta)
         assert 0.0 <= bound.upper < inf
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda s: mm.epsilon(s, delta=0.0), r"`delta` must be in \(0, 1\), got 0.0"),
-        (lambda s: mm.epsilon(s, delta=1), r"`delta` must be in"),
-        (lambda s: mm.epsilon(s, delta=nan), r"`delta` must be in"),
-        (lambda s: mm.delta(s, epsilon=-1), r"`epsilon` must be in \[0, inf\)"),
-        (lambda s: mm.delta(s, epsilon=inf), r"`epsilon` must be in"),
-        (lambda s: mm.epsilon(s, delta=DELTA, orders=[1.0]), r"`orders` must be in \(1, inf\)"),
-        (lambda s: mm.epsilon(s, delta=DELTA, orders=[]), r"`orders`"),
-        (lambda s: mm.epsilon(s, delta=DELTA, conversion="best"), r"`conversion` must be one of"),
-        (lambda s: mm.epsilon([], delta=DELTA), r"`settings` must be"),
-        (lambda s: mm.epsilon([s, 3], delta=DELTA), r"`settings` must be"),
-        (lambda s: mm.epsilon(3, delta=DELTA), r"`settings` must be"),
-        (lambda s: mm.epsilon(s, delta="1e-5"), r"`delta` must be a number"),
+        (lambda s: rdp.epsilon(s, delta=0.0), r"`delta` must be in \(0, 1\), got 0.0"),
+        (lambda s: rdp.epsilon(s, delta=1), r"`delta` must be in"),
+        (lambda s: rdp.epsilon(s, delta=nan), r"`delta` must be in"),
+        (lambda s: rdp.delta(s, epsilon=-1), r"`epsilon` must be in \[0, inf\)"),
+        (lambda s: rdp.delta(s, epsilon=inf), r"`epsilon` must be in"),
+        (lambda s: rdp.epsilon(s, delta=DELTA, orders=[1.0]), r"`orders` must be in \(1, inf\)"),
+        (lambda s: rdp.epsilon(s, delta=DELTA, orders=[]), r"`orders`"),
+        (lambda s: rdp.epsilon(s, delta=DELTA, conversion="best"), r"`conversion` must be one of"),
+        (lambda s: rdp.epsilon([], delta=DELTA), r"`settings` must be"),
+        (lambda s: rdp.epsilon([s, 3], delta=DELTA), r"`settings` must be"),
+        (lambda s: rdp.epsilon(3, delta=DELTA), r"`settings` must be"),
+        (lambda s: rdp.epsilon(s, delta="1e-5"), r"`delta` must be a number"),
     ],
 )
 def test_bad_arguments(plain, call, message):

@@ -122,20 +122,7 @@ def epsilon(
     conversion: str = "improved",
     orders: Sequence[float] | None = None,
 ) -> Bound:
-    """The epsilon of (epsilon, delta)-differential privacy of a run, as a Bound whose `upper` is the guarantee.
-
-    Args:
-        settings: one phase or several; phases compose in any order.
-        delta: in (0, 1).
-        conversion: "improved" or "mironov" (looser; the paper's), see `epsilon_at`.
-        orders: Renyi orders to try, all > 1. By default the best real order is searched for.
-
-    Returns:
-        Bound with `upper` and `order`. `upper` is +inf with a `reason` when the moments overflow.
-
-    Raises:
-        ValueError, TypeError: an argument is out of range.
-        BoundError: a condition of the bound failed numerically (never observed).
+    """An upper bound on the epsilon of a run from its Renyi moments; arguments and errors as `bracket.epsilon`.
 
     >>> run = Settings(sample_rate=0.03, steps=3400, noise_multiplier=0.335, mixing=11.25, truncation=100)
     >>> round(epsilon(run, delta=1e-5).upper, 3)
@@ -158,7 +145,7 @@ def delta(
     conversion: str = "improved",
     orders: Sequence[float] | None = None,
 ) -> Bound:
-    """The delta of (epsilon, delta)-differential privacy at a given epsilon >= 0; otherwise as `epsilon`.
+    """An upper bound on the delta of a run at epsilon >= 0; otherwise as `epsilon`.
 
     >>> run = Settings(sample_rate=0.03, steps=3400, noise_multiplier=0.335, mixing=11.25, truncation=100)
     >>> f"{delta(run, epsilon=8).upper:.2g}"

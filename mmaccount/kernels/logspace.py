@@ -82,6 +82,12 @@ def log_excess(order: float, log_r: float) -> float:
 
 
 @jit
+def log_add(a: float, b: float) -> float:
+    """log(e^a + e^b)."""
+    return max(a, b) + log1p(exp(-abs(a - b)))
+
+
+@jit
 def scaled_add(peak: float, total: float, log_term: float, weight: float) -> tuple[float, float]:
     """Add weight * e^log_term to the running sum total * e^peak."""
     if log_term == -inf or weight == 0.0:
