@@ -187,8 +187,8 @@ def test_aliases_are_what_the_poisson_sum_says():
         plan=replace(line.plan, period=period, count=count, log_left_out=-inf),
         frequencies=frequencies,
         log_size=moments.real,
+        log_high=moments.real,
         phase=moments.imag,
-        error=np.zeros(count),
     )
     shifted = [0.5 + k * period for k in range(-8, 9)]
     poisson = sum(

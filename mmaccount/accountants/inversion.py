@@ -139,7 +139,7 @@ class Side:
         spacing, cut, count = 2.0 * pi / period, self.frequency_cut(t), 8
 
         def left_out(count: int) -> float:
-            return here + cut(count * spacing) - log(pi * count * spacing)
+            return here + cut(count * spacing) - log(pi * (count - 0.5) * spacing)  # sum of 1/y^2 from there on
 
         while left_out(count) - t * epsilon > wanted and count < MOST_FREQUENCIES:
             count = ceil(1.2 * count)
@@ -171,25 +171,27 @@ class Side:
             return None
         t, order = plan.t, self.order(plan.t)
         frequencies = 2.0 * pi / plan.period * np.arange(plan.count)
-        log_size, phase, error = np.zeros(plan.count), np.zeros(plan.count), np.zeros(plan.count)
+        log_size, log_high, phase = np.zeros(plan.count), np.zeros(plan.count), np.zeros(plan.count)
         for law in self.laws:
             if law.nodes is None:
-                log_size += 0.5 * law.mu_squared * (t * (1.0 + t) - frequencies**2)
+                exponent = 0.5 * law.mu_squared * (t * (1.0 + t) - frequencies**2)
+                log_size, log_high = log_size + exponent, log_high + exponent
                 phase += 0.5 * law.mu_squared * frequencies * (1.0 + 2.0 * t)
                 continue
             nodes = law.nodes(order, float(frequencies[-1]))
-            real, imag, rounding = loss.log_mgf(order, frequencies if self.remove else -frequencies, *nodes)
+            real, imag, error = loss.log_mgf(order, frequencies if self.remove else -frequencies, *nodes)
+            error += 2.0 * law.lost * (1.0 + abs(order) + frequencies)
             log_size += law.steps * real
+            log_high += law.steps * (np.logaddexp(real, np.log(error)) + ROUNDING * (1.0 + np.abs(imag)))
             phase += law.steps * imag
-            error += law.steps * (rounding + ROUNDING * (np.abs(real) + np.abs(imag)))
-            error += law.steps * 2.0 * law.lost * (1.0 + abs(order) + frequencies)
         denominator = (t + 1j * frequencies) * (1.0 + t + 1j * frequencies)
         log_size -= np.log(np.abs(denominator))
+        log_high -= np.log(np.abs(denominator))
         phase -= np.angle(denominator)
-        if not np.all(np.isfinite(log_size)) or not float(np.max(error)) < 0.1:
+        if not np.all(np.isfinite(log_high)):
             return None
         lost = sum(law.steps * law.lost for law in self.laws)
-        return Line(plan=plan, frequencies=frequencies, log_size=log_size, phase=phase, error=error, lost=lost)
+        return Line(plan=plan, frequencies=frequencies, log_size=log_size, log_high=log_high, phase=phase, lost=lost)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,26 +209,27 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """M(z) / (z (1 + z)) at the frequencies of a plan: log of its size, phase, and error of both."""
+    """M(z) / (z (1 + z)) at the frequencies of a plan: log of its size, log of size plus error, phase."""
 
     plan: Plan
     frequencies: np.ndarray
     log_size: np.ndarray
+    log_high: np.ndarray
     phase: np.ndarray
-    error: np.ndarray
     lost: float
 
     def delta(self, epsilon: float) -> Pair:
         """Bounds on delta(epsilon) of this side."""
-        exponent = self.log_size - self.plan.t * epsilon
-        if np.max(exponent) > 700.0:
+        shift = self.plan.t * epsilon
+        if np.max(self.log_high) - shift > 700.0:
             return Pair(0.0, 1.0)
-        weight = np.exp(exponent) * (2.0 / self.plan.period)
-        weight[0] *= 0.5
+        halves = np.full(self.phase.size, 2.0 / self.plan.period)
+        halves[0] *= 0.5
+        weight, high = halves * np.exp(self.log_size - shift), halves * np.exp(self.log_high - shift)
         angle = self.phase - self.frequencies * epsilon
         value = float(np.sum(weight * np.cos(angle)))
-        rounding = ROUNDING * (4.0 + np.abs(self.log_size) + abs(self.plan.t * epsilon) + np.abs(angle))
-        error = float(np.sum(weight * np.expm1(self.error + rounding)))
+        rounding = ROUNDING * (4.0 + np.abs(self.log_high) + abs(shift) + np.abs(angle))
+        error = float(np.sum(high - weight + high * rounding))
         error += exp(min(700.0, self.plan.log_left_out - self.plan.t * epsilon))
         upper = min(1.0, max(float_info.min, value + error) + self.lost)  # never rounded down to 0
         return Pair(max(0.0, value - error - self.aliases(epsilon)), upper)

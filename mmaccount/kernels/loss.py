@@ -43,7 +43,7 @@ def _log_growth(
     (order < 0) or smaller (order > 0). |Phi(y + i b)| <= Phi(y) + |b| phi(y) e^{b^2/2}.
     """
     angle = strip * shift
-    step = 0.25
+    step = 0.25 / max(1.0, shift)
     peak, total, real_peak, real_total = -inf, 0.0, -inf, 0.0
     for i in range(ceil((hi - lo) / step) + 1):
         x = lo + step * i
@@ -109,8 +109,8 @@ def log_mgf(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(real, imaginary part, error) of log E[r^k] at k = order + i frequency, one entry a frequency.
 
-    E[r^k] = 1 + E[r^k - 1 - k (r - 1)] keeps the relative accuracy of small moments. The error is the absolute rounding
-    error of the result: the sum of absolute values times 4e-15, and 1e-19 for the quadrature, over |E[r^k]|.
+    E[r^k] = 1 + E[r^k - 1 - k (r - 1)] keeps the relative accuracy of small moments. The error is that of E[r^k],
+    absolute: the sum of absolute values times 4e-15 for rounding, and 2e-19 (1 + |k|) for the quadrature.
     """
     real, imag, error = np.empty(frequencies.size), np.empty(frequencies.size), np.empty(frequencies.size)
     for j in range(frequencies.size):
@@ -143,7 +143,7 @@ def log_mgf(
             sum_im += im
             sum_abs += size
         squared = 2.0 * sum_re + sum_re * sum_re + sum_im * sum_im
-        real[j] = 0.5 * log1p(squared)
+        real[j] = 0.5 * log1p(squared) if squared > -1.0 else -inf
         imag[j] = atan2(sum_im, 1.0 + sum_re)
-        error[j] = (4e-15 * sum_abs + 1e-19) / exp(real[j])
+        error[j] = 4e-15 * sum_abs + 2e-19 * (1.0 + abs(order) + abs(y))
     return real, imag, error
