@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := --dataset-size 50000 --batch-size 1500 --steps 3400 --noise-multiplier 0.335 --clip-norm 20 --gap 0.15 --truncation 100 --delta 1e-5
 
-.PHONY: run test slow reference clean
+.PHONY: run test bench reference clean
 
 run: $(VENV)/run.done  ## price the paper's Resnet-20 run, and solve for the noise that epsilon 3 needs
 	$(BIN)/mmaccount compare $(RUN)
@@ -15,8 +15,8 @@ test: $(VENV)/test.done  ## lint, types, all quick tests
 	$(BIN)/mypy
 	$(BIN)/pytest
 
-slow: $(VENV)/test.done  ## the slow tests only
-	$(BIN)/pytest -m slow
+bench: $(VENV)/test.done  ## time brackets against other accountants (about a minute)
+	$(BIN)/python tests/bench/peers.py
 
 reference: $(VENV)/test.done  ## make the 50-digit tables of tests/reference again (about 15 minutes)
 	for script in tests/reference/make_*.py; do $(BIN)/python $$script || exit 1; done

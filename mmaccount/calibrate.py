@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from math import log
 from typing import Any
 
@@ -66,6 +66,7 @@ def solve_for(
     epsilon = _check.positive("epsilon", epsilon)
     delta = _check.probability("delta", delta)
 
+    @cache
     def excess(x: float) -> float:
         return log(max(TINY, upper_epsilon([build(x)], delta)) / epsilon)
 

@@ -201,18 +201,22 @@ def _compare(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
 
 
 def _reproduce(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    from mmaccount.reproduce import integration_range, rows
+    from mmaccount.reproduce import CUT, integration_range, one_hot_cut, rows
 
-    found, cut = rows(), integration_range()
+    found, cut, one_hot = rows(), integration_range(), one_hot_cut()
     lines = [f"{'arXiv 2210.03843, delta 1e-5':34}{'paper':>8}{'its way':>10}{'our bound':>11}   its way is"]
     lines += [f"{row.name:34}{row.paper:8.1f}{row.paper_way:10.3f}{up(row.bound, 5):>11}   {row.way}" for row in found]
     lines += [
         "",
-        "Our bound: integer orders as far as needed, the AM-GM bound between 1 and 2, the better conversion.",
+        "Our bound: integer orders as far as needed, the AM-GM bound between 1 and 2, the better conversion; exact without",
+        "mixing. p 1: the paper's figures lie up to 1.6 % below its way on the full range. Cut "
+        f"{CUT:g} std past the edge, the",
+        f"integral gives {', '.join(f'{epsilon:.2f}' for epsilon in one_hot.values())}.",
         f"Range: the authors' script integrates over +-(L/2 + 8), too short once order * shift > 8. At {cut.settings}",
         f"  it gives {cut.script_range:.2f}; the same orders and conversion on the full range give {cut.full_range:.2f}.",
     ]
-    return {"figures": [asdict(row) for row in found], "integration_range": asdict(cut)}, lines
+    data = {"figures": [asdict(row) for row in found], "integration_range": asdict(cut)}
+    return data | {"one_hot_cut": {f"{gap:g}": epsilon for gap, epsilon in one_hot.items()}}, lines
 
 
 # -------------------------------------------------------------------------------------------------------- the parser
