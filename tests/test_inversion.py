@@ -10,8 +10,8 @@ from scipy.special import ndtr
 
 import mmaccount as mm
 from mmaccount import Settings
-from mmaccount.accountants import inversion
-from mmaccount.accountants.inversion import Law, Side
+from mmaccount.accountants import contour, inversion
+from mmaccount.accountants.contour import Law, Side
 
 
 def run(q, z, steps):
@@ -209,14 +209,14 @@ def test_the_characteristic_function_stays_below_its_bound(q, z, remove):
             order = side.order(t)
             nodes = side.laws[0].nodes(order, 3 * y)
             there = np.array([y, 1.1 * y, 1.7 * y, 3 * y])
-            size = inversion.loss.log_mgf(order, there, *nodes)[0]
+            size = contour.loss.log_mgf(order, there, *nodes)[0]
             assert np.all(size - real <= cut(y) + 1e-9)
 
 
 def test_sinc_bound():
     u = np.linspace(1e-3, 80, 400_001)
     actual = np.maximum.accumulate(np.abs(np.sin(u) / u)[::-1])[::-1]
-    assert np.all(actual <= inversion._sinc_bound(u) + 1e-12)
+    assert np.all(actual <= contour._sinc_bound(u) + 1e-12)
 
 
 @pytest.mark.parametrize("q", [1e-9, 1e-3, 1.0])

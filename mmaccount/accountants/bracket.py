@@ -6,6 +6,7 @@ from math import inf
 
 from mmaccount import _check
 from mmaccount.accountants import inversion, rdp
+from mmaccount.accountants.contour import Pair
 from mmaccount.bound import Bound
 from mmaccount.divergences import fisher_information
 from mmaccount.settings import Settings
@@ -42,11 +43,11 @@ def _bracket(
     phases: Sequence[Settings],
     proven: Bound,
     bound: Callable[[Sequence[Settings]], float],
-    exact: Callable[[Sequence[Settings]], inversion.Pair],
+    exact: Callable[[Sequence[Settings]], Pair],
 ) -> Bound:
     """The better of the Renyi bound and the exact answer for the run without mixing, and the best attack below it."""
     plain = _unmixed(phases, proven.upper, bound)
-    found = exact(plain) if plain else inversion.Pair(0.0, inf)
+    found = exact(plain) if plain else Pair(0.0, inf)
     upper = min(proven.upper, found.upper)
     mixed = any(phase.mixing > 0.0 for phase in phases)
     if found.upper < proven.upper:
