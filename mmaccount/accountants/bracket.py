@@ -7,7 +7,7 @@ from math import inf
 from mmaccount import _check
 from mmaccount.accountants import inversion, rdp
 from mmaccount.accountants.contour import Pair
-from mmaccount.bound import Bound
+from mmaccount.bound import Bound, BoundError
 from mmaccount.divergences import fisher_information
 from mmaccount.settings import Settings
 
@@ -15,6 +15,7 @@ EXACT = "privacy loss distribution, both directions"
 OWN_ATTACK = "likelihood ratio test"
 SPREAD_OUT = "gradient spread over ever more coordinates"
 WORTH = 2.0  # Renyi bound without mixing over the one with it, up to which the exact answer without mixing is tried
+CROSSING = 1e-9  # relative, by which a lower bound may exceed an upper one: rounding of the search
 FISHER_ERROR = 1e-6  # relative, by which the effective noise of the spread-out attack is raised
 
 
@@ -48,14 +49,19 @@ def _bracket(
     """The better of the Renyi bound and the exact answer for the run without mixing, and the best attack below it."""
     plain = _unmixed(phases, proven.upper, bound)
     found = exact(plain) if plain else Pair(0.0, inf)
-    upper = min(proven.upper, found.upper)
     mixed = any(phase.mixing > 0.0 for phase in phases)
+    if found.lower > min(found.upper, inf if mixed else proven.upper) * (1.0 + CROSSING):
+        raise BoundError(f"lower bound {found.lower!r} is above {found.upper!r} or the Renyi bound {proven.upper!r}.")
+    upper = min(proven.upper, found.upper)
     if found.upper < proven.upper:
         proven = Bound(upper=upper, method=f"{EXACT}, mixing not credited" if mixed else EXACT)
     if any(phase.noise != "gaussian" for phase in phases):
         return proven
     if mixed:
-        return replace(proven, lower=min(exact(_spread_out(phases)).lower, upper), attack=SPREAD_OUT)
+        attacked = exact(_spread_out(phases)).lower
+        if attacked > upper * (1.0 + CROSSING):
+            raise BoundError(f"the attack reaches {attacked!r}, above the upper bound {upper!r}.")
+        return replace(proven, lower=min(attacked, upper), attack=SPREAD_OUT)
     return replace(proven, lower=min(found.lower, upper), attack=OWN_ATTACK)
 
 

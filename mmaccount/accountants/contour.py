@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mmaccount.bound import BoundError
 from mmaccount.kernels import loss
 
 TAIL = 15.0  # aliases and frequencies left out shall be below e^-15 of delta
@@ -134,7 +135,7 @@ class Side:
 
         while left_out(count) - t * epsilon > wanted and count < MOST_FREQUENCIES:
             count = ceil(1.2 * count)
-        while self.terms(t, count * spacing) * count > MOST_TERMS:
+        while count > 1 and self.terms(t, count * spacing) * count > MOST_TERMS:
             count //= 2
         height = here - t * epsilon
         return Plan(t=t, period=period, count=count, log_height=height, log_left_out=left_out(count), others=others)
@@ -166,7 +167,8 @@ class Side:
         for law in self.laws:
             if law.nodes is None:
                 exponent = 0.5 * law.mu_squared * (t * (1.0 + t) - frequencies**2)
-                log_size, log_high = log_size + exponent, log_high + exponent
+                rounding = ROUNDING * 0.5 * law.mu_squared * (t * (1.0 + t) + frequencies**2)
+                log_size, log_high = log_size + exponent, log_high + exponent + rounding
                 phase += 0.5 * law.mu_squared * frequencies * (1.0 + 2.0 * t)
                 continue
             nodes = law.nodes(order, float(frequencies[-1]))
@@ -219,11 +221,16 @@ class Line:
         weight, high = halves * np.exp(self.log_size - shift), halves * np.exp(self.log_high - shift)
         angle = self.phase - self.frequencies * epsilon
         value = float(np.sum(weight * np.cos(angle)))
-        rounding = ROUNDING * (4.0 + np.abs(self.log_high) + abs(shift) + np.abs(angle))
+        rounding = ROUNDING * (
+            4.0 + np.abs(self.log_high) + abs(shift) + np.abs(self.phase) + self.frequencies * abs(epsilon)
+        )
         error = float(np.sum(high - weight + high * rounding))
         error += exp(min(700.0, self.plan.log_left_out - self.plan.t * epsilon))
         upper = min(1.0, max(float_info.min, value + error) + self.lost)  # never rounded down to 0
-        return Pair(max(0.0, value - error - self.aliases(epsilon)), upper)
+        lower = min(1.0, max(0.0, value - error - self.aliases(epsilon)))
+        if lower > upper:
+            raise BoundError(f"the bounds on delta cross at epsilon {epsilon!r}: {lower!r} > {upper!r}.")
+        return Pair(lower, upper)
 
     def aliases(self, epsilon: float) -> float:
         """A bound on the terms k != 0: delta <= 1 for k < 0, delta(e) <= M(u) e^{-u e} (Chernoff) for k > 0."""
