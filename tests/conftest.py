@@ -3,9 +3,13 @@
 import json
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from mmaccount import Settings
+
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 ROOT = Path(__file__).parent.parent
 KERNELS = ROOT / "mmaccount" / "kernels"
