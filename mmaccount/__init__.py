@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from mmaccount.bound import Bound, BoundError
     from mmaccount.calibrate import Infeasible, solve
     from mmaccount.comparison import Comparison, compare
+    from mmaccount.ledger import Ledger, LedgerFile
+    from mmaccount.plan import Phase, Plan
     from mmaccount.settings import Settings
 
 __all__ = [
@@ -15,6 +17,10 @@ __all__ = [
     "BoundError",
     "Comparison",
     "Infeasible",
+    "Ledger",
+    "LedgerFile",
+    "Phase",
+    "Plan",
     "Settings",
     "compare",
     "delta",
@@ -27,6 +33,10 @@ _HOME = {
     "BoundError": "bound",
     "Comparison": "comparison",
     "Infeasible": "calibrate",
+    "Ledger": "ledger",
+    "LedgerFile": "ledger",
+    "Phase": "plan",
+    "Plan": "plan",
     "Settings": "settings",
     "compare": "comparison",
     "delta": "accountants.bracket",

@@ -16,6 +16,8 @@ from mmaccount.accountants import bracket
 from mmaccount.bound import Bound, BoundError
 from mmaccount.calibrate import KNOBS, Infeasible, solve, solve_batch_size, solve_for
 from mmaccount.comparison import Comparison, compare
+from mmaccount.ledger import Ledger
+from mmaccount.plan import Phase, Plan
 from mmaccount.settings import NOISES, Settings
 
 RUN = (
@@ -200,6 +202,55 @@ def _compare(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     return data, lines
 
 
+def _plan(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    given = _given(arguments)
+    for name in ("dataset_size", "batch_size", "clip_norm"):
+        if given[name] is None:
+            raise ValueError(f"`--{name.replace('_', '-')}` is missing: a plan needs it.")
+    if given["mixing"] is not None or given["noise"] != "gaussian":
+        raise ValueError("a plan takes `--gap`, not `--mixing`, and Gaussian noise only.")
+    if (given["noise_multiplier"] is None) == (arguments.target_epsilon is None):
+        raise ValueError("give one of `--noise-multiplier` and `--target-epsilon`.")
+    if given["noise_multiplier"] is None:
+        start = _settings(given | {"noise_multiplier": STARTS["noise_multiplier"]})
+        found = solve(start, "noise_multiplier", epsilon=arguments.target_epsilon, delta=arguments.delta)
+        given["noise_multiplier"] = found.noise_multiplier
+    run = _settings(given)
+    phase = Phase(
+        steps=run.steps,
+        noise_multiplier=run.noise_multiplier,
+        clip_norm=given["clip_norm"],
+        learning_rate=arguments.learning_rate,
+        truncation=run.truncation,
+        gap=given["gap"] or 0.0,
+    )
+    plan = Plan(
+        dataset_size=given["dataset_size"],
+        sample_rate=run.sample_rate,
+        batch_size=given["batch_size"],
+        phases=(phase,),
+        delta=arguments.delta,
+        target_epsilon=arguments.target_epsilon,
+    )
+    bound = bracket.epsilon(plan.settings(), delta=plan.delta)
+    plan.save(arguments.out)
+    data = _json_bound(bound) | {"delta": plan.delta, "plan": plan.to_dict(), "fingerprint": plan.fingerprint}
+    head = f"{arguments.out}: {plan.steps} steps, noise_multiplier {up(phase.noise_multiplier, 7)}"
+    return data, [head, _text_bound(bound, "epsilon", f"delta {plan.delta:g}")]
+
+
+def _spent(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    ledger = Ledger.load(arguments.ledger)
+    plan = ledger.plan
+    delta = plan.delta if arguments.delta is None else _check.probability("delta", arguments.delta)
+    nothing = Bound(upper=0.0, lower=0.0, method="nothing released")
+    bound = bracket.epsilon(ledger.settings(), delta=delta) if ledger.runs else nothing
+    data = _json_bound(bound) | {"delta": delta, "charged": ledger.charged, "planned": plan.steps, "seeded": ledger.seeded}
+    data |= {"fingerprint": plan.fingerprint, "settings": [phase.to_dict() for phase in ledger.settings()]}
+    lines = [f"{ledger.charged} steps charged, {plan.steps} planned", _text_bound(bound, "epsilon", f"delta {delta:g}")]
+    return data, lines + ["seeded: not private"] * ledger.seeded
+
+
 def _reproduce(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     from mmaccount.reproduce import CUT, integration_range, one_hot_cut, rows
 
@@ -264,6 +315,16 @@ def _parser() -> argparse.ArgumentParser:
     made = command("compare", _compare, text, f"{RUN} --delta 1e-5")
     _add_run(made)
     delta(made, "--delta", metavar="D", help="delta, in (0, 1)")
+    text = "A plan for python -m trainer, priced; with --target-epsilon the noise is solved for."
+    made = command("plan", _plan, text, f"{RUN} --learning-rate 0.15 --delta 1e-5 --out plan.json")
+    _add_run(made)
+    delta(made, "--learning-rate", metavar="ETA", help="multiplies the averaged gradient")
+    delta(made, "--delta", metavar="D", help="delta, in (0, 1)")
+    made.add_argument("--target-epsilon", type=float, metavar="E", help="solve for the noise that meets this epsilon")
+    made.add_argument("--out", required=True, metavar="FILE", help="where the plan goes")
+    made = command("spent", _spent, "What a training run has spent so far.", "run/ledger.json")
+    made.add_argument("ledger", help="the ledger file that the trainer writes")
+    made.add_argument("--delta", type=float, metavar="D", help="delta, in (0, 1); default: the plan's")
     command("reproduce", _reproduce, "The published figures of the ModelMix paper beside ours.", "")
     return parser
 
@@ -277,7 +338,7 @@ def main(argv: list[str] | None = None) -> int:
     except (Infeasible, BoundError) as error:
         print(f"mmaccount: {error}", file=sys.stderr)
         return 1
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OSError) as error:
         print(f"mmaccount: {error}", file=sys.stderr)
         return 2
     print(json.dumps(data, allow_nan=False) if arguments.json else "\n".join(lines))

@@ -1,0 +1,175 @@
+"""A training run before it starts: everything that changes its privacy guarantee, and nothing else."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from math import isclose
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mmaccount import _check, _files
+from mmaccount.settings import Settings
+
+SCHEMA = 1
+NEIGHBOURS = ("add or remove one record",)
+UNIFORM = "uniform"
+T = TypeVar("T", "Phase", "Plan")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """`steps` consecutive steps with the same settings.
+
+    Args:
+        steps: number of steps, at least 1.
+        noise_multiplier: z > 0; the noise on the sum of clipped gradients is N(0, (z clip_norm)^2) in every coordinate.
+        clip_norm: c > 0; the l2 norm each record's gradient is clipped to.
+        learning_rate: eta > 0, multiplies the averaged gradient. It sets the mixing threshold tau = gap * eta.
+        truncation: p >= 1; after clipping each coordinate is cut at +- c / sqrt(p).
+        gap: tau / eta >= 0; 0 is plain DP-SGD.
+        mixing_law: law of the mixing coefficient; "uniform" is the paper's.
+    """
+
+    steps: int
+    noise_multiplier: float
+    clip_norm: float
+    learning_rate: float
+    truncation: float = 1.0
+    gap: float = 0.0
+    mixing_law: str = UNIFORM
+
+    def __post_init__(self) -> None:
+        checked = {
+            "steps": _check.count("steps", self.steps),
+            "noise_multiplier": _check.positive("noise_multiplier", self.noise_multiplier),
+            "clip_norm": _check.positive("clip_norm", self.clip_norm),
+            "learning_rate": _check.positive("learning_rate", self.learning_rate),
+            "truncation": _check.real("truncation", self.truncation, "[1, inf)", 1.0, float("inf")),
+            "gap": _check.nonnegative("gap", self.gap),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a trainer carries out and an accountant prices: `plan.settings()` is what `mmaccount.epsilon` takes.
+
+    Args:
+        dataset_size: n, number of records; public.
+        sample_rate: q in (0, 1], probability that a record joins a step's batch (Poisson sampling).
+        batch_size: B = q n, the constant that sums of gradients are divided by.
+        phases: one or more `Phase`, in the order they are run.
+        delta: in (0, 1); the epsilon of the plan is stated at it.
+        neighbours: the neighbouring relation; "add or remove one record" is the only one.
+        target_epsilon: the epsilon asked for, if one was; a trainer refuses a plan that costs more.
+
+    Raises:
+        ValueError, TypeError: an argument is outside its range; the message names it.
+    """
+
+    dataset_size: int
+    sample_rate: float
+    batch_size: float
+    phases: tuple[Phase, ...]
+    delta: float
+    neighbours: str = NEIGHBOURS[0]
+    target_epsilon: float | None = None
+
+    def __post_init__(self) -> None:
+        checked: dict[str, Any] = {
+            "dataset_size": _check.count("dataset_size", self.dataset_size),
+            "sample_rate": _check.real("sample_rate", self.sample_rate, "(0, 1]", 0.0, 1.0),
+            "batch_size": _check.positive("batch_size", self.batch_size),
+            "delta": _check.probability("delta", self.delta),
+            "neighbours": _check.choice("neighbours", self.neighbours, NEIGHBOURS),
+            "phases": tuple(self.phases),
+        }
+        if self.target_epsilon is not None:
+            checked["target_epsilon"] = _check.positive("target_epsilon", self.target_epsilon)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        expected = self.sample_rate * self.dataset_size
+        if not isclose(self.batch_size, expected, rel_tol=1e-9):
+            raise ValueError(f"`batch_size` must be sample_rate * dataset_size = {expected:.9g}, got {self.batch_size!r}.")
+        if not self.phases or not all(isinstance(phase, Phase) for phase in self.phases):
+            raise ValueError("`phases` must be one or more Phase.")
+        self.settings()
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of all phases."""
+        return sum(phase.steps for phase in self.phases)
+
+    def phase_of(self, step: int) -> int:
+        """Index of the phase that step `step` (1, 2, ..., steps) belongs to. A step outside the plan is a ValueError."""
+        step = _check.count("step", step)
+        left = step
+        for index, phase in enumerate(self.phases):
+            if left <= phase.steps:
+                return index
+            left -= phase.steps
+        raise ValueError(f"`step` must be in [1, {self.steps}], the steps of the plan, got {step}.")
+
+    def settings(self) -> list[Settings]:
+        """The phases as an accountant takes them."""
+        return [self.priced(index, phase.steps) for index, phase in enumerate(self.phases)]
+
+    def priced(self, index: int, steps: int) -> Settings:
+        """`steps` steps of phase number `index` as an accountant takes them."""
+        phase = self.phases[index]
+        given: dict[str, Any] = {} if phase.mixing_law == UNIFORM else {"mixing_law": phase.mixing_law}
+        return Settings(
+            sample_rate=self.sample_rate,
+            steps=steps,
+            noise_multiplier=phase.noise_multiplier,
+            mixing=phase.gap * (self.batch_size / phase.clip_norm),
+            truncation=phase.truncation,
+            **given,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings and lists, ready for JSON."""
+        data = asdict(self)
+        return {"schema": SCHEMA} | data | {"phases": list(data["phases"])}
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the canonical JSON: two plans with the same fingerprint are the same plan."""
+        return _files.fingerprint(self.to_dict())
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Plan":
+        """The inverse of `to_dict`; an unknown or missing key, and another schema version, are errors."""
+        given = dict(data)
+        schema, printed = given.pop("schema", None), given.pop("fingerprint", None)
+        if schema != SCHEMA:
+            raise ValueError(f"`schema` of the plan must be {SCHEMA}, got {schema!r}.")
+        phases = given.get("phases")
+        if not isinstance(phases, list) or not all(isinstance(phase, dict) for phase in phases):
+            raise ValueError("`phases` of the plan must be a list of objects.")
+        given["phases"] = tuple(_build(Phase, phase, "phase") for phase in phases)
+        plan = _build(cls, given, "plan")
+        if printed is not None and printed != plan.fingerprint:
+            raise ValueError(
+                "`fingerprint` does not fit the plan: it was changed by hand; remove the line if you mean it."
+            )
+        return plan
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Plan":
+        """Read a plan file."""
+        return cls.from_dict(_files.read(path, "plan"))
+
+    def save(self, path: str | Path) -> None:
+        """Write a plan file, atomically."""
+        _files.write(path, self.to_dict() | {"fingerprint": self.fingerprint})
+
+
+def _build(kind: type[T], data: dict[str, Any], name: str) -> T:
+    known = {field.name for field in fields(kind)}
+    if unknown := set(data) - known:
+        raise ValueError(f"unknown key `{sorted(unknown)[0]}` in the {name}; known are {', '.join(sorted(known))}.")
+    try:
+        return kind(**data)
+    except TypeError as error:
+        raise ValueError(f"bad {name}: {error}") from error
