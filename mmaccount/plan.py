@@ -150,9 +150,7 @@ class Plan:
         given["phases"] = tuple(_build(Phase, phase, "phase") for phase in phases)
         plan = _build(cls, given, "plan")
         if printed is not None and printed != plan.fingerprint:
-            raise ValueError(
-                "`fingerprint` does not fit the plan: it was changed by hand; remove the line if you mean it."
-            )
+            raise ValueError("`fingerprint` does not fit the plan: it was changed by hand; remove the line if you mean it.")
         return plan
 
     @classmethod

@@ -54,6 +54,17 @@ def test_imports_point_one_way(path):
             assert name.split(".")[0] in sys.stdlib_module_names, f"{here} is a record: standard library only"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "trainer").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_trainer_sees_only_records(path):
+    """No module but trainer/pricing.py may ask an accountant; the mechanism knows nothing but the plan."""
+    seen = {name.split(".")[1] for name in imported(path) if name.startswith("mmaccount.")}
+    if path.name == "pricing.py":
+        return
+    assert "mmaccount" not in imported(path)
+    assert seen <= ({"plan"} if path.name == "mechanism.py" else RECORDS)
+    assert path.name != "mechanism.py" or not any(name.startswith("trainer") for name in imported(path))
+
+
 def test_contributing_shows_the_same_layers():
     text = (ROOT / "CONTRIBUTING.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| `")]

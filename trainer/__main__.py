@@ -1,0 +1,80 @@
+"""python -m trainer: carry out a plan. Exit status: 0 done; 2 bad input, one line on standard error."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from mmaccount.plan import Plan
+from trainer import data
+from trainer.augment import Augmentation
+from trainer.loop import Options, train
+from trainer.update import Update
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="trainer", description="Train with DP-SGD or ModelMix exactly as a plan says.")
+    parser.add_argument("--plan", required=True, metavar="FILE", help="made by mmaccount plan")
+    parser.add_argument(
+        "--data", required=True, help="digits, glyphs, glyphs:COUNT, cifar10:FOLDER, svhn:FOLDER or FILE.npz"
+    )
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="where ledger, checkpoints and report go")
+    parser.add_argument("--model", default="linear", help="linear, cnn, resnet20 or module:function")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+    parser.add_argument("--seed", type=int, help="repeatable, for tests: the run is then not private")
+    parser.add_argument("--optimizer", choices=("sgd", "adam"), default="sgd", help="adam only without mixing")
+    parser.add_argument("--momentum", type=float, default=0.0)
+    parser.add_argument("--weight-decay", type=float, default=0.0)
+    parser.add_argument("--ema", type=float, default=0.0, metavar="DECAY", help="release an average of iterates")
+    parser.add_argument(
+        "--views", type=int, default=1, metavar="K", help="augmented views of a record, averaged before clipping"
+    )
+    parser.add_argument("--flip", action="store_true", help="random horizontal flips")
+    parser.add_argument("--crop", action="store_true", help="random crops after padding by 4")
+    parser.add_argument(
+        "--max-physical-batch-size", type=int, metavar="ROWS", help="records handled at a time (memory only)"
+    )
+    parser.add_argument(
+        "--checkpoint-every", type=int, default=1, metavar="STEPS", help="a crash redoes and recharges steps since"
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    given = _parser().parse_args(argv)
+    try:
+        options = Options(
+            model=given.model,
+            update=Update(
+                optimizer=given.optimizer, momentum=given.momentum, weight_decay=given.weight_decay, ema=given.ema
+            ),
+            augmentation=Augmentation(views=given.views, flip=given.flip, crop=given.crop),
+            device=given.device,
+            max_physical_batch_size=given.max_physical_batch_size,
+            checkpoint_every=given.checkpoint_every,
+        )
+        plan, records = Plan.load(given.plan), data.load(given.data)
+        made = train(plan, records, Path(given.out), options, seed=given.seed, resume=given.resume)
+    except (ValueError, TypeError, OSError) as error:
+        print(f"trainer: {error}", file=sys.stderr)
+        return 2
+    if given.json:
+        print(json.dumps(made, allow_nan=False))
+    else:
+        print(
+            f"epsilon <= {made['epsilon']:.6g} at delta {made['delta']:g}, held-out accuracy {made['held_out_accuracy']:.4f}"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""What is refused before training starts. Nothing here looks at the user's records: inputs are random."""
+
+import copy
+import os
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from mmaccount.plan import Plan
+from trainer.gradients import Fast, Loss, Oracle, best
+
+BATCH_STATISTICS = (nn.modules.batchnorm._BatchNorm,)
+RANDOM = (nn.modules.dropout._DropoutNd,)
+TOLERANCE = 1e-4  # relative to the largest gradient coordinate; float32
+ROWS = 8
+Example = Callable[[int], tuple[Tensor, Tensor]]  # rows -> random inputs and targets as the model gets them
+
+
+def refuse_layers(model: nn.Module) -> None:
+    """Refuse layers that couple the records of a batch, or write what they saw into buffers, by type."""
+    for name, layer in model.named_modules():
+        if isinstance(layer, BATCH_STATISTICS) and not isinstance(layer, nn.modules.instancenorm._InstanceNorm):
+            raise ValueError(
+                f"layer `{name}` ({type(layer).__name__}) mixes the records of a batch: use "
+                f"nn.GroupNorm(num_groups, {layer.num_features}) instead."
+            )
+        if isinstance(layer, nn.modules.instancenorm._InstanceNorm) and layer.track_running_stats:
+            raise ValueError(f"layer `{name}` keeps running statistics of the records: set track_running_stats=False.")
+        if isinstance(layer, RANDOM) and layer.p > 0:
+            raise ValueError(
+                f"layer `{name}` ({type(layer).__name__}) draws its own randomness, which is not supported: remove it."
+            )
+
+
+def _gradient_of_first(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> Tensor:
+    losses = loss(model(x), y)
+    if losses.shape != (len(x),):
+        raise ValueError(f"`criterion` must return one loss per record, shape ({len(x)},), got {tuple(losses.shape)}.")
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    made = torch.autograd.grad(losses[0], parameters, allow_unused=True)
+    return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(made, parameters, strict=True)])
+
+
+def perturbed(model: nn.Module) -> nn.Module:
+    """A copy with random weights near those given."""
+    made = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return made
+
+
+def isolated(model: nn.Module, loss: Loss, example: Example) -> None:
+    """Refuse a model or loss in which one record's gradient depends on the other records, and one that writes to buffers.
+
+    The gradient of record 0 is compared in three batches: as drawn, with all other records replaced, and alone. The weights
+    are moved at random first, since a layer that starts at zero would hide what lies before it.
+    """
+    model = perturbed(model)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    (x, y), (other_x, other_y) = example(ROWS), example(ROWS)
+    other_x[0], other_y[0] = x[0], y[0]
+    reference = _gradient_of_first(model, loss, x, y)
+    if not bool(torch.equal(reference, _gradient_of_first(model, loss, x, y))):
+        raise ValueError("`module` gives different gradients for the same input twice: remove its randomness.")
+    for changed_x, changed_y in ((other_x, other_y), (x[:1], y[:1])):
+        moved = (_gradient_of_first(model, loss, changed_x, changed_y) - reference).abs().max()
+        if not float(moved) <= TOLERANCE * float(reference.abs().max()):
+            raise ValueError(
+                "one record's gradient depends on the other records of the batch: clipping cannot bound its influence. "
+                "Look for statistics over the batch dimension in the model or the loss."
+            )
+    for name, buffer in model.named_buffers():
+        if not torch.equal(buffer, before[name]):
+            raise ValueError(f"the forward pass writes to buffer `{name}`: it would be released without noise.")
+
+
+def per_record(model: nn.Module, loss: Loss, example: Example) -> Fast | Oracle:
+    """The fastest per-record gradients that agree with vmap(grad) on random records."""
+    oracle, made = Oracle(model, loss), best(model, loss)
+    (x, y), weights = example(ROWS), oracle.layout.flat(perturbed(model))
+    for one, other in zip(oracle(weights, x, y), made(weights, x, y), strict=True):
+        if not float((one - other).abs().max()) <= TOLERANCE * max(float(one.abs().max()), 1e-3):
+            return oracle
+    return made
+
+
+def one_process() -> None:
+    """Refuse to run as one of several workers: they would draw batches and noise of their own."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("training with several processes (WORLD_SIZE above 1) is not supported: start one.")
+
+
+def data(plan: Plan, x: Tensor, y: Tensor, classes: int | None) -> None:
+    """Refuse data that are not what the plan was made for, and labels that would stop a step half-way."""
+    if len(x) != plan.dataset_size or len(y) != len(x):
+        raise ValueError(f"the plan is for {plan.dataset_size} records, the data have {len(x)} and {len(y)} labels.")
+    if classes is not None and len(y) and not (int(y.min()) >= 0 and int(y.max()) < classes):
+        raise ValueError(f"labels must be in 0 ... {classes - 1}.")

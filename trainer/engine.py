@@ -1,0 +1,195 @@
+"""A private training run as an object: bring a model, a per-record loss, data and a plan, and call `step()`.
+
+Argument names are those of Opacus where they mean the same. What Opacus takes from a data loader (sampling rate, number of
+steps, batch size) and from `make_private` (noise, clipping) is in the plan.
+"""
+
+import hashlib
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmaccount import _files
+from mmaccount.bound import Bound
+from mmaccount.ledger import Ledger, LedgerFile
+from mmaccount.plan import Plan
+from trainer import checks, pricing
+from trainer.augment import Augmentation
+from trainer.gradients import Layout, Loss, chunked
+from trainer.mechanism import Randomness, private_step
+from trainer.update import Update
+
+MEMORY = {"cpu": 2**28, "cuda": 2**32}  # bytes of per-record gradients held at a time
+
+
+class PrivateTrainer:
+    """One run, in folder `out`: `ledger.json`, `checkpoint.pt` and, private, `private.jsonl`.
+
+    Args:
+        module: the model; it is changed in place, to the newest published iterate.
+        criterion: function of (outputs, targets) to one loss per record, for example CrossEntropyLoss(reduction="none").
+        data: (inputs, targets), one row per record. They are moved to `device` once.
+        plan: what is carried out.
+        out: folder of the run; an earlier run in it must be continued by `resume()`.
+        prepare: function of a batch of inputs to what the model takes (for example uint8 to float); constants only.
+        classes: number of classes, if targets are labels.
+        update: momentum, weight decay, averaging.
+        augmentation: flips, crops and how many views of each record.
+        max_physical_batch_size: records handled at a time, a matter of memory only; by default chosen by size of the model.
+        device: "cpu" or "cuda".
+        seed: None takes randomness from the operating system. A number makes the run repeatable and void as a guarantee.
+        checkpoint_every: steps between checkpoints. Steps after the last one are charged again when they are redone.
+
+    Raises:
+        ValueError: model, loss, data or folder do not fit; see `trainer.checks`.
+    """
+
+    def __init__(
+        self,
+        *,
+        module: nn.Module,
+        criterion: Loss,
+        data: tuple[Tensor, Tensor],
+        plan: Plan,
+        out: str | Path,
+        prepare: Callable[[Tensor], Tensor] = Tensor.float,
+        classes: int | None = None,
+        update: Update | None = None,
+        augmentation: Augmentation | None = None,
+        max_physical_batch_size: int | None = None,
+        device: str = "cpu",
+        seed: int | None = None,
+        checkpoint_every: int = 1,
+    ) -> None:
+        checks.one_process()
+        checks.refuse_layers(module)
+        checks.data(plan, *data, classes)
+        self.plan, self.update, self.augmentation = plan, update or Update(), augmentation or Augmentation()
+        self.update.allowed(plan)
+        self.module, self.prepare, self.randomness = module.to(device), prepare, Randomness(seed)
+        self.x, self.y = (part.to(device) for part in data)
+        self.layout, self.checkpoint_every = Layout(module), checkpoint_every
+        checks.isolated(self.module, criterion, self._example(classes))
+        self.per_record = checks.per_record(self.module, criterion, self._example(classes))
+        room = MEMORY[torch.device(device).type] // (4 * self.layout.total * self.augmentation.views)
+        self.chunk = max_physical_batch_size or max(1, min(room, 4096))
+        self.out, self.step_number = Path(out), 0
+        self.state = self.update.start(self.layout.flat(self.module))
+        self.out.mkdir(parents=True, exist_ok=True)
+        self._file = LedgerFile(self.out / "ledger.json", plan, seeded=seed is not None)
+        self._fresh = not self.ledger.runs and not self._checkpoint.exists()
+        if self._fresh:
+            self.save()
+
+    @property
+    def ledger(self) -> Ledger:
+        """What has been charged."""
+        return self._file.ledger
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.out / "checkpoint.pt"
+
+    def epsilon(self, delta: float | None = None) -> Bound:
+        """What has been spent so far, at `delta` (default: the plan's)."""
+        return pricing.spent(self.ledger, delta)
+
+    def step(self) -> int:
+        """One private step; returns its number. After the plan's last step this raises ValueError and touches no data."""
+        if not self._fresh:
+            raise ValueError(f"{self.out} holds an earlier run: call resume(), or choose another folder.")
+        number = self.step_number + 1
+        phase = self.plan.phases[self.plan.phase_of(number)]
+        released = private_step(
+            self.plan,
+            number,
+            self.state["weights"],
+            self.state["last"],
+            gradients=chunked(self.per_record, self._batches(number), self.chunk, self.augmentation.views),
+            ledger=self._file,
+            randomness=self.randomness,
+            records=len(self.x),
+            drift=self.update.drift(self.state),
+        )
+        self.state = self.update.after(self.state, phase, number, released)
+        self.step_number = number
+        self.layout.load(self.module, self.state["weights"])
+        if number % self.checkpoint_every == 0 or number == self.plan.steps:
+            self.save()
+        self._note_private(number, released.batch)
+        return number
+
+    def released(self) -> Tensor:
+        """The weights to publish: the last iterate, or the average of iterates if one is kept."""
+        return self.state["ema" if self.update.ema else "weights"]
+
+    def save(self) -> None:
+        """Write the checkpoint, atomically: published values only, no randomness."""
+        buffer = io.BytesIO()
+        about = {"step": self.step_number, "charged": self.ledger.charged, "identity": self._identity()}
+        torch.save({"about": about, "state": {name: value.cpu() for name, value in self.state.items()}}, buffer)
+        _files.write_bytes(self._checkpoint, buffer.getvalue())
+
+    def resume(self) -> int:
+        """Continue from the checkpoint; returns its step number. A changed plan, model, update or data shape is refused,
+        and so is a ledger that holds less than the checkpoint knows of. Steps after it will be redone and charged again."""
+        if not self._checkpoint.exists():
+            raise ValueError(f"{self.out} holds no checkpoint: there is nothing to resume.")
+        found = torch.load(self._checkpoint, weights_only=True)
+        about, mine = found["about"], self._identity()
+        for name, value in mine.items():
+            if about["identity"][name] != value:
+                raise ValueError(f"{name} of the interrupted run was {about['identity'][name]}, now it is {value}.")
+        if self.ledger.charged < about["charged"]:
+            raise ValueError(
+                f"ledger holds {self.ledger.charged} steps, the checkpoint knows of {about['charged']}: it was moved back."
+            )
+        self.state = {name: value.to(self.x.device) for name, value in found["state"].items()}
+        self.step_number, self._fresh = about["step"], True
+        self.layout.load(self.module, self.state["weights"])
+        return self.step_number
+
+    def close(self) -> None:
+        """Release the ledger."""
+        self._file.close()
+
+    def _identity(self) -> dict[str, str]:
+        layout = str([(name, tuple(shape)) for name, shape in zip(self.layout.names, self.layout.shapes, strict=True)])
+        digest = hashlib.sha256(f"{type(self.module).__qualname__} {self.module} {layout}".encode()).hexdigest()
+        shape = f"{tuple(self.x.shape)} {self.x.dtype}, {tuple(self.y.shape)} {self.y.dtype}"
+        made = {"plan": self.plan.fingerprint, "model": digest, "update": str(self.update), "data shape": shape}
+        return made | {"augmentation": str(self.augmentation)}
+
+    def _example(self, classes: int | None) -> checks.Example:
+        """Random inputs and targets of the shapes of the data; no record is looked at."""
+
+        def example(rows: int) -> tuple[Tensor, Tensor]:
+            shape, kind = (rows, *self.x.shape[1:]), self.x.dtype
+            x = torch.randint(0, 16, shape).to(kind) if not kind.is_floating_point else torch.randn(shape).to(kind)
+            y_shape = (rows, *self.y.shape[1:])
+            high = 2 if classes is None else classes
+            y = torch.randint(0, high, y_shape).to(self.y.dtype) if not self.y.is_floating_point() else torch.randn(y_shape)
+            return self.prepare(x.to(self.x.device)), y.to(self.y)
+
+        return example
+
+    def _batches(self, number: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        words = self.randomness.words("augmentation", number)(2)
+        generator = np.random.default_rng([int(word) for word in words])
+
+        def batch(indices: Tensor) -> tuple[Tensor, Tensor]:
+            indices = indices.to(self.x.device)
+            views = self.augmentation(self.x[indices], generator)
+            return self.prepare(views), self.y[indices].repeat_interleave(self.augmentation.views, 0)
+
+        return batch
+
+    def _note_private(self, number: int, batch: int) -> None:
+        handle = os.open(self.out / "private.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        with os.fdopen(handle, "w") as file:
+            file.write(f'{{"private": true, "step": {number}, "batch": {batch}}}\n')

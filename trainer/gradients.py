@@ -1,0 +1,228 @@
+"""Per-record gradients. `Oracle` works for every model that isolates its records; `Fast` does the common layers quicker.
+
+Both are made of a model and a loss that maps (outputs, targets) to one loss per record, and are called with flat weights
+and a batch: they return one tensor [records, *parameter shape] per trainable parameter, ordered as `named_parameters()`.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Layout:
+    """Where each trainable parameter lies in the flat vector of weights. Tied parameters appear once."""
+
+    def __init__(self, model: nn.Module) -> None:
+        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        if not named:
+            raise ValueError("`model` has no trainable parameter.")
+        self.names = [name for name, _ in named]
+        self.shapes = [parameter.shape for _, parameter in named]
+        self.sizes = [parameter.numel() for _, parameter in named]
+        self.total = sum(self.sizes)
+
+    def flat(self, model: nn.Module) -> Tensor:
+        """The trainable parameters of a model as one vector, a copy."""
+        parameters = dict(model.named_parameters())
+        return torch.cat([parameters[name].detach().reshape(-1) for name in self.names])
+
+    def named(self, weights: Tensor) -> dict[str, Tensor]:
+        """The vector as parameters, views."""
+        return {
+            name: part.view(shape)
+            for name, part, shape in zip(self.names, weights.split(self.sizes), self.shapes, strict=True)
+        }
+
+    def load(self, model: nn.Module, weights: Tensor) -> None:
+        """Put the vector into a model."""
+        parameters = dict(model.named_parameters())
+        with torch.no_grad():
+            for name, value in self.named(weights).items():
+                parameters[name].copy_(value)
+
+
+class Oracle:
+    """torch.func's vmap(grad): each record alone, by construction."""
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        self.model, self.loss, self.layout = model, loss, Layout(model)
+        self._gradients = vmap(grad(self._one), in_dims=(None, 0, 0))
+
+    def _one(self, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return self.loss(functional_call(self.model, parameters, (x[None],)), y[None])[0]
+
+    def __call__(self, weights: Tensor, x: Tensor, y: Tensor) -> list[Tensor]:
+        """Gradients of every record of a non-empty batch."""
+        return list(self._gradients(self.layout.named(weights), x, y).values())
+
+
+# -------------------------------------------------------------------------- layers that leave their gradients per record
+
+
+class _Conv(torch.autograd.Function):
+    """Its backward pass skips the summed weight gradient; per-record ones are one convolution with a group per record."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, hook: Tensor, layer: nn.Conv2d, keep: "_Keep") -> Tensor:  # noqa: ANN001
+        ctx.save_for_backward(x)
+        ctx.layer, ctx.keep = layer, keep
+        return nn.functional.conv2d(x, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation)
+
+    @staticmethod
+    def backward(ctx, out: Tensor) -> tuple[Tensor | None, None, None, None]:  # noqa: ANN001
+        (x,), layer = ctx.saved_tensors, ctx.layer
+        rows, shape = len(x), (layer.stride, layer.padding, layer.dilation, False, [0, 0])
+        like = x.new_empty(1).expand(rows * layer.out_channels, *layer.weight.shape[1:])
+        one_out, one_x = out.reshape(1, -1, *out.shape[2:]), x.reshape(1, -1, *x.shape[2:])
+        backward = torch.ops.aten.convolution_backward
+        weight = backward(one_out, one_x, like, None, *shape, rows, [False, True, False])[1]
+        ctx.keep.add(layer.weight, weight.reshape(rows, *layer.weight.shape))
+        if layer.bias is not None:
+            ctx.keep.add(layer.bias, out.sum((2, 3)))
+        if not ctx.needs_input_grad[0]:
+            return None, None, None, None
+        return backward(out, x, layer.weight, None, *shape, 1, [True, False, False])[0], None, None, None
+
+
+class _Norm(torch.autograd.Function):
+    """GroupNorm; the gradient of its scale is (sum out * x - mean * sum out) * rstd, without normalising again."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, hook: Tensor, layer: nn.GroupNorm, keep: "_Keep") -> Tensor:  # noqa: ANN001
+        sizes = (len(x), x.shape[1], x[0, 0].numel(), layer.num_groups)
+        made, mean, rstd = torch.ops.aten.native_group_norm(x.contiguous(), layer.weight, layer.bias, *sizes, layer.eps)
+        ctx.save_for_backward(x, mean, rstd)
+        ctx.layer, ctx.keep, ctx.sizes = layer, keep, sizes
+        return made
+
+    @staticmethod
+    def backward(ctx, out: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN001
+        (x, mean, rstd), layer, (rows, channels, pixels, groups) = ctx.saved_tensors, ctx.layer, ctx.sizes
+        out, x = out.contiguous(), x.contiguous()
+        mask = [True, False, False]
+        back = torch.ops.aten.native_group_norm_backward(
+            out, x, mean, rstd, layer.weight, rows, channels, pixels, groups, mask
+        )[0]
+        flat, each = out.reshape(rows, channels, pixels), channels // groups
+        bias = flat.sum(2)
+        product = torch.einsum("bci,bci->bc", flat, x.reshape(rows, channels, pixels))
+        scale = (product - mean.repeat_interleave(each, 1) * bias) * rstd.repeat_interleave(each, 1)
+        ctx.keep.add(layer.weight, scale)
+        ctx.keep.add(layer.bias, bias)
+        return back, None, None, None
+
+
+class _Affine(torch.autograd.Function):
+    """A linear layer: outer products, summed over dimensions between record and feature."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, hook: Tensor, layer: nn.Linear, keep: "_Keep") -> Tensor:  # noqa: ANN001
+        ctx.save_for_backward(x)
+        ctx.layer, ctx.keep = layer, keep
+        return nn.functional.linear(x, layer.weight, layer.bias)
+
+    @staticmethod
+    def backward(ctx, out: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN001
+        (x,), layer = ctx.saved_tensors, ctx.layer
+        three_out, three_x = out.reshape(len(out), -1, out.shape[-1]), x.reshape(len(x), -1, x.shape[-1])
+        ctx.keep.add(layer.weight, three_out.transpose(1, 2) @ three_x)
+        if layer.bias is not None:
+            ctx.keep.add(layer.bias, three_out.sum(1))
+        return out @ layer.weight, None, None, None
+
+
+class _Keep:
+    """Per-record gradients by parameter; a layer that is used twice adds up."""
+
+    def __init__(self) -> None:
+        self.found: dict[int, Tensor] = {}
+
+    def add(self, parameter: Tensor, gradient: Tensor) -> None:
+        key = id(parameter)
+        self.found[key] = self.found[key] + gradient if key in self.found else gradient
+
+
+def _function(layer: nn.Module) -> type[torch.autograd.Function] | None:
+    """The fast version of a layer, by exact type and only in the forms that it covers."""
+    if (
+        type(layer) is nn.Conv2d
+        and layer.groups == 1
+        and layer.padding_mode == "zeros"
+        and not isinstance(layer.padding, str)
+    ):
+        return _Conv
+    if type(layer) is nn.GroupNorm and layer.affine:
+        return _Norm
+    return _Affine if type(layer) is nn.Linear else None
+
+
+class Fast:
+    """One forward and one backward pass for the whole batch. Only for models whose trainable parameters all belong to
+    Conv2d, GroupNorm and Linear layers of the usual forms; another model is a ValueError (use `Oracle`)."""
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        self.loss, self.layout, self.keep = loss, Layout(model), _Keep()
+        self.model = copy.deepcopy(model)
+        covered: set[int] = set()
+        for layer in self.model.modules():
+            function, own = _function(layer), list(layer.parameters(recurse=False))
+            if function is not None and all(parameter.requires_grad for parameter in own):
+                covered |= {id(parameter) for parameter in own}
+                layer.forward = self._replaced(function, layer)
+        self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        if any(id(parameter) not in covered for parameter in self.parameters):
+            raise ValueError("the model has trainable parameters outside Conv2d, GroupNorm and Linear layers.")
+
+    def _replaced(self, function: type[torch.autograd.Function], layer: nn.Module) -> Callable[[Tensor], Tensor]:
+        hook = layer.weight.new_zeros((), requires_grad=True)  # makes the first layer's backward pass run
+
+        def forward(x: Tensor) -> Tensor:
+            return function.apply(x, hook, layer, self.keep)
+
+        return forward
+
+    def __call__(self, weights: Tensor, x: Tensor, y: Tensor) -> list[Tensor]:
+        """Gradients of every record of a non-empty batch."""
+        self.layout.load(self.model, weights)
+        self.keep.found = {}
+        torch.autograd.backward(self.loss(self.model(x), y).sum())
+        found, self.keep.found = self.keep.found, {}
+        zero = x.new_zeros(1)
+        return [
+            found[id(parameter)] if id(parameter) in found else zero.expand(len(x), *parameter.shape)
+            for parameter in self.parameters
+        ]
+
+
+def best(model: nn.Module, loss: Loss) -> Oracle | Fast:
+    """`Fast` where it applies, else `Oracle`."""
+    try:
+        return Fast(model, loss)
+    except ValueError:
+        return Oracle(model, loss)
+
+
+def chunked(
+    per_record: Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]],
+    batch: Callable[[Tensor], tuple[Tensor, Tensor]],
+    size: int,
+    views: int = 1,
+) -> Callable[[Tensor, Tensor], object]:
+    """What the mechanism calls: per-record gradients of the given indices, `size` records at a time.
+
+    `batch(indices)` returns `views` augmented versions of each record, those of one record side by side; their gradients are
+    averaged, so that the record is clipped once.
+    """
+
+    def gradients(weights: Tensor, indices: Tensor):  # noqa: ANN202
+        for part in indices.split(size):
+            if len(part):
+                made = per_record(weights, *batch(part))
+                yield [one.unflatten(0, (len(part), views)).mean(1) for one in made] if views > 1 else made
+
+    return gradients

@@ -1,0 +1,106 @@
+"""The training loop: what `python -m trainer` does, from plan to report."""
+
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from mmaccount.plan import Plan
+from trainer import models, report
+from trainer.augment import Augmentation
+from trainer.data import Dataset
+from trainer.engine import PrivateTrainer
+from trainer.pricing import within_target
+from trainer.update import Update
+
+EVALUATIONS = 20  # over a run, on held-out data
+ROWS = 1000  # records evaluated at a time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What changes accuracy or speed, not the guarantee."""
+
+    model: str = "linear"
+    update: Update = field(default_factory=Update)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    device: str = "cpu"
+    max_physical_batch_size: int | None = None
+    checkpoint_every: int = 1
+
+
+def losses(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of every record."""
+    return cross_entropy(outputs, targets, reduction="none")
+
+
+def accuracy(model: nn.Module, data: Dataset, device: str) -> float:
+    """Share of held-out records that are classified correctly."""
+    right = 0
+    with torch.no_grad():
+        for x, y in zip(data.held_out_x.split(ROWS), data.held_out_y.split(ROWS), strict=True):
+            right += int((model(data.prepare(x.to(device))).argmax(1) == y.to(device)).sum())
+    return right / max(1, len(data.held_out_y))
+
+
+def train(
+    plan: Plan,
+    data: Dataset,
+    out: Path,
+    options: Options,
+    *,
+    seed: int | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> dict[str, object]:
+    """Carry out the plan in folder `out`; returns the report that is also written there."""
+    promised = within_target(plan)
+    trainer = PrivateTrainer(
+        module=models.build(options.model, tuple(data.x.shape[1:]), data.classes, seed),
+        criterion=losses,
+        data=(data.x, data.y),
+        plan=plan,
+        out=out,
+        prepare=data.prepare,
+        classes=data.classes,
+        update=options.update,
+        augmentation=options.augmentation,
+        max_physical_batch_size=options.max_physical_batch_size,
+        device=options.device,
+        seed=seed,
+        checkpoint_every=options.checkpoint_every,
+    )
+    step = trainer.resume() if resume else 0
+    say = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
+    say(f"{plan.steps} steps, batches of about {plan.batch_size:g} (Poisson), always divided by {plan.batch_size:g}")
+    say(f"epsilon {promised.upper:.4g} at delta {plan.delta:g} when done; {type(trainer.per_record).__name__} gradients")
+    if seed is not None:
+        say("seeded: not private")
+    every, shown = max(1, plan.steps // EVALUATIONS), time.monotonic()
+    while step < plan.steps:
+        step = trainer.step()
+        if step % every == 0 or step == plan.steps:
+            trainer.layout.load(trainer.module, trainer.released())
+            row = {
+                "step": step,
+                "epsilon": trainer.epsilon().upper,
+                "accuracy": accuracy(trainer.module, data, options.device),
+            }
+            with (out / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            if time.monotonic() - shown > 1.0 or step == plan.steps:
+                shown = time.monotonic()
+                say(f"step {step}/{plan.steps}  epsilon {row['epsilon']:.4f}  held-out accuracy {row['accuracy']:.4f}")
+    made = report.finish(trainer, data, accuracy(_with(trainer), data, options.device))
+    trainer.close()
+    return made
+
+
+def _with(trainer: PrivateTrainer) -> nn.Module:
+    trainer.layout.load(trainer.module, trainer.released())
+    return trainer.module

@@ -1,0 +1,233 @@
+"""Everything a privacy review has to read: coins, clip, truncate, sum, noise, mixing, and the order they happen in.
+
+One step (Algorithms 1 and 2 of arXiv 2210.03843, averaged gradients, w_prev = w_{k-1}, w_last = w_{k-2}):
+
+1. the step is charged in the ledger, on disk, before any data is looked at;
+2. every record joins the batch by its own coin;
+3. each record's gradient at the published w_prev is clipped to l2 norm c, then every coordinate is cut at c / sqrt(p);
+4. the sum of these, plus N(0, (z c)^2) in every coordinate, once, is divided by the plan's constant B;
+5. every coordinate of w_prev and w_last is pushed apart to at least tau = gap * learning_rate and mixed at random;
+6. w_k = mixed - learning_rate * (noisy average + drift); the caller computes `drift` from published iterates only.
+
+Sums over records, noise and mixing are float64. Float32 rounding of norms and clipped gradients is paid for by `SHRINK`,
+rounding of tau and of the noise by `WIDEN`. Not covered: an observer who measures time or memory, and the finite resolution
+of the noise.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from hashlib import blake2b
+from math import nextafter, sqrt
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmaccount.plan import Phase, Plan
+
+BITS = 53
+BLOCK = 256  # coordinates whose squares are added in float32
+SHRINK = (
+    1.0 - 2.0**-15
+)  # a sum of 256 squares is off by at most 258 * 2^-24, its root by half, two roundings of each product
+SMALLEST = 1e-9  # clip norm; squares below 2^-149 vanish in float32, which matters only far below this
+COLUMNS = 2048  # coordinates summed over records at a time: fits a cache
+WIDEN = 1.0 + 2.0**-50  # a few float64 roundings
+Gradients = Callable[
+    [Tensor, Tensor], Iterable[Sequence[Tensor]]
+]  # (weights, indices) -> chunks of [rows, ...] per parameter
+
+
+class Charges(Protocol):
+    """What the mechanism needs of a ledger."""
+
+    def charge(self, step: int) -> None:
+        """Return once the step is on disk; raise if it is not in the plan."""
+
+
+# ------------------------------------------------------------------------------------------------------ randomness
+
+
+class Randomness:
+    """Random 64-bit words: of the operating system's cryptographic generator, or repeatable ones from a seed (for tests).
+
+    A seeded stream depends on (seed, purpose, step) alone, so the streams of sampling, noise and mixing are independent.
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        self.seed = seed
+
+    def words(self, purpose: str, step: int) -> Callable[[int], np.ndarray]:
+        """A function that returns that many fresh words at each call."""
+        if self.seed is None:
+            return lambda count: np.frombuffer(os.urandom(8 * count), dtype=np.uint64)
+        key = blake2b(f"{self.seed}/{purpose}/{step}".encode(), digest_size=16).digest()
+        generator = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+        return lambda count: generator.integers(0, 2**64, count, dtype=np.uint64)
+
+
+def coins(words: Callable[[int], np.ndarray], size: int, rate: float) -> Tensor:
+    """Indices of the records whose coin fell: independent, each with probability floor(rate 2^53) / 2^53 <= rate."""
+    threshold = int(Fraction(rate) * 2**BITS)
+    return torch.from_numpy(np.flatnonzero((words(size) >> np.uint64(64 - BITS)) < np.uint64(threshold)))
+
+
+def normals(words: Callable[[int], np.ndarray], size: int) -> Tensor:
+    """Standard normals in float64 by the inverse distribution function: a sign and a 53-bit lower tail probability."""
+    drawn = words(size)
+    tail = ((drawn >> np.uint64(64 - BITS)).astype(np.float64) + 0.5) * 2.0 ** -(BITS + 1)
+    sign = 1.0 - 2.0 * (drawn & np.uint64(1)).astype(np.float64)
+    return torch.special.ndtri(torch.from_numpy(tail)) * torch.from_numpy(sign)
+
+
+def uniforms(words: Callable[[int], np.ndarray], size: int) -> np.ndarray:
+    """Uniforms in (0, 1) with 53 bits."""
+    return ((words(size) >> np.uint64(64 - BITS + 1)).astype(np.float64) + 0.5) * 2.0 ** -(BITS - 1)
+
+
+def peak_one(law: str) -> Callable[[np.ndarray], np.ndarray]:
+    """The density of a mixing law on [0, 1], scaled so that its largest value, at 1/2, is 1."""
+    if law == "raised-cosine":
+        return lambda x: np.sin(np.pi * x) ** 2
+    kind, _, b = law.partition("-")
+    if kind == "beta" and float(b) >= 1.0:
+        return lambda x: (4.0 * x * (1.0 - x)) ** (float(b) - 1.0)
+    raise ValueError(f"`mixing_law` must be uniform, raised-cosine or beta-b with b >= 1, got {law!r}.")
+
+
+def mixing_coefficients(words: Callable[[int], np.ndarray], size: int, law: str) -> Tensor:
+    """alpha in [0, 1], independent, of the mixing law; rejection from the uniform, which is exact."""
+    drawn = uniforms(words, size)
+    if law != "uniform":
+        density = peak_one(law)
+        wrong = np.flatnonzero(uniforms(words, size) >= density(drawn))
+        while wrong.size:
+            drawn[wrong] = uniforms(words, wrong.size)
+            wrong = wrong[uniforms(words, wrong.size) >= density(drawn[wrong])]
+    return torch.from_numpy(drawn)
+
+
+# ---------------------------------------------------------------------------------------------- one record's influence
+
+
+def coordinate_bound(clip_norm: float, truncation: float) -> float:
+    """c / sqrt(p), rounded down to a float32."""
+    exact = clip_norm / sqrt(truncation)
+    bound = np.float32(exact)
+    return float(bound if float(bound) <= exact else np.nextafter(bound, np.float32(0)))
+
+
+def clip_truncate_sum(gradients: Sequence[Tensor], clip_norm: float, truncation: float) -> Tensor:
+    """The sum over records of truncate(clip(gradient)), float64, shape [parameters].
+
+    Guarantee: adding or removing one record changes the result by at most clip_norm in l2 and by at most
+    clip_norm / sqrt(truncation) in every coordinate, whatever the gradients are. A record whose gradient is not finite
+    counts as zero.
+
+    Args:
+        gradients: one tensor per parameter, each [records, ...].
+        clip_norm: c.
+        truncation: p.
+    """
+    if not clip_norm >= SMALLEST:
+        raise ValueError(f"`clip_norm` must be at least {SMALLEST:g}, got {clip_norm!r}.")
+    rows = [gradient.flatten(1) for gradient in gradients]
+    norm = torch.stack([_norms(row) for row in rows]).norm(dim=0)
+    finite = norm.isfinite()
+    factor = torch.where(finite, clip_norm * SHRINK / norm.clamp_min(clip_norm), 0.0)
+    if not bool((factor * torch.where(finite, norm, 0.0) <= clip_norm).all()):
+        raise AssertionError("clipping failed")
+    if not bool(finite.all()):
+        rows = [torch.where(finite[:, None], row, 0.0) for row in rows]  # 0 * inf would be NaN
+    bound = coordinate_bound(clip_norm, truncation)
+    total = torch.cat([_shrunk_sum(row, factor, bound) for row in rows])
+    if not bool((total.abs() <= len(norm) * bound * WIDEN).all()):
+        raise AssertionError("truncation failed")
+    return total
+
+
+def _norms(row: Tensor) -> Tensor:
+    """l2 norm of every row in float64: float32 within blocks, relative error at most 130 * 2^-24."""
+    whole = row.shape[1] // BLOCK * BLOCK
+    blocks = (
+        torch.linalg.vector_norm(row[:, :whole].unflatten(1, (-1, BLOCK)), dim=2) if whole else row.new_zeros(len(row), 0)
+    )
+    rest = torch.linalg.vector_norm(row[:, whole:], dim=1)
+    return torch.cat([blocks, rest[:, None]], dim=1).double().norm(dim=1)
+
+
+def _shrunk_sum(row: Tensor, factor: Tensor, bound: float) -> Tensor:
+    scale = factor.to(row.dtype)[:, None]
+    return torch.cat([(part * scale).clamp_(-bound, bound).double().sum(0) for part in row.split(COLUMNS, dim=1)])
+
+
+# ----------------------------------------------------------------------------------------------------------- mixing
+
+
+def mix(w_prev: Tensor, w_last: Tensor, threshold: float, alpha: Tensor) -> Tensor:
+    """alpha a + (1 - alpha) b in every coordinate; a, b are w_prev and w_last pushed apart about their midpoint to at least
+    `threshold`. Which of the two is a does not matter, since alpha and 1 - alpha have the same law: a coordinate where
+    w_prev = w_last (the first step) is mixed like every other."""
+    width = (w_prev - w_last).abs().clamp_min(threshold)
+    if not bool((width >= threshold).all()):
+        raise AssertionError("a coordinate is not mixed: are the weights finite?")
+    return (w_prev + w_last) / 2.0 + (alpha - 0.5) * width
+
+
+# --------------------------------------------------------------------------------------------------------- one step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Released:
+    """What a step releases: the new weights, float64. `noisy` is the noisy average where nothing was mixed, else None:
+    while mixing it must not leave the mechanism. `batch` is the realised batch size, private."""
+
+    weights: Tensor
+    noisy: Tensor | None
+    batch: int
+
+
+def private_step(
+    plan: Plan,
+    step: int,
+    w_prev: Tensor,
+    w_last: Tensor,
+    *,
+    gradients: Gradients,
+    ledger: Charges,
+    randomness: Randomness,
+    records: int,
+    drift: Tensor | float = 0.0,
+) -> Released:
+    """Charge step number `step` (from 1), then carry it out. A step that the plan does not have touches no data.
+
+    Args:
+        plan: what is carried out.
+        step: its number.
+        w_prev: w_{k-1}, flat, all trainable parameters, published.
+        w_last: w_{k-2}, the same.
+        gradients: per-record gradients of given records at given weights, in chunks of any size.
+        ledger: where the step is charged.
+        randomness: where coins, noise and mixing coefficients come from.
+        records: number of records in the data.
+        drift: function of published iterates, added to the average (weight decay, momentum).
+    """
+    phase: Phase = plan.phases[plan.phase_of(step)]
+    ledger.charge(step)
+    batch = coins(randomness.words("sampling", step), records, plan.sample_rate)
+    total = torch.zeros(w_prev.numel(), dtype=torch.float64, device=w_prev.device)
+    for chunk in gradients(w_prev, batch):
+        total += clip_truncate_sum(chunk, phase.clip_norm, phase.truncation)
+    scale = phase.noise_multiplier * phase.clip_norm * WIDEN
+    noise = normals(randomness.words("noise", step), total.numel()).to(total.device)
+    noisy = (total + scale * noise) / plan.batch_size
+    w_prev, w_last = w_prev.double(), w_last.double()
+    if phase.gap == 0.0:
+        return Released(weights=w_prev - phase.learning_rate * (noisy + drift), noisy=noisy, batch=len(batch))
+    alpha = mixing_coefficients(randomness.words("mixing", step), total.numel(), phase.mixing_law).to(total.device)
+    threshold = nextafter(phase.gap * phase.learning_rate, float("inf")) * WIDEN
+    mixed = mix(w_prev, w_last, threshold, alpha)
+    return Released(weights=mixed - phase.learning_rate * (noisy + drift), noisy=None, batch=len(batch))
