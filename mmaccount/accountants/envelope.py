@@ -1,0 +1,194 @@
+"""An upper bound on the profile of one unsubsampled ModelMix step, over every shift that clipping admits.
+
+Clipping and truncation admit shifts v_j with sum v_j^2 <= X and |v_j| <= s (divergences.py). The profile of one step,
+    H_v(x) = E_0[(R - x)_+],   R = prod_j r_j,   r_j = p(x_j - v_j) / p(x_j),
+is largest for different v at different x, so no single v gives a dominating pair; any convex E >= sup_v H_v with E(0) = 1
+does (Zhu-Dong-Wang 2022, arXiv 2106.08567, Prop. 8). This file finds one.
+
+1. Write u = v^2, F_w(v) = E_0[r^w], psi_w(u) = log F_w(v) / u, and nu = sum_j v_j^2 delta_{u_j}: a measure on (0, s^2] of
+   mass X (a smaller mass is topped up with more coordinates, which tell more). E_0[R^w] = Phi_nu(w) = exp(Int psi_w dnu).
+2. As in contour.py, with w_j = 1 + t + i j D over all integers j, H_nu(x) <= T[Phi_nu], where
+       T[f] = (D / 2 pi) sum_j f(w_j) S(w_j) x^{1 - w_j} / (w_j (w_j - 1)),   S(w) = exp(sigma^2 (w^2 - w) / 2):
+   aliases of the trapezoid sum are nonnegative, and S, an independent Gaussian pair of mean sigma, tells more.
+3. psi_0 = lim_{u -> 0} psi = w (w - 1) I / 2 is a Gaussian (a spread-out gradient), psi_s = psi(s^2) the p-sparse shift.
+   Let theta = Int u dnu / (X s^2), th within d of it, and Phi_th = exp(X [(1 - th) psi_0 + th psi_s]). Then
+       Phi_nu = Phi_th e^A,   A = Int rho_w dnu + (theta - th) X (psi_s - psi_0),
+       rho_w(u) = psi_w(u) - (1 - u/s^2) psi_0 - (u/s^2) psi_s,
+       T[Phi_nu] <= T[Phi_th] + T[Phi_th A] + T of absolute values [|Phi_th| (e^|A| - 1 - |A|)].
+   The middle term is linear in nu, so at most X sup_u T[Phi_th rho_w(u)] + d X |T[Phi_th (psi_s - psi_0)]|: no absolute
+   value inside the sum hides that shifts between the two extremes are mostly *better* than both. The last one is of second
+   order. Where |A| is not small (high frequencies), |Phi_nu| <= exp(X sup_u Re psi_w(u)) is used instead.
+4. Suprema over u come from a grid of shifts and what linear interpolation in v misses, (dv)^2 / 8 sup |h''|, h = log F:
+       |F'| <= |w| E[|a|],   |F''| <= |w|^2 E[a^2] + |w| E[g''],   a = g'(x - v),   g = -log p,
+   E being the integral against p(x)^{-t} p(x - v)^{1 + t}. Each E is even and convex in v (substitute x -> x + v:
+   p(x + v)^{-t} is log-convex in v), so it is largest at the far end of a cell. What is interpolated is u rho; a chord of
+   u exceeds it by up to (dv)^2 / 4, and u (psi - rho) has second derivative at most 2 |psi_0| + 12 |psi_s - psi_0|.
+5. Below the first shift of the grid, |psi - psi_0| <= v^2 M_4 / 24 + J^2 / (2 v^2 (1 - J)), J = |F - 1|, |F''''| <= M_4,
+       M_4 = |w|^4 E[a^4] + 6 |w|^3 E[a^2] + 3 |w|^2 E[g''] + 12 |w|^2 E[|a|] + 12 |w| E[1],
+   because 0 <= g'' <= 1 and the third and fourth derivatives of g are at most 3 and 12: they are cumulants of the mixing
+   given x, a 1-Lipschitz image of a standard normal (Caffarelli 2000), whose central fourth moment is at most 6.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from math import ceil, inf, log, pi
+from typing import NamedTuple
+
+import numpy as np
+
+from mmaccount.accountants.lattice import Lattice
+from mmaccount.kernels.gaussian import log_moments
+from mmaccount.kernels.lattice import hull
+from mmaccount.kernels.shifts import lines_of_moments
+
+TILTS = (1.0, 2.5)
+SMOOTHING = 0.07  # sigma over the standard deviation of the loss
+FREQUENCY = 7.5  # highest frequency times sigma; beyond, S is below e^-28
+SMALLEST = 80.0  # s over the first shift of the grid
+RATIO = 0.03  # of neighbouring shifts, as a logarithm
+CELLS = 8  # of theta
+PARTS = 20  # lattice points per standard deviation of the loss
+MOMENT_ERROR = 1e-14  # absolute, of F(w); measured below 1e-15
+ROUNDING = 1e-11  # relative, of sums over frequencies, added to every value
+NEGLIGIBLE = 1e-20  # probability, beyond which the profile is constant
+MOMENT_ORDERS = 1.0 + 2.0 ** (np.arange(-16, 49) / 4.0)
+
+
+class _Line(NamedTuple):
+    """The terms of the derivation at one tilt. Shapes: frequencies (y), grid shifts (v), cells between them (v - 1)."""
+
+    tilt: float
+    frequencies: np.ndarray
+    kernel: np.ndarray  # (D / pi) S(w) / (w (w - 1)), halved at y = 0
+    psi_0: np.ndarray
+    psi: np.ndarray  # v x y; the last row is psi_s
+    missed: np.ndarray  # (v - 1) x y: of psi, between grid shifts
+    near_zero: np.ndarray  # of psi - psi_0, below the first grid shift
+    trusted: np.ndarray  # frequencies where these bounds hold
+    log_largest: np.ndarray  # sup over u of log|F_w| / u
+    parts: np.ndarray  # u / s^2 of the grid
+
+
+def _lines(shift: float, width: float, tilts: Sequence[float], sigma: float, period: float) -> list[_Line]:
+    grid = shift * np.exp(-np.linspace(log(SMALLEST), 0.0, ceil(log(SMALLEST) / RATIO) + 1))
+    grid[-1] = shift
+    spacing = 2.0 * pi / period
+    count = ceil(FREQUENCY / sigma / spacing) + 1
+    shifts = np.concatenate([[0.0], grid])
+    moments, real = lines_of_moments(shifts, width, np.array(tilts), spacing, count)
+    return [_line(grid, tilt, sigma, spacing, *table) for tilt, *table in zip(tilts, moments, real, strict=True)]
+
+
+def _line(grid: np.ndarray, tilt: float, sigma: float, spacing: float, moments: np.ndarray, real: np.ndarray) -> _Line:
+    shift, count = float(grid[-1]), moments.shape[1]
+    one, square, fourth, curve = (real * (1.0 + ROUNDING)).T
+    absolute = np.sqrt(one * square)
+    y = spacing * np.arange(count)
+    w = 1.0 + tilt + 1j * y
+    size, u, gaps = np.abs(w), grid**2, np.diff(grid)[:, None]
+    kernel = (spacing / pi) * np.exp(0.5 * sigma**2 * (w * w - w)) / (w * (w - 1.0))
+    kernel[0] *= 0.5
+    # between grid shifts
+    first = size * absolute[2:, None]
+    second = size**2 * square[2:, None] + size * curve[2:, None]
+    value = moments[1:]
+    modulus = np.abs(1.0 + value)
+    lowest = np.minimum(modulus[:-1], modulus[1:]) - 0.5 * gaps * first
+    psi_0 = 0.5 * w * (w - 1.0) * square[0]
+    logs = np.log1p(value)
+    psi = (logs.real + 1j * np.unwrap(logs.imag, axis=0)) / u[:, None]
+    straight = 2.0 * np.abs(psi_0) + 12.0 * np.abs(psi[-1] - psi_0)  # of the second derivative of u (psi - rho)
+    missed = gaps**2 / 8.0 * (second / np.maximum(lowest, 0.05) + (first / np.maximum(lowest, 0.05)) ** 2 + straight)
+    missed = (missed + MOMENT_ERROR) / u[:-1, None]
+    log_high = np.log(np.maximum(modulus[:-1], modulus[1:]) + gaps**2 / 8.0 * second)
+    log_largest = np.max(log_high / np.where(log_high > 0.0, u[:-1, None], u[1:, None]), axis=0)
+    # below the first one
+    fourth_derivative = size**4 * fourth[1] + 6 * size**3 * square[1] + 3 * size**2 * curve[1]
+    fourth_derivative = fourth_derivative + 12 * size**2 * absolute[1] + 12 * size * one[1]
+    moved = u[0] * 0.5 * size**2 * square[0] + u[0] ** 2 / 24.0 * fourth_derivative
+    near_zero = u[0] / 24.0 * fourth_derivative + moved**2 / (2.0 * u[0] * np.maximum(0.1, 1.0 - moved))
+    below = np.where(moved < 0.5, psi_0.real + near_zero, 0.5 * (size**2 * square[1] + size * curve[1]))
+    return _Line(
+        tilt=tilt,
+        frequencies=y,
+        kernel=kernel,
+        psi_0=psi_0,
+        psi=psi,
+        missed=missed,
+        near_zero=near_zero,
+        trusted=np.all(lowest > 0.05, axis=0) & (moved < 0.5),
+        log_largest=np.minimum(np.maximum(log_largest, below), log(one[-1]) / shift**2),
+        parts=u / shift**2,
+    )
+
+
+def _bound(line: _Line, budget: float, epsilons: np.ndarray) -> np.ndarray:
+    """E(e^epsilon) from one line."""
+    waves = np.exp(-1j * np.outer(epsilons, line.frequencies)) * np.exp(-line.tilt * epsilons)[:, None]
+    decay = np.exp(-line.tilt * epsilons)
+    psi_s, half, kernel, size = line.psi[-1], 0.5 / CELLS, line.kernel, np.abs(line.kernel)
+    difference = psi_s - line.psi_0
+    bowed = line.psi - line.psi_0 - line.parts[:, None] * difference  # rho_w(u)
+    largest = np.max(np.maximum(np.abs(bowed[:-1]), np.abs(bowed[1:])) + line.missed, axis=0)
+    largest = budget * (
+        np.maximum((1.0 + RATIO**2) * largest, line.near_zero + line.parts[0] * np.abs(difference))
+        + half * np.abs(difference)
+    )
+    any_shift = np.exp(np.minimum(700.0, budget * line.log_largest))
+    beyond = float(any_shift[0] * 2.0 * size[-1] * line.frequencies.size)  # S falls by e^{-56 / count} a step, or faster
+    best = np.zeros(epsilons.size)
+    for cell in range(CELLS):
+        theta = (cell + 0.5) / CELLS
+        reference = np.exp(budget * (line.psi_0 + theta * difference))
+        modulus = np.abs(reference)
+        remainder = modulus * (np.expm1(np.minimum(largest, 50.0)) - largest)
+        used = line.trusted & (remainder < any_shift + modulus)
+        terms = np.where(used, kernel * reference, 0.0)
+        value = (waves @ terms).real
+        slope = np.abs((waves @ (terms * budget * difference)).real)
+        bow = (waves @ (terms * budget * bowed).T).real
+        between = np.sum(np.where(used, size * modulus * budget * line.missed, 0.0), axis=1)
+        bow = (1.0 + RATIO**2) * np.max(np.maximum(bow[:, :-1], bow[:, 1:]) + decay[:, None] * between, axis=1)
+        zero = decay * np.sum(np.where(used, size * modulus * budget * line.near_zero, 0.0)) + line.parts[0] * slope
+        rest = decay * (np.sum(np.where(used, size * remainder, size * any_shift)) + beyond)
+        total = decay * np.sum(np.where(used, size * modulus, 0.0))
+        best = np.maximum(best, value + half * slope + np.maximum(0.0, np.maximum(bow, zero)) + rest + ROUNDING * total)
+    return best
+
+
+def _chernoff(shift: float, width: float, copies: float, epsilons: np.ndarray) -> np.ndarray:
+    """E(e^epsilon) from real orders k > 1: H(x) <= A_k x^{1-k} (1 - 1/k)^{k-1} / k (arXiv 2004.00010, Prop. 12)."""
+    k = MOMENT_ORDERS
+    logs = copies * log_moments(k, shift, width) * (1.0 + ROUNDING)
+    logs = logs + (k - 1.0) * np.log1p(-1.0 / k) - np.log(k)
+    return np.asarray(np.exp(np.minimum(0.0, np.min(logs - np.outer(epsilons, k - 1.0), axis=1))))
+
+
+@lru_cache(maxsize=32)
+def envelope(shift: float, width: float, copies: float) -> Lattice:
+    """A pair that dominates one unsubsampled step with any admitted shift: `copies` = X / shift^2.
+
+    By the reflection x -> v - x it does so in both directions.
+    """
+    budget = copies * shift**2
+    spread = float(copies * log_moments(np.array([2.0]), shift, width)[0]) ** 0.5
+    spacing = spread / PARTS
+    reach = spacing * np.arange(1, 400 * PARTS)
+    tail = _chernoff(shift, width, copies, reach)
+    epsilons = np.concatenate([[0.0], reach[: int(np.searchsorted(-tail, -NEGLIGIBLE)) + 1]])
+    upper = _chernoff(shift, width, copies, epsilons)
+    for line in _lines(shift, width, TILTS, SMOOTHING * spread, 2.0 * float(epsilons[-1]) + 10.0):
+        found = _bound(line, budget, epsilons)
+        upper = np.minimum(upper, np.where(np.isfinite(found), found, inf))
+    return _from_profile(epsilons, upper)
+
+
+def _from_profile(epsilons: np.ndarray, upper: np.ndarray) -> Lattice:
+    """The pair whose profile is the lower convex hull of E at the points e^{+-epsilon}, with E(1/x) = 1 - 1/x + E(x)/x."""
+    x = np.exp(np.concatenate([-epsilons[:0:-1], epsilons]))
+    values = np.concatenate([(1.0 - np.exp(-epsilons) + upper * np.exp(-epsilons))[:0:-1], upper])
+    values = np.minimum(1.0, np.maximum(values, 1.0 - x))
+    values = hull(np.concatenate([[0.0], x]), np.concatenate([[1.0], values]))
+    slopes = np.diff(values) / np.diff(np.concatenate([[0.0], x]))
+    masses = np.maximum(0.0, np.diff(np.concatenate([slopes, [0.0]])))
+    return Lattice(float(-epsilons[-1]), float(epsilons[1]), masses, float(values[-1]), max(0.0, 1.0 + float(slopes[0])))

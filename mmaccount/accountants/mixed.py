@@ -1,0 +1,148 @@
+"""Privacy loss of runs with mixing, from both sides: attacks that exist, and the envelope of all shifts."""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from math import ceil, inf, log, log1p
+
+import numpy as np
+
+from mmaccount.accountants.envelope import envelope
+from mmaccount.accountants.lattice import Atoms, Composed, compose, merge, moments, power, split, tilted
+from mmaccount.accountants.rdp import epsilon_at, log_delta_at, minimise_over_orders
+from mmaccount.divergences import Geometry, geometry
+from mmaccount.kernels.lattice import coordinate_cells
+from mmaccount.search import safe_end
+from mmaccount.settings import Settings
+
+CELL = 0.02  # width of a cell of outcomes of one coordinate, in std of the noise
+COORDINATE_PARTS = 80.0  # lattice points per shift of one coordinate
+PARTS = 40.0  # lattice points per standard deviation of a step's loss
+MOST_POINTS = 2**20  # of a lattice; above, spacing grows
+FEWEST_COPIES, LARGEST_SHIFT = 8.0, 1.0  # where the envelope is worth its time
+MOST_COPIES = 1e5  # coordinates of an attack; more are as good as infinitely many
+FACTORS = (1, 4, 16)  # coordinates of an attack over the fewest that truncation allows
+CUT = 1e-36  # probability of outcomes beyond the cells
+SPLIT = 0.1  # relative, by which splitting may raise epsilon
+ROOT = 1e-6  # relative tolerance of the search for epsilon
+
+
+@lru_cache(maxsize=64)
+def shifted(shift: float, width: float, copies: int) -> Atoms:
+    """A pair that tells at most as much as one unsubsampled step that shifts `copies` coordinates by `shift` each."""
+    spacing = shift / COORDINATE_PARTS
+    _, _, without, with_shift = coordinate_cells(shift, width, CELL)
+    held = (without > 0.0) & (with_shift > 0.0)
+    atoms = Atoms(np.log(with_shift[held] / without[held]), without[held])
+    return atoms if copies == 1 else power(merge(atoms, spacing), copies, upper=False).atoms()
+
+
+@lru_cache(maxsize=64)
+def gaussian(shift: float) -> Atoms:
+    """A pair that tells at least as much as N(shift, 1) against N(0, 1)."""
+    low, high, without, with_shift = coordinate_cells(shift, 0.0, CELL)
+    held = (without > 0.0) & (with_shift > 0.0)
+    infinite, absent = float(np.sum(with_shift[~held])) + CUT, float(np.sum(without[~held])) + CUT
+    losses = np.log(with_shift[held] / without[held])
+    atoms = Atoms(np.clip(losses, low[held], high[held]), without[held], infinite, absent)
+    return split(atoms, shift * CELL, (low[held], high[held])).atoms()
+
+
+def dominating(step: Geometry) -> Atoms:
+    """A pair that dominates one unsubsampled step of any admitted shift."""
+    if step.width == 0.0:
+        return gaussian(step.shift * step.copies**0.5)
+    return envelope(step.shift, step.width, step.copies).atoms()
+
+
+def subsampled(pair: Atoms, q: float, *, remove: bool) -> Atoms:
+    """The step with sampling rate q: (q P + (1 - q) Q, Q), or the other way round (arXiv 2106.08567, Theorem 11)."""
+    losses = log1p_q(q, pair.losses)
+    if remove:
+        if q < 1.0:
+            losses = np.append(losses, log1p(-q))
+            return Atoms(losses, np.append(pair.masses, pair.absent), q * pair.infinite)
+        return Atoms(losses, pair.masses, pair.infinite)
+    masses = pair.masses * np.exp(losses)
+    if q < 1.0:
+        return Atoms(np.append(-losses, -log1p(-q)), np.append(masses, pair.absent * (1.0 - q)))
+    return Atoms(-losses, masses, pair.absent)
+
+
+def log1p_q(q: float, losses: np.ndarray) -> np.ndarray:
+    """log(1 - q + q e^loss)."""
+    high = losses > 30.0
+    low = np.log1p(q * np.expm1(np.minimum(losses, 30.0)))
+    return np.asarray(np.where(high, losses + np.log(q + (1.0 - q) * np.exp(-np.abs(losses))), low))
+
+
+class Side:
+    """One direction of a run whose steps are given by pairs, each bounding the true one from the same side."""
+
+    def __init__(self, pairs: Sequence[tuple[Atoms, float, int]], *, remove: bool, upper: bool) -> None:
+        """`pairs`: the unsubsampled pair, sampling rate and number of steps of each phase."""
+        self.steps = [(subsampled(pair, q, remove=remove), count) for pair, q, count in pairs]
+        self.upper = upper
+
+    def log_moment(self, order: float) -> float:
+        """log E[(dP/dQ)^order] under Q, not rounded to a side."""
+        return sum(count * tilted(atoms, order)[1] for atoms, count in self.steps)
+
+    def composed(self, tilt: float) -> Composed:
+        """The composed loss, accurate where e^{tilt * loss} dP has its mass."""
+        variance = sum(count * moments(atoms, 1.0 + tilt)[2] for atoms, count in self.steps)
+        points = sum(count for _, count in self.steps)
+        spacing = max((variance / points) ** 0.5 / PARTS, 60.0 * (variance**0.5 + 0.1) / MOST_POINTS)
+        rule = split if self.upper else merge
+        smallest = max(-float(np.min(atoms.losses)) for atoms, _ in self.steps)
+        if smallest > 0.0:  # the smallest loss of a step, where much mass may sit, becomes a point
+            spacing = smallest / ceil(smallest / spacing)
+        return compose([(rule(atoms, spacing), count) for atoms, count in self.steps], tilt)
+
+    def epsilon(self, delta: float) -> float:
+        """A bound on epsilon at delta."""
+        start, order = minimise_over_orders(lambda a: epsilon_at(max(0.0, self.log_moment(a)), a, delta))
+        if not 0.0 < start < inf:
+            return inf if self.upper and start > 0.0 else 0.0
+        loss, log_delta = self.composed(order - 1.0), log(delta)
+
+        def above(epsilon: float) -> float:
+            return log(max(1e-320, loss.delta(epsilon, upper=self.upper))) - log_delta
+
+        smallest = 1e-6 * start
+        if self.upper:
+            largest = (1.0 + SPLIT) * start
+            if above(largest) > 0.0:
+                return inf
+            return smallest if above(smallest) <= 0.0 else safe_end(above, largest, smallest, tolerance=ROOT)
+        if above(smallest) < 0.0:
+            return 0.0
+        return start if above(start) >= 0.0 else safe_end(lambda e: -above(e), smallest, start, tolerance=ROOT)
+
+    def delta(self, epsilon: float) -> float:
+        """A bound on delta at epsilon."""
+        _, order = minimise_over_orders(lambda a: log_delta_at(self.log_moment(a), a, epsilon))
+        return self.composed(order - 1.0).delta(epsilon, upper=self.upper)
+
+
+def attacks(phases: Sequence[Settings]) -> Iterator[tuple[str, Side]]:
+    """(name, privacy loss) of adversaries that exist: a gradient in as few coordinates as truncation allows, and in more."""
+    for factor in FACTORS:
+        pairs = []
+        for phase in phases:
+            copies = ceil(phase.truncation) * factor if phase.mixing > 0.0 else 1
+            if copies > MOST_COPIES:
+                return
+            shift = 1.0 / phase.noise_multiplier / copies**0.5
+            pair = shifted(shift, phase.mixing / phase.noise_multiplier, copies)
+            pairs.append((pair, phase.sample_rate, phase.steps))
+        count = "p" if factor == 1 else f"{factor} p"
+        yield f"gradient spread evenly over {count} coordinates", Side(pairs, remove=True, upper=False)
+
+
+def dominated(phases: Sequence[Settings]) -> list[Side]:
+    """Both directions of a run that dominates the given one; empty where the envelope is not worth its time."""
+    steps = [geometry(phase) for phase in phases]
+    if any(step.width > 0.0 and (step.copies < FEWEST_COPIES or step.shift > LARGEST_SHIFT) for step in steps):
+        return []
+    pairs = [(dominating(step), phase.sample_rate, phase.steps) for step, phase in zip(steps, phases, strict=True)]
+    return [Side(pairs, remove=remove, upper=True) for remove in (True, False)]

@@ -1,0 +1,218 @@
+"""Lattices of losses, attacks on mixing, and the envelope of all shifts."""
+
+from math import exp, sqrt
+
+import mpmath
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import norm
+
+import mmaccount as mm
+from mmaccount.accountants import mixed
+from mmaccount.accountants.envelope import envelope
+from mmaccount.accountants.lattice import Atoms, merge, power, split
+from mmaccount.kernels.gaussian import log_moments
+from mmaccount.kernels.shifts import lines_of_moments
+
+PAPER = mm.Settings(sample_rate=0.03, steps=3400, noise_multiplier=0.335, mixing=11.25, truncation=100)
+
+
+def profile(pair, x):
+    over = np.exp(pair.losses)[:, None] - np.atleast_1d(x)
+    return np.sum(pair.masses[:, None] * np.maximum(0.0, over), axis=0) + pair.infinite
+
+
+# ------------------------------------------------------------------------------------------------------------- lattices
+
+
+@given(st.lists(st.tuples(st.floats(-3, 3), st.floats(1e-9, 1)), min_size=1, max_size=30), st.floats(0.01, 1.5))
+def test_splitting_is_above_and_merging_below(atoms, spacing):
+    losses, masses = (np.array(column) for column in zip(*atoms))
+    pair = Atoms(losses, masses)
+    x = np.exp(np.linspace(-4, 4, 200))
+    above, below = profile(split(pair, spacing), x), profile(merge(pair, spacing), x)
+    true = profile(pair, x)
+    rounding = 1e-12 * np.sum(masses * np.exp(losses))
+    assert np.all(above >= true - rounding)
+    assert np.all(below <= true + rounding)
+
+
+def test_merging_keeps_both_masses_and_errs_by_the_square_of_the_spacing():
+    losses = np.linspace(-4, 4, 40_001)
+    masses = norm.pdf(losses, -0.5, 1.0) * (losses[1] - losses[0])
+    pair = Atoms(losses, masses)
+    gaps = []
+    for spacing in (0.2, 0.1):
+        lower, upper = merge(pair, spacing), split(pair, spacing)
+        for law in (lower, upper):
+            assert np.sum(law.masses) == pytest.approx(np.sum(masses), rel=1e-6)
+            assert np.sum(law.masses * np.exp(law.losses)) == pytest.approx(np.sum(masses * np.exp(losses)), rel=1e-3)
+        gaps.append(float(np.mean(profile(upper, [1.0, 2.0]) - profile(lower, [1.0, 2.0]))))
+    assert 2.5 < gaps[0] / gaps[1] < 6.0
+
+
+@pytest.mark.parametrize("upper", [True, False])
+def test_power_is_repeated_convolution(upper):
+    spacing = 0.01
+    masses = norm.pdf(np.arange(-300, 301) * spacing, -0.02, 0.2) * spacing
+    law = split(Atoms(np.arange(-300, 301) * spacing, masses), spacing)
+    made = power(law, 3, upper=upper)
+    direct = np.convolve(np.convolve(law.masses, law.masses), law.masses)
+    at = np.rint((made.losses - 3 * law.start) / spacing).astype(int)
+    held = (at >= 0) & (at < direct.size)
+    expected = np.zeros(at.size)
+    expected[held] = direct[at[held]]
+    difference = made.masses - expected
+    assert np.all(difference >= 0.0) if upper else np.all(difference <= 0.0)
+    assert np.max(np.abs(difference)) < 1e-13 * np.max(direct) + 1e-16
+
+
+@pytest.mark.parametrize(("z", "steps", "epsilon"), [(1.0, 1, 1.0), (10.0, 100, 2.0), (100.0, 10_000, 0.3), (1.0, 1, 8.0)])
+def test_gaussian_composition_encloses_the_closed_form(z, steps, epsilon):
+    mu = sqrt(steps) / z
+    true = norm.cdf(mu / 2 - epsilon / mu) - exp(epsilon) * norm.cdf(-mu / 2 - epsilon / mu)
+    lower = mixed.Side([(mixed.shifted(1 / z, 0.0, 1), 1.0, steps)], remove=True, upper=False).delta(epsilon)
+    upper = mixed.Side([(mixed.gaussian(1 / z), 1.0, steps)], remove=True, upper=True).delta(epsilon)
+    assert lower <= true <= upper
+    assert upper / lower < 1.02
+
+
+# -------------------------------------------------------------------------------------------------------------- attacks
+
+ATTACKS = [  # q, z, rho, p, T, then the p-sparse bracket and the upper bound by Renyi moments; delta 1e-5
+    (0.03, 0.335, 11.25, 100, 3400, 6.6807, 6.6843, 7.2502),
+    (0.02, 0.366945, 3.75, 1, 5000, 48.0, 48.1146, 63.83),
+    (0.02, 0.366945, 3.75, 25, 5000, 13.9690, 13.9742, 16.495),
+    (0.02, 0.366945, 7.5, 1, 5000, 33.99, 34.0206, 43.81),
+    (0.02, 0.366945, 7.5, 25, 5000, 7.2020, 7.2040, 8.2025),
+    (0.02, 0.366945, 15.0, 100, 5000, 3.9339, 3.9362, 4.2853),
+    (0.02, 1.0, 3.75, 25, 5000, 5.0436, 5.0447, 5.4764),
+    (0.02, 1.0, 15.0, 1, 5000, 2.7272, 2.7286, 3.0695),
+]
+
+
+@pytest.mark.parametrize(("q", "z", "rho", "p", "steps", "low", "high", "renyi"), ATTACKS)
+def test_sparse_attack_meets_the_reference_and_stays_below_every_upper_bound(q, z, rho, p, steps, low, high, renyi):
+    run = mm.Settings(sample_rate=q, steps=steps, noise_multiplier=z, mixing=rho, truncation=p)
+    found = mm.epsilon(run, delta=1e-5)
+    assert low <= found.lower <= high
+    assert found.lower <= found.upper <= renyi
+    assert found.attack == "gradient spread evenly over p coordinates"
+
+
+GOALS = [(0, 0.02), (2, 0.02), (4, 0.03), (5, 0.02), (6, 0.02)]  # of ATTACKS, and the slack that is allowed
+
+
+@pytest.mark.parametrize(("row", "slack"), GOALS)
+def test_slack_for_truncated_gradients(row, slack):
+    q, z, rho, p, steps, *_ = ATTACKS[row]
+    found = mm.epsilon(mm.Settings(sample_rate=q, steps=steps, noise_multiplier=z, mixing=rho, truncation=p), delta=1e-5)
+    assert found.upper <= (1 + slack) * found.lower
+    assert "envelope" in found.method
+
+
+def test_fast_bounds_are_looser_and_bracket_the_tight_ones():
+    tight, fast = mm.epsilon(PAPER, delta=1e-5), mm.epsilon(PAPER, delta=1e-5, tight=False)
+    assert fast.lower <= tight.lower <= tight.upper <= fast.upper
+    assert fast.upper == pytest.approx(7.2502, abs=1e-4)
+
+
+def test_delta_and_epsilon_agree():
+    found = mm.epsilon(PAPER, delta=1e-5)
+    assert mm.delta(PAPER, epsilon=found.upper).upper == pytest.approx(1e-5, rel=1e-3)
+    assert mm.delta(PAPER, epsilon=found.lower).lower == pytest.approx(1e-5, rel=1e-3)
+
+
+def test_phases_of_different_kinds_compose():
+    plain = mm.Settings(sample_rate=0.01, steps=500, noise_multiplier=1.0)
+    both = mm.epsilon([PAPER, plain], delta=1e-5)
+    assert mm.epsilon([plain, PAPER], delta=1e-5).upper == pytest.approx(both.upper, rel=1e-5)
+    assert mm.epsilon(PAPER, delta=1e-5).upper < both.upper < 7.4321  # by Renyi moments
+    assert both.upper < 1.02 * both.lower
+
+
+# ------------------------------------------------------------------------------------------------------------- envelope
+
+
+def test_complex_moments_against_50_digits():
+    width, shift, tilt, spacing = 3.0, 0.4, 1.5, 2.5
+    made, real = lines_of_moments(np.array([shift]), width, np.array([tilt]), spacing, 5)
+    with mpmath.workdps(30):
+
+        def p(x):
+            return (mpmath.ncdf(x + mpmath.mpf(width) / 2) - mpmath.ncdf(x - mpmath.mpf(width) / 2)) / width
+
+        for j in (0, 1, 4):
+            w = mpmath.mpc(1 + tilt, j * spacing)
+            true = mpmath.quad(lambda x, w=w: p(x) * ((p(x - shift) / p(x)) ** w), [-12, -3, 0, 3, 14]) - 1
+            assert abs(complex(true) - made[0, 0, j]) < 1e-14
+        one = mpmath.quad(lambda x: p(x) * (p(x - shift) / p(x)) ** (1 + tilt), [-12, -3, 0, 3, 14])
+    assert real[0, 0, 0] == pytest.approx(float(one), rel=1e-13)
+
+
+def test_curvature_by_parts_is_the_integral_of_the_second_derivative():
+    width, shift, tilt = 5.0, 0.3, 2.0
+    _, real = lines_of_moments(np.array([shift]), width, np.array([tilt]), 1.0, 1)
+    x = np.linspace(-12, 12, 24_001)
+    log_p = norm.logcdf(width / 2 - np.abs(x)) + np.log1p(
+        -np.exp(norm.logcdf(-width / 2 - np.abs(x)) - norm.logcdf(width / 2 - np.abs(x)))
+    )
+    step = x[1] - x[0]
+    held = np.abs(x) < 6.0
+    curve = -np.gradient(np.gradient(log_p, step), step)
+    back = round(shift / step)
+    ratio = np.exp((1 + tilt) * (np.roll(log_p, back) - log_p) + log_p) / width
+    direct = float(np.sum((ratio * np.roll(curve, back))[held]) * step)
+    assert real[0, 0, 3] == pytest.approx(direct, rel=1e-3)
+
+
+def _any_shift(levels, width):
+    """A pair below that of the shifts {v: count}."""
+    masses, spacing, start = None, min(levels) / 60.0, 0.0
+    for shift, count in levels.items():
+        _, _, without, moved = mixed.coordinate_cells(shift, width, mixed.CELL)
+        held = (without > 0) & (moved > 0)
+        law = power(merge(Atoms(np.log(moved[held] / without[held]), without[held]), spacing), count, upper=False)
+        start += law.start
+        masses = law.masses if masses is None else np.convolve(masses, law.masses)
+    return Atoms(start + spacing * np.arange(masses.size), np.maximum(masses, 0.0))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.sampled_from([(0.3, 33.6, 60), (0.3, 5.0, 20), (0.5, 12.0, 10)]), st.data())
+def test_no_shift_exceeds_the_envelope(case, data):
+    """Random search: part of the budget at the largest shift, the rest at two smaller ones."""
+    shift, width, copies = case
+    pair = envelope(shift, width, float(copies))
+    whole = data.draw(st.integers(0, copies))
+    part = data.draw(st.floats(0.25, 0.95))
+    other = data.draw(st.floats(0.15, 1.0)) * part
+    rest = (copies - whole) * shift**2
+    middle = int(data.draw(st.floats(0, 1)) * rest / (part * shift) ** 2)
+    small = int((rest - middle * (part * shift) ** 2) / (other * shift) ** 2)
+    counts = [(shift, whole), (part * shift, middle), (other * shift, small)]
+    levels = {v: count for v, count in counts if count > 0}
+    x = np.exp(np.array([-3.0, -1.0, -0.3, -0.03, 0.0, 0.01, 0.1, 0.4, 1.0, 2.0, 4.0]))
+    assert np.all(profile(_any_shift(levels, width), x) <= profile(pair.atoms(), x) * (1 + 1e-9))
+
+
+def test_envelope_is_close_to_the_two_extremes():
+    shift, width, copies = 1 / 0.335 / 10, 11.25 / 0.335, 100.0
+    pair = envelope(shift, width, copies)
+    information = float(log_moments(np.array([2.0]), 1e-4, width)[0]) / 1e-8
+    mu = sqrt(information * copies) * shift
+    for epsilon in (0.0, 0.5, 1.0, 2.0):
+        dense = norm.cdf(mu / 2 - epsilon / mu) - exp(epsilon) * norm.cdf(-mu / 2 - epsilon / mu)
+        sparse = float(profile(mixed.shifted(shift, width, 100), exp(epsilon))[0])
+        found = float(profile(pair, exp(epsilon))[0])
+        assert max(dense, sparse) <= found <= 1.03 * max(dense, sparse)
+
+
+def test_envelope_is_a_pair_of_probability_laws():
+    pair = envelope(0.3, 10.0, 25.0)
+    assert np.sum(pair.masses) + pair.absent == pytest.approx(1.0, rel=1e-9)
+    assert np.sum(pair.masses * np.exp(pair.losses)) + pair.infinite == pytest.approx(1.0, rel=1e-9)
+    x = np.exp(np.linspace(0.0, 3.0, 20))
+    assert profile(pair, 1 / x) == pytest.approx(1 - 1 / x + profile(pair, x) / x, rel=2e-3)
