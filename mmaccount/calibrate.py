@@ -8,11 +8,13 @@ from typing import Any
 
 from mmaccount import _check
 from mmaccount.accountants.bracket import upper_epsilon
-from mmaccount.search import safe_end
+from mmaccount.search import TOLERANCE, safe_end
 from mmaccount.settings import Settings
 
 SMALLEST = 1e-12  # where a real knob ends that may be 0
 BATCH_GRID = 30  # batch sizes tried first, from 1 to the size of the data set
+TIGHTER = 4.0  # factor on a knob beyond which the tight bound is not followed
+TIGHT_TOLERANCE = 1e-4  # relative; an evaluation of the tight bound takes about a second
 TINY = 1e-300  # stands in for epsilon = 0 in logarithms
 
 
@@ -56,20 +58,8 @@ def _walk(start: float, end: float, arrived: Callable[[float], bool], whole: boo
     return before, point
 
 
-def solve_for(
-    build: Callable[[float], Settings], knob: Knob, *, name: str, start: float, epsilon: float, delta: float
-) -> float:
-    """The x next to `knob.useful` for which the settings `build(x)` meet the target, searched from `start`.
-
-    Epsilon is taken to be monotone in x; where it is not, the result still meets the target. Raises Infeasible.
-    """
-    epsilon = _check.positive("epsilon", epsilon)
-    delta = _check.probability("delta", delta)
-
-    @cache
-    def excess(x: float) -> float:
-        return log(max(TINY, upper_epsilon([build(x)], delta)) / epsilon)
-
+def _edge(excess: Callable[[float], float], knob: Knob, start: float, tolerance: float) -> float | None:
+    """The x next to `knob.useful` with excess(x) <= 0, searched from `start`; None if there is none up to `knob.private`."""
     if excess(knob.useful) <= 0.0:
         return knob.useful
     useful = max(knob.useful, SMALLEST)
@@ -77,16 +67,42 @@ def solve_for(
     if excess(start) > 0.0:
         bracket = _walk(start, knob.private, lambda x: excess(x) <= 0.0, knob.whole)
         if bracket is None:
-            best = upper_epsilon([build(knob.private)], delta)
-            message = (
-                f"`{name}` alone cannot reach epsilon {epsilon:g}: "
-                f"the best reachable is {best:.6g}, at {name} = {knob.private:g}."
-            )
-            raise Infeasible(message, best=best, value=knob.private)
+            return None
         unsafe, safe = bracket
     else:
         safe, unsafe = _walk(start, useful, lambda x: excess(x) > 0.0, knob.whole) or (useful, useful)
-    return safe_end(excess, safe, unsafe, whole=knob.whole)
+    return safe_end(excess, safe, unsafe, whole=knob.whole, tolerance=tolerance)
+
+
+def solve_for(
+    build: Callable[[float], Settings], knob: Knob, *, name: str, start: float, epsilon: float, delta: float
+) -> float:
+    """The x next to `knob.useful` for which the settings `build(x)` meet the target, searched from `start`.
+
+    First by the fast bounds; where the tight one differs (mixing), on from there by that, with a wider tolerance.
+    Epsilon is taken to be monotone in x; where it is not, the result still meets the target. Raises Infeasible.
+    """
+    epsilon = _check.positive("epsilon", epsilon)
+    delta = _check.probability("delta", delta)
+
+    @cache
+    def excess(x: float, tight: bool = False) -> float:
+        return log(max(TINY, upper_epsilon([build(x)], delta, tight=tight)) / epsilon)
+
+    found = _edge(excess, knob, start, TOLERANCE)
+    here = knob.private if found is None else found
+    if build(here).mixing > 0.0 and here != knob.useful:
+        end = max(here / TIGHTER, knob.useful) if knob.private > knob.useful else min(here * TIGHTER, knob.useful)
+        near = Knob(private=here, useful=round(end) if knob.whole else end, whole=knob.whole)
+        found = _edge(lambda x: excess(x, tight=True), near, here, TIGHT_TOLERANCE)
+    if found is None:
+        best = upper_epsilon([build(knob.private)], delta, tight=True)
+        message = (
+            f"`{name}` alone cannot reach epsilon {epsilon:g}: "
+            f"the best reachable is {best:.6g}, at {name} = {knob.private:g}."
+        )
+        raise Infeasible(message, best=best, value=knob.private)
+    return found
 
 
 def solve_batch_size(build: Callable[[float], Settings], *, dataset_size: int, epsilon: float, delta: float) -> int:
@@ -133,8 +149,8 @@ def solve(settings: Settings, name: str, *, epsilon: float, delta: float) -> Set
         epsilon, delta: the target, epsilon > 0.
 
     Returns:
-        Settings on the safe side: the target is met by the value returned, within a relative 1e-9 of the value that
-        meets it exactly (whole steps: the last one).
+        Settings on the safe side: the target is met by the value returned, within a relative 1e-9 (with mixing 1e-4) of the
+        value that meets it exactly (whole steps: the last one).
 
     Raises:
         Infeasible: the knob cannot meet the target; the message says the best epsilon it reaches and which knob would do.

@@ -42,7 +42,7 @@ def compare(settings: Settings, *, delta: float) -> Comparison:
     >>> run = Settings(sample_rate=0.03, steps=3400, noise_multiplier=0.335, mixing=11.25, truncation=100)
     >>> made = compare(run, delta=1e-5)
     >>> f"{made.as_given.upper:.2f} {made.without_mixing.upper:.1f} {made.equal_noise.upper:.2f}"
-    '7.25 277.3 2.23'
+    '6.77 277.3 2.23'
     """
     plain = replace(settings, mixing=0.0)
     z = settings.noise_multiplier

@@ -16,8 +16,8 @@ def test_the_papers_run(resnet):
     assert made.without_mixing.upper == pytest.approx(277.2844, abs=1e-3)
     assert made.equal_noise_multiplier == pytest.approx(3.2648, abs=1e-4)
     assert made.equal_noise.upper == pytest.approx(2.2324, abs=1e-4)
-    assert made.as_given.lower == pytest.approx(6.484, abs=1e-3)
-    assert made.as_given.upper == pytest.approx(7.2502, abs=1e-4)
+    assert made.as_given.lower == pytest.approx(6.6834, abs=1e-3)
+    assert made.as_given.upper == pytest.approx(6.7689, abs=1e-3)
     assert made.effective_noise_multiplier == pytest.approx(1.4444, abs=1e-4)
 
 
@@ -25,10 +25,10 @@ DENSE = [(0.366945, 3.75, 12.4967), (0.366945, 7.5, 6.4462), (0.366945, 15, 3.84
 
 
 @pytest.mark.parametrize(("z", "rho", "epsilon"), DENSE)
-def test_lower_bound_of_mixing_is_the_spread_out_gradient(z, rho, epsilon):
+def test_fast_lower_bound_of_mixing_is_the_spread_out_gradient(z, rho, epsilon):
     """Computed independently from the Fisher information with dp_accounting's PLD (pessimistic at a grid of 1e-4)."""
     run = mm.Settings(sample_rate=0.02, steps=5000, noise_multiplier=z, mixing=rho, truncation=25)
-    assert mm.epsilon(run, delta=DELTA).lower == pytest.approx(epsilon, rel=3e-5)
+    assert mm.epsilon(run, delta=DELTA, tight=False).lower == pytest.approx(epsilon, rel=3e-5)
 
 
 @pytest.mark.parametrize("z", [0.3, 1.0, 4.0])

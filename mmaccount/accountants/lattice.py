@@ -78,7 +78,7 @@ def merge(atoms: Atoms, spacing: float) -> Lattice:
     """The lower rule, on multiples of the spacing: loss 0, where much mass may sit, is a point."""
     order = np.argsort(atoms.losses)
     losses = atoms.losses[order]
-    start = floor(losses[0] / spacing + ALIGNED) * spacing
+    start = (floor(losses[0] / spacing + ALIGNED) - 1) * spacing  # a point below every loss, to fall to
     masses = fuse(losses, atoms.masses[order], start, spacing)
     return Lattice(start, spacing, masses * (1.0 - MASS_ERROR))
 

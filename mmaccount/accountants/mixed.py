@@ -19,6 +19,7 @@ COORDINATE_PARTS = 80.0  # lattice points per shift of one coordinate
 PARTS = 40.0  # lattice points per standard deviation of a step's loss
 MOST_POINTS = 2**20  # of a lattice; above, spacing grows
 FEWEST_COPIES, LARGEST_SHIFT = 8.0, 1.0  # where the envelope is worth its time
+LARGEST_ATTACK = 30.0  # shift of one coordinate; beyond, densities underflow
 MOST_COPIES = 1e5  # coordinates of an attack; more are as good as infinitely many
 FACTORS = (1, 4, 16)  # coordinates of an attack over the fewest that truncation allows
 CUT = 1e-36  # probability of outcomes beyond the cells
@@ -133,6 +134,8 @@ def attacks(phases: Sequence[Settings]) -> Iterator[tuple[str, Side]]:
             if copies > MOST_COPIES:
                 return
             shift = 1.0 / phase.noise_multiplier / copies**0.5
+            if shift > LARGEST_ATTACK:
+                return
             pair = shifted(shift, phase.mixing / phase.noise_multiplier, copies)
             pairs.append((pair, phase.sample_rate, phase.steps))
         count = "p" if factor == 1 else f"{factor} p"

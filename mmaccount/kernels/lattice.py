@@ -63,7 +63,7 @@ def coordinate_cells(shift: float, width: float, step: float) -> tuple[np.ndarra
 
 @jit
 def fuse(losses: np.ndarray, masses: np.ndarray, offset: float, spacing: float) -> np.ndarray:
-    """Atoms (sorted by loss, none below `offset`) fused into groups of neighbours whose mean of e^loss is a lattice point.
+    """Atoms (sorted by loss, all above `offset`) fused into groups of neighbours whose mean of e^loss is a lattice point.
 
     Returns the masses at the losses offset + k * spacing. An atom may be shared by two groups. Each group starts where the
     last one ended and takes atoms until its mean reaches the next lattice point; one that never does falls to the point
@@ -72,7 +72,7 @@ def fuse(losses: np.ndarray, masses: np.ndarray, offset: float, spacing: float) 
     out = np.zeros(ceil((losses[-1] - offset) / spacing) + 2)
     i, rest = 0, masses[0]
     while i < losses.size:
-        point = max(0, ceil((losses[i] - offset) / spacing - ROUNDING))
+        point = max(1, ceil((losses[i] - offset) / spacing - ROUNDING))
         target = offset + point * spacing
         if losses[i] >= target:  # on the point, or moved down to it by less than ROUNDING
             out[point] += rest
