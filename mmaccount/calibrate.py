@@ -75,11 +75,19 @@ def _edge(excess: Callable[[float], float], knob: Knob, start: float, tolerance:
 
 
 def solve_for(
-    build: Callable[[float], Settings], knob: Knob, *, name: str, start: float, epsilon: float, delta: float
+    build: Callable[[float], Settings],
+    knob: Knob,
+    *,
+    name: str,
+    start: float,
+    epsilon: float,
+    delta: float,
+    tight: bool = True,
 ) -> float:
     """The x next to `knob.useful` for which the settings `build(x)` meet the target, searched from `start`.
 
-    First by the fast bounds; where the tight one differs (mixing), on from there by that, with a wider tolerance.
+    First by the fast bounds; where the tight one differs (mixing) and is asked for, on from there by that, with a wider
+    tolerance.
     Epsilon is taken to be monotone in x; where it is not, the result still meets the target. Raises Infeasible.
     """
     epsilon = _check.positive("epsilon", epsilon)
@@ -91,12 +99,12 @@ def solve_for(
 
     found = _edge(excess, knob, start, TOLERANCE)
     here = knob.private if found is None else found
-    if build(here).mixing > 0.0 and here != knob.useful:
+    if tight and build(here).mixing > 0.0 and here != knob.useful:
         end = max(here / TIGHTER, knob.useful) if knob.private > knob.useful else min(here * TIGHTER, knob.useful)
         near = Knob(private=here, useful=round(end) if knob.whole else end, whole=knob.whole)
         found = _edge(lambda x: excess(x, tight=True), near, here, TIGHT_TOLERANCE)
     if found is None:
-        best = upper_epsilon([build(knob.private)], delta, tight=True)
+        best = upper_epsilon([build(knob.private)], delta, tight=tight)
         message = (
             f"`{name}` alone cannot reach epsilon {epsilon:g}: "
             f"the best reachable is {best:.6g}, at {name} = {knob.private:g}."
@@ -105,7 +113,9 @@ def solve_for(
     return found
 
 
-def solve_batch_size(build: Callable[[float], Settings], *, dataset_size: int, epsilon: float, delta: float) -> int:
+def solve_batch_size(
+    build: Callable[[float], Settings], *, dataset_size: int, epsilon: float, delta: float, tight: bool = True
+) -> int:
     """The largest batch size found for which `build(batch_size)` meets the target. Raises Infeasible.
 
     At a fixed gap a larger batch samples more often but also widens the mixing, so epsilon need not be monotone:
@@ -118,7 +128,7 @@ def solve_batch_size(build: Callable[[float], Settings], *, dataset_size: int, e
     meeting = [size for size, found in epsilons.items() if found <= epsilon]
     start = max(meeting) if meeting else min(epsilons, key=lambda size: epsilons[size])
     knob = Knob(private=start, useful=dataset_size, whole=True)
-    return int(solve_for(build, knob, name="batch_size", start=start, epsilon=epsilon, delta=delta))
+    return int(solve_for(build, knob, name="batch_size", start=start, epsilon=epsilon, delta=delta, tight=tight))
 
 
 def _with(settings: Settings, name: str, value: float) -> Settings:
@@ -126,20 +136,21 @@ def _with(settings: Settings, name: str, value: float) -> Settings:
     return replace(settings, **changed)
 
 
-def _remedy(settings: Settings, tried: str, epsilon: float, delta: float) -> str:
+def _remedy(settings: Settings, tried: str, epsilon: float, delta: float, tight: bool) -> str:
     for name, knob in KNOBS.items():
         if name == tried:
             continue
         build = partial(_with, settings, name)
         try:
-            value = solve_for(build, knob, name=name, start=getattr(settings, name), epsilon=epsilon, delta=delta)
+            start = getattr(settings, name)
+            value = solve_for(build, knob, name=name, start=start, epsilon=epsilon, delta=delta, tight=tight)
         except Infeasible:
             continue
         return f" {name} = {value:.6g} would reach it."
     return " Nor can any other knob alone."
 
 
-def solve(settings: Settings, name: str, *, epsilon: float, delta: float) -> Settings:
+def solve(settings: Settings, name: str, *, epsilon: float, delta: float, tight: bool = True) -> Settings:
     """`settings` with one knob changed so that epsilon at `delta` is at most `epsilon`, and no more private than needed.
 
     Args:
@@ -147,6 +158,7 @@ def solve(settings: Settings, name: str, *, epsilon: float, delta: float) -> Set
         name: "noise_multiplier" (smallest that meets the target), "steps" (largest), "sample_rate" (largest),
             "mixing" (smallest) or "truncation" (smallest).
         epsilon, delta: the target, epsilon > 0.
+        tight: as for `epsilon`; False takes a fraction of the time and, with mixing, asks for more noise than needed.
 
     Returns:
         Settings on the safe side: the target is met by the value returned, within a relative 1e-9 (with mixing 1e-4) of the
@@ -162,8 +174,9 @@ def solve(settings: Settings, name: str, *, epsilon: float, delta: float) -> Set
     """
     knob = KNOBS[_check.choice("name", name, tuple(KNOBS))]
     build = partial(_with, settings, name)
+    start = getattr(settings, name)
     try:
-        return build(solve_for(build, knob, name=name, start=getattr(settings, name), epsilon=epsilon, delta=delta))
+        return build(solve_for(build, knob, name=name, start=start, epsilon=epsilon, delta=delta, tight=tight))
     except Infeasible as error:
-        message = f"{error}{_remedy(settings, name, epsilon, delta)}"
+        message = f"{error}{_remedy(settings, name, epsilon, delta, tight)}"
         raise Infeasible(message, best=error.best, value=error.value) from None

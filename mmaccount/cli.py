@@ -134,14 +134,14 @@ def _text_bound(bound: Bound, name: str, given: str) -> str:
 
 def _epsilon(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     run = _settings(_given(arguments))
-    made = compare(run, delta=arguments.delta)
+    made = compare(run, delta=arguments.delta, tight=not arguments.fast)
     data = _json_bound(made.as_given) | {"delta": arguments.delta, "settings": run.to_dict()} | _json_comparison(made)
     return data, [_text_bound(made.as_given, "epsilon", f"delta {arguments.delta:g}"), *_text_comparison(made)]
 
 
 def _delta(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     run = _settings(_given(arguments))
-    bound = bracket.delta(run, epsilon=arguments.epsilon)
+    bound = bracket.delta(run, epsilon=arguments.epsilon, tight=not arguments.fast)
     data = _json_bound(bound, "delta") | {"epsilon": arguments.epsilon, "settings": run.to_dict()}
     return data, [_text_bound(bound, "delta", f"epsilon {arguments.epsilon:g}")]
 
@@ -149,24 +149,25 @@ def _delta(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
 def _solve(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     name = arguments.knob.replace("-", "_")
     given, epsilon, delta = _given(arguments), arguments.target_epsilon, arguments.delta
+    tight = not arguments.fast
     value: float
     if name in ("batch_size", "gap"):
-        value, found = _solve_training(given, name, epsilon, delta)
+        value, found = _solve_training(given, name, epsilon, delta, tight)
     else:
         if name in ("sample_rate", "mixing") and given["dataset_size"] is not None:
             instead = {"sample_rate": "batch-size", "mixing": "gap"}[name]
             raise ValueError(f"with `--dataset-size` solve for {instead}, not {arguments.knob}.")
         given[name] = STARTS[name] if given[name] is None else given[name]
-        found = solve(_settings(given), name, epsilon=epsilon, delta=delta)
+        found = solve(_settings(given), name, epsilon=epsilon, delta=delta, tight=tight)
         value = getattr(found, name)
-    bound = bracket.epsilon(found, delta=delta)
+    bound = bracket.epsilon(found, delta=delta, tight=tight)
     data = {name: value} | _json_bound(bound) | {"delta": delta, "settings": found.to_dict()}
     private_is_high = name in ("noise_multiplier", "mixing", "gap", "truncation")
     shown = f"{value:.0f}" if isinstance(value, int) else up(value, 7, ROUND_CEILING if private_is_high else ROUND_FLOOR)
     return data, [f"{name} = {shown}", _text_bound(bound, "epsilon", f"delta {delta:g}")]
 
 
-def _solve_training(given: dict[str, Any], name: str, epsilon: float, delta: float) -> tuple[float, Settings]:
+def _solve_training(given: dict[str, Any], name: str, epsilon: float, delta: float, tight: bool) -> tuple[float, Settings]:
     """Solve for an option that only the training form has: batch_size (whole) or gap."""
     if given["dataset_size"] is None:
         raise ValueError(f"`--dataset-size` is missing: solving for {name.replace('_', '-')} needs it.")
@@ -176,16 +177,16 @@ def _solve_training(given: dict[str, Any], name: str, epsilon: float, delta: flo
 
     if name == "batch_size":
         size = _check.count("dataset_size", given["dataset_size"])
-        value: float = solve_batch_size(build, dataset_size=size, epsilon=epsilon, delta=delta)
+        value: float = solve_batch_size(build, dataset_size=size, epsilon=epsilon, delta=delta, tight=tight)
     else:
         start = given["gap"] or STARTS["gap"]
-        value = solve_for(build, KNOBS["mixing"], name="gap", start=start, epsilon=epsilon, delta=delta)
+        value = solve_for(build, KNOBS["mixing"], name="gap", start=start, epsilon=epsilon, delta=delta, tight=tight)
     return value, build(value)
 
 
 def _compare(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     run = _settings(_given(arguments))
-    made = compare(run, delta=arguments.delta)
+    made = compare(run, delta=arguments.delta, tight=not arguments.fast)
     data = {"delta": arguments.delta, "settings": run.to_dict(), "noise_multiplier": made.noise_multiplier}
     data |= _json_bound(made.as_given) | _json_comparison(made)
     rows = [
@@ -298,21 +299,28 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
         return made
 
+    def fast(made: argparse.ArgumentParser) -> None:
+        made.add_argument("--fast", action="store_true", help="with mixing: Renyi moments only; looser, a second sooner")
+
     delta = partial(argparse.ArgumentParser.add_argument, type=float, required=True)
     made = command("epsilon", _epsilon, "The epsilon of a run at a given delta.", f"{RUN} --delta 1e-5")
+    fast(made)
     _add_run(made)
     delta(made, "--delta", metavar="D", help="delta, in (0, 1)")
     made = command("delta", _delta, "The delta of a run at a given epsilon.", f"{RUN} --epsilon 8")
+    fast(made)
     _add_run(made)
     delta(made, "--epsilon", metavar="E", help="epsilon, 0 or more")
     text = "The least private value of one setting that meets a target."
     made = command("solve", _solve, text, f"--for noise-multiplier --target-epsilon 3 --delta 1e-5 {RUN}")
+    fast(made)
     made.add_argument("--for", dest="knob", choices=SOLVABLE, required=True, help="what to solve for")
     delta(made, "--target-epsilon", metavar="E", help="epsilon to stay within, above 0")
     delta(made, "--delta", metavar="D", help="delta, in (0, 1)")
     _add_run(made)
     text = "The run, the same without mixing, and plain DP-SGD with the same noise energy."
     made = command("compare", _compare, text, f"{RUN} --delta 1e-5")
+    fast(made)
     _add_run(made)
     delta(made, "--delta", metavar="D", help="delta, in (0, 1)")
     text = "A plan for python -m trainer, priced; with --target-epsilon the noise is solved for."

@@ -32,12 +32,12 @@ class Comparison:
     equal_noise_multiplier: float
 
 
-def compare(settings: Settings, *, delta: float) -> Comparison:
+def compare(settings: Settings, *, delta: float, tight: bool = True) -> Comparison:
     """Epsilon of the run, of the same run without mixing, and of plain DP-SGD with the same injected noise energy.
 
     A step of mixing adds variance (clip_norm / batch_size)^2 rho^2/12 to every coordinate, the noise itself
     (clip_norm / batch_size)^2 z^2. No mixing law beats Gaussian noise of equal variance once the gradient may spread over
-    many coordinates (Cramer-Rao). Raises as `epsilon`.
+    many coordinates (Cramer-Rao). `tight` and errors as for `epsilon`.
 
     >>> run = Settings(sample_rate=0.03, steps=3400, noise_multiplier=0.335, mixing=11.25, truncation=100)
     >>> made = compare(run, delta=1e-5)
@@ -49,7 +49,7 @@ def compare(settings: Settings, *, delta: float) -> Comparison:
     equal = (z * z + settings.mixing**2 / 12.0 / UNIT_VARIANCE[settings.noise]) ** 0.5
     effective = z / fisher_information(settings) ** 0.5 if settings.noise == "gaussian" else None
     return Comparison(
-        as_given=epsilon(settings, delta=delta),
+        as_given=epsilon(settings, delta=delta, tight=tight),
         without_mixing=epsilon(plain, delta=delta),
         equal_noise=epsilon(replace(plain, noise_multiplier=equal), delta=delta),
         noise_multiplier=z,
