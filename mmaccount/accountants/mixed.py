@@ -9,7 +9,7 @@ import numpy as np
 from mmaccount.accountants.envelope import envelope
 from mmaccount.accountants.lattice import Atoms, Composed, compose, merge, moments, power, split, tilted
 from mmaccount.accountants.rdp import epsilon_at, log_delta_at, minimise_over_orders
-from mmaccount.divergences import Geometry, geometry
+from mmaccount.divergences import Geometry, geometry, log_moments
 from mmaccount.kernels.lattice import coordinate_cells
 from mmaccount.search import safe_end
 from mmaccount.settings import Settings
@@ -18,7 +18,8 @@ CELL = 0.02  # width of a cell of outcomes of one coordinate, in std of the nois
 COORDINATE_PARTS = 80.0  # lattice points per shift of one coordinate
 PARTS = 40.0  # lattice points per standard deviation of a step's loss
 MOST_POINTS = 2**20  # of a lattice; above, spacing grows
-FEWEST_COPIES, LARGEST_SHIFT = 8.0, 1.0  # where the envelope is worth its time
+FEWEST_COPIES, SMALLEST_SHIFT, LARGEST_SHIFT = 8.0, 1e-4, 1.0  # where the envelope is worth its time
+LARGEST_DIVERGENCE = 1000.0, 25.0  # of one step, up to which a lattice of its loss, and the envelope, are tried
 LARGEST_ATTACK = 30.0  # shift of one coordinate; beyond, densities underflow
 MOST_COPIES = 1e5  # coordinates of an attack; more are as good as infinitely many
 FACTORS = (1, 4, 16)  # coordinates of an attack over the fewest that truncation allows
@@ -125,6 +126,18 @@ class Side:
         return self.composed(order - 1.0).delta(epsilon, upper=self.upper)
 
 
+def _divergence(step: Geometry) -> float:
+    """The Renyi divergence of order 2 of one unsubsampled step, as large as its loss is spread."""
+    return float(log_moments(step, np.array([2.0]))[0])
+
+
+def _worthwhile(step: Geometry) -> bool:
+    """Whether the envelope of this step may be worth its time."""
+    if not _divergence(step) < LARGEST_DIVERGENCE[step.width > 0.0]:
+        return False
+    return step.width == 0.0 or (step.copies >= FEWEST_COPIES and SMALLEST_SHIFT <= step.shift <= LARGEST_SHIFT)
+
+
 def attacks(phases: Sequence[Settings]) -> Iterator[tuple[str, Side]]:
     """(name, privacy loss) of adversaries that exist: a gradient in as few coordinates as truncation allows, and in more."""
     for factor in FACTORS:
@@ -134,9 +147,10 @@ def attacks(phases: Sequence[Settings]) -> Iterator[tuple[str, Side]]:
             if copies > MOST_COPIES:
                 return
             shift = 1.0 / phase.noise_multiplier / copies**0.5
-            if shift > LARGEST_ATTACK:
+            width = phase.mixing / phase.noise_multiplier
+            if shift > LARGEST_ATTACK or not _divergence(Geometry("gaussian", shift, width, copies)) < LARGEST_DIVERGENCE[0]:
                 return
-            pair = shifted(shift, phase.mixing / phase.noise_multiplier, copies)
+            pair = shifted(shift, width, copies)
             pairs.append((pair, phase.sample_rate, phase.steps))
         count = "p" if factor == 1 else f"{factor} p"
         yield f"gradient spread evenly over {count} coordinates", Side(pairs, remove=True, upper=False)
@@ -145,7 +159,7 @@ def attacks(phases: Sequence[Settings]) -> Iterator[tuple[str, Side]]:
 def dominated(phases: Sequence[Settings]) -> list[Side]:
     """Both directions of a run that dominates the given one; empty where the envelope is not worth its time."""
     steps = [geometry(phase) for phase in phases]
-    if any(step.width > 0.0 and (step.copies < FEWEST_COPIES or step.shift > LARGEST_SHIFT) for step in steps):
+    if not all(_worthwhile(step) for step in steps):
         return []
     pairs = [(dominating(step), phase.sample_rate, phase.steps) for step, phase in zip(steps, phases, strict=True)]
     return [Side(pairs, remove=remove, upper=True) for remove in (True, False)]
