@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from mmaccount.bound import Bound
 from mmaccount.plan import Plan
 from trainer import models, report
 from trainer.augment import Augmentation
@@ -75,32 +76,40 @@ def train(
         seed=seed,
         checkpoint_every=options.checkpoint_every,
     )
+    try:
+        return _run(trainer, data, options, promised, resume=resume, quiet=quiet)
+    finally:
+        trainer.close()
+
+
+def _run(
+    trainer: PrivateTrainer, data: Dataset, options: Options, promised: Bound, *, resume: bool, quiet: bool
+) -> dict[str, object]:
+    plan, shown = trainer.plan, time.monotonic()
     step = trainer.resume() if resume else 0
     say = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
     say(f"{plan.steps} steps, batches of about {plan.batch_size:g} (Poisson), always divided by {plan.batch_size:g}")
     say(f"epsilon {promised.upper:.4g} at delta {plan.delta:g} when done; {type(trainer.per_record).__name__} gradients")
-    if seed is not None:
+    if trainer.ledger.seeded:
         say("seeded: not private")
-    every, shown = max(1, plan.steps // EVALUATIONS), time.monotonic()
+    every = max(1, plan.steps // EVALUATIONS)
     while step < plan.steps:
         step = trainer.step()
         if step % every == 0 or step == plan.steps:
-            trainer.layout.load(trainer.module, trainer.released())
             row = {
                 "step": step,
                 "epsilon": trainer.epsilon().upper,
-                "accuracy": accuracy(trainer.module, data, options.device),
+                "accuracy": accuracy(_with(trainer), data, options.device),
             }
-            with (out / "metrics.jsonl").open("a") as file:
+            with (trainer.out / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
             if time.monotonic() - shown > 1.0 or step == plan.steps:
                 shown = time.monotonic()
                 say(f"step {step}/{plan.steps}  epsilon {row['epsilon']:.4f}  held-out accuracy {row['accuracy']:.4f}")
-    made = report.finish(trainer, data, accuracy(_with(trainer), data, options.device))
-    trainer.close()
-    return made
+    return report.finish(trainer, data, accuracy(_with(trainer), data, options.device))
 
 
 def _with(trainer: PrivateTrainer) -> nn.Module:
+    """The model with the weights to publish."""
     trainer.layout.load(trainer.module, trainer.released())
     return trainer.module

@@ -1,0 +1,286 @@
+"""Per-record gradients against a float64 loop, for every model; refusals before training."""
+
+import copy
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as examples
+from torch import nn
+from torch.nn import functional
+
+from trainer import checks, models
+from trainer.gradients import Fast, Layout, Oracle, chunked
+from trainer.loop import losses
+from trainer.mechanism import clip_truncate_sum
+
+SHAPE = (3, 32, 32)
+
+
+class Twice(nn.Module):
+    """A layer used twice, a tied one, a linear layer on sequences."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1, dilation=1)
+        self.one, self.two = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.two.weight = self.one.weight
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = torch.relu(self.conv(torch.relu(self.conv(x))))
+        rows = x[:, 0, :, :8]
+        return self.head(torch.relu(self.two(torch.relu(self.one(rows))))).mean(1)
+
+
+class Functional(nn.Module):
+    """Uses a layer's weight past the layer: the fast gradients would miss that."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(10, 10)
+
+    def forward(self, x):
+        return functional.linear(self.layer(x.mean((1, 2))[:, :10]), self.layer.weight)
+
+
+def strided(shape, classes):
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False),
+        nn.GroupNorm(2, 4),
+        nn.Conv2d(4, 6, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2)),
+        nn.Flatten(),
+        nn.LazyLinear(classes),
+    )
+
+
+BUILDERS = {
+    "linear": models.linear,
+    "cnn": models.cnn,
+    "resnet20": models.resnet20,
+    "strided": strided,
+    "twice": lambda shape, classes: Twice(),
+}
+
+
+def build(name):
+    torch.manual_seed(1)
+    model = BUILDERS[name](SHAPE, 10)
+    model(torch.zeros(1, *SHAPE))
+    return checks.perturbed(model)
+
+
+def loop(model, x, y):
+    """One record after the other in float64."""
+    model, x = copy.deepcopy(model).double(), x.double()
+    rows = []
+    for i in range(len(x)):
+        made = torch.autograd.grad(losses(model(x[i : i + 1]), y[i : i + 1])[0], list(model.parameters()))
+        rows.append(torch.cat([g.flatten() for g in made]))
+    return torch.stack(rows)
+
+
+def flat(gradients):
+    return torch.cat([g.flatten(1) for g in gradients], 1)
+
+
+@pytest.mark.parametrize("kind", [Oracle, Fast])
+@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("rows", [1, 5])
+def test_gradients_are_those_of_a_float64_loop(kind, name, rows):
+    model = build(name)
+    x, y = torch.randn(rows, *SHAPE), torch.randint(0, 10, (rows,))
+    made = kind(model, losses)
+    found, expected = flat(made(made.layout.flat(model), x, y)).double(), loop(model, x, y)
+    scale = expected.abs().max()
+    assert float((found - expected).abs().max()) < 2e-5 * float(scale)
+
+
+def test_fast_follows_new_weights_and_leaves_nothing_behind():
+    model = build("cnn")
+    made = Fast(model, losses)
+    x, y = torch.randn(4, *SHAPE), torch.randint(0, 10, (4,))
+    weights = made.layout.flat(model)
+    first = flat(made(weights, x, y))
+    assert not torch.equal(first, flat(made(weights * 0.5, x, y)))
+    assert torch.equal(first, flat(made(weights, x, y)))
+    assert made.keep.found == {}
+
+
+def test_fast_refuses_what_it_does_not_cover_and_start_falls_back():
+    model = nn.Sequential(nn.Flatten(), nn.LayerNorm(3072), nn.Linear(3072, 10))
+    with pytest.raises(ValueError, match="outside"):
+        Fast(model, losses)
+
+    def example(rows):
+        return torch.randn(rows, 3, 32, 32), torch.randint(0, 10, (rows,))
+
+    assert isinstance(checks.per_record(model, losses, example), Oracle)
+    assert isinstance(checks.per_record(build("cnn"), losses, example), Fast)
+
+    def wide(rows):
+        return torch.randn(rows, 3, 32, 10), torch.randint(0, 10, (rows,))
+
+    assert isinstance(checks.per_record(Functional(), losses, wide), Oracle)
+
+
+def test_frozen_parameters_have_no_place():
+    model = build("cnn")
+    before = Layout(model).total
+    for parameter in model[0].parameters():
+        parameter.requires_grad_(False)
+    assert Layout(model).total == before - 3 * 16 * 9 - 16
+    made = Fast(model, losses)
+    assert flat(made(made.layout.flat(model), torch.randn(2, *SHAPE), torch.zeros(2).long())).shape == (2, made.layout.total)
+
+
+def test_layout_round_trip():
+    model, other = build("resnet20"), models.resnet20(SHAPE, 10)
+    layout = Layout(model)
+    assert layout.total == 269_722
+    layout.load(other, layout.flat(model))
+    assert torch.equal(layout.flat(other), layout.flat(model))
+    with pytest.raises(ValueError, match="trainable"):
+        Layout(nn.ReLU())
+
+
+@examples(max_examples=15)
+@given(
+    name=st.sampled_from(["linear", "cnn", "twice"]),
+    rows=st.integers(0, 6),
+    seed=st.integers(0, 1000),
+    size=st.floats(-3, 6),
+)
+def test_a_record_moves_the_sum_by_at_most_the_sensitivity(name, rows, seed, size):
+    """Models and data at random: the sums over D and over D plus one record, the same chunks or not."""
+    model = build(name)
+    torch.manual_seed(seed)
+    x, y = torch.randn(rows + 1, *SHAPE) * 10.0**size, torch.randint(0, 10, (rows + 1,))
+    made = Fast(model, losses)
+    gradients = chunked(made, lambda indices: (x[indices], y[indices]), 3)
+    weights, sums = made.layout.flat(model), []
+    for count in (rows, rows + 1):
+        parts = [clip_truncate_sum(part, 0.5, 9.0) for part in gradients(weights, torch.arange(count))]
+        sums.append(sum(parts, torch.zeros(made.layout.total, dtype=torch.float64)))
+    moved = sums[1] - sums[0]
+    # the other records' float32 gradients may round differently in a batch of another shape
+    assert float(moved.norm()) <= 0.5 + rows * 1e-5
+    assert float(moved.abs().max()) <= 0.5 / 3.0 + rows * 1e-5
+
+
+def test_views_are_averaged_before_clipping():
+    model = build("linear")
+    made = Oracle(model, losses)
+    x, y = torch.randn(6, *SHAPE), torch.randint(0, 10, (3,)).repeat_interleave(2)
+    weights = made.layout.flat(model)
+    (two,) = chunked(made, lambda part: (x, y), 10, views=2)(weights, torch.arange(3))
+    torch.testing.assert_close(flat(two), flat(made(weights, x, y)).unflatten(0, (3, 2)).mean(1))
+
+
+# ----------------------------------------------------------------------------------------------------------- refusals
+
+
+class Centred(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.head(x - x.mean(0))
+
+
+class FunctionalNorm(Centred):
+    def forward(self, x):
+        return self.head(functional.batch_norm(x, None, None, training=True))
+
+
+class Remembers(Centred):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(5))
+
+    def forward(self, x):
+        self.mean += 0.1 * x.detach().mean()
+        return self.head(x)
+
+
+class Noisy(Centred):
+    def forward(self, x):
+        return self.head(functional.dropout(x, 0.5))
+
+
+def vectors(rows):
+    return torch.randn(rows, 5), torch.randint(0, 3, (rows,))
+
+
+def weighted_mean(outputs, targets):
+    made = functional.cross_entropy(outputs, targets, weight=torch.tensor([1.0, 2.0, 3.0]), reduction="none")
+    return made / torch.tensor([1.0, 2.0, 3.0])[targets].sum()
+
+
+@pytest.mark.parametrize(
+    ("model", "loss", "message"),
+    [
+        (Centred(), losses, "depends on the other records"),
+        (FunctionalNorm(), losses, "depends|Expected more"),
+        (Remembers(), losses, "buffer `mean`"),
+        (Noisy(), losses, "randomness"),
+        (nn.Linear(5, 3), weighted_mean, "depends on the other records"),
+        (nn.Linear(5, 3), functional.cross_entropy, "one loss per record"),
+        (
+            nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(5, affine=False), nn.Linear(5, 3)),
+            losses,
+            "depends|buffer|Expected",
+        ),
+    ],
+)
+def test_coupled_records_are_refused(model, loss, message):
+    with pytest.raises(ValueError, match=message):
+        checks.isolated(model, loss, vectors)
+
+
+def test_a_zero_last_layer_does_not_hide_the_coupling():
+    model = nn.Sequential(Centred(), nn.Linear(3, 3))
+    nn.init.zeros_(model[1].weight)
+    with pytest.raises(ValueError, match="depends"):
+        checks.isolated(model, losses, vectors)
+
+
+def test_isolated_models_pass():
+    checks.isolated(nn.Linear(5, 3), losses, vectors)
+    for name in ("linear", "cnn", "resnet20"):
+        checks.isolated(build(name), losses, lambda rows: (torch.randn(rows, *SHAPE), torch.randint(0, 10, (rows,))))
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (nn.BatchNorm2d(8), "`1`.*BatchNorm2d.*GroupNorm.*8"),
+        (nn.BatchNorm2d(8, affine=False), "GroupNorm"),
+        (nn.SyncBatchNorm(8), "GroupNorm"),
+        (nn.InstanceNorm2d(8, track_running_stats=True), "track_running_stats"),
+        (nn.Dropout(0.1), "Dropout"),
+    ],
+)
+def test_layers_are_refused_by_type_with_their_name(layer, message):
+    with pytest.raises(ValueError, match=message):
+        checks.refuse_layers(nn.Sequential(nn.Identity(), layer))
+    checks.refuse_layers(nn.Sequential(nn.GroupNorm(2, 8), nn.InstanceNorm2d(8), nn.Dropout(0.0)))
+
+
+def test_models_by_name(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("from torch import nn\ndef net(shape, classes): return nn.Linear(shape[0], classes)\n")
+    monkeypatch.chdir(tmp_path)
+    assert models.build("mine:net", (5,), 3).out_features == 3
+    for name, message in [
+        ("nothing", "must be one of"),
+        ("mine:none", "none"),
+        ("nowhere:net", "nowhere"),
+        ("cnn", "images"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            models.build(name, (5,), 3)
+    a, b, c = (Layout(m).flat(m) for m in (models.build("cnn", SHAPE, 10, seed) for seed in (1, 1, None)))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
