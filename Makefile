@@ -2,12 +2,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := --dataset-size 50000 --batch-size 1500 --steps 3400 --noise-multiplier 0.335 --clip-norm 20 --gap 0.15 --truncation 100 --delta 1e-5
+DIGITS := --dataset-size 1437 --batch-size 400 --steps 150 --clip-norm 1 --learning-rate 2 --target-epsilon 3 --delta 1e-4
 
 .PHONY: run test bench reference clean
 
-run: $(VENV)/run.done  ## price the paper's Resnet-20 run, and solve for the noise that epsilon 3 needs
+run: $(VENV)/run.done  ## price the paper's run, solve for a noise, then plan, train on handwritten digits and price what was spent
 	$(BIN)/mmaccount compare $(RUN)
 	$(BIN)/mmaccount solve --for noise-multiplier --target-epsilon 3 $(RUN)
+	rm -rf runs/digits && mkdir -p runs
+	$(BIN)/mmaccount plan $(DIGITS) --out runs/digits.json
+	$(BIN)/python -m trainer --plan runs/digits.json --data digits --checkpoint-every 10 --out runs/digits
+	$(BIN)/mmaccount spent runs/digits/ledger.json
 
 test: $(VENV)/test.done  ## lint, types, all quick tests
 	$(BIN)/ruff check .
@@ -21,16 +26,16 @@ bench: $(VENV)/test.done  ## time brackets against other accountants (about a mi
 reference: $(VENV)/test.done  ## make the 50-digit tables of tests/reference again (about 15 minutes)
 	for script in tests/reference/make_*.py; do $(BIN)/python $$script || exit 1; done
 
+# torch first and by exact version: anything else may pull a build with gigabytes of GPU libraries.
 $(VENV)/run.done: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable .
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet --editable ".[train]"
 	touch $@
 
-# torch first and by exact version: opacus would pull a build with gigabytes of GPU libraries.
 $(VENV)/test.done: $(VENV)/run.done
-	$(BIN)/pip install --quiet torch==2.13.0
 	$(BIN)/pip install --quiet --editable ".[test]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) runs build dist *.egg-info

@@ -36,7 +36,7 @@ from torch import nn
 
 import mmaccount as mm
 from mmaccount import Ledger, Phase, Plan, cli
-from trainer import Augmentation, PrivateTrainer, Update, data
+from trainer import Augmentation, PrivateTrainer, Update, data, pricing
 from trainer import __main__ as command
 from trainer.loop import Options, losses, train
 
@@ -373,6 +373,19 @@ def test_report_agrees_with_ledger_and_says_what_it_does_not_cover(tmp_path, cap
     assert command.main(["--plan", str(path), "--data", "digits", "--out", str(out)]) == 2
     assert "resume" in capsys.readouterr().err
     assert command.main(["--plan", str(path), "--data", "digits", "--out", str(out), "--resume"]) == 0
+
+
+def test_progress_is_a_bound_and_never_above_the_plan():
+    for phase in (MIXED, PHASE):
+        plan = plan_of(phase)
+        promised, ledger, shown = pricing.within_target(plan), Ledger(plan=plan), []
+        for step in range(1, 7):
+            ledger = ledger.with_step(step)
+            shown.append(pricing.progress(ledger, promised))
+        assert shown == sorted(shown)
+        assert shown[-1] == promised.upper
+        assert mm.epsilon(plan.priced(0, 3), delta=1e-4).upper <= shown[2] * (1 + 1e-9)
+        assert pricing.progress(ledger.with_step(6), promised) > promised.upper
 
 
 def test_seeded_runs_say_so(tmp_path, capsys):

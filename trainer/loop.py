@@ -16,7 +16,7 @@ from trainer import models, report
 from trainer.augment import Augmentation
 from trainer.data import Dataset
 from trainer.engine import PrivateTrainer
-from trainer.pricing import within_target
+from trainer.pricing import progress, within_target
 from trainer.update import Update
 
 EVALUATIONS = 20  # over a run, on held-out data
@@ -96,11 +96,8 @@ def _run(
     while step < plan.steps:
         step = trainer.step()
         if step % every == 0 or step == plan.steps:
-            row = {
-                "step": step,
-                "epsilon": trainer.epsilon().upper,
-                "accuracy": accuracy(_with(trainer), data, options.device),
-            }
+            score = accuracy(_with(trainer), data, options.device)
+            row = {"step": step, "epsilon": progress(trainer.ledger, promised), "accuracy": score}
             with (trainer.out / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
             if time.monotonic() - shown > 1.0 or step == plan.steps:

@@ -2,6 +2,7 @@
 
 import mmaccount
 from mmaccount import Bound, Ledger, Plan
+from mmaccount.accountants import rdp
 
 
 def spent(ledger: Ledger, delta: float | None = None) -> Bound:
@@ -9,6 +10,17 @@ def spent(ledger: Ledger, delta: float | None = None) -> Bound:
     if not ledger.runs:
         return Bound(upper=0.0, lower=0.0, method="nothing released")
     return mmaccount.epsilon(ledger.settings(), delta=ledger.plan.delta if delta is None else delta)
+
+
+def progress(ledger: Ledger, planned: Bound) -> float:
+    """An upper bound on epsilon so far that is quick enough to show on the way: Renyi moments where a phase mixes, and never
+    more than the whole plan costs while no phase has been charged more steps than it has."""
+    plan = ledger.plan
+    if all(phase.gap == 0.0 for phase in plan.phases):
+        return spent(ledger).upper
+    quick = rdp.epsilon(ledger.settings(), delta=plan.delta).upper if ledger.runs else 0.0
+    inside = all(ledger.steps_of(index) <= phase.steps for index, phase in enumerate(plan.phases))
+    return min(quick, planned.upper) if inside else quick
 
 
 def within_target(plan: Plan) -> Bound:

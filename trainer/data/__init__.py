@@ -13,7 +13,7 @@ def load(name: str) -> Dataset:
     if name == "digits":
         return digits()
     if kind == "glyphs":
-        return glyphs(int(rest)) if rest else glyphs()
+        return glyphs(int(rest), int(rest) // 5) if rest else glyphs()
     if kind in ("cifar10", "svhn") and rest:
         return {"cifar10": cifar10, "svhn": svhn}[kind](rest)
     if name.endswith(".npz"):
