@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from mmaccount.accountants.bracket import delta, epsilon
     from mmaccount.bound import Bound, BoundError
     from mmaccount.calibrate import Infeasible, solve
+    from mmaccount.certificate import certify
     from mmaccount.comparison import Comparison, compare
     from mmaccount.ledger import Ledger, LedgerFile
     from mmaccount.plan import Phase, Plan
@@ -22,6 +23,7 @@ __all__ = [
     "Phase",
     "Plan",
     "Settings",
+    "certify",
     "compare",
     "delta",
     "epsilon",
@@ -38,6 +40,7 @@ _HOME = {
     "Phase": "plan",
     "Plan": "plan",
     "Settings": "settings",
+    "certify": "certificate",
     "compare": "comparison",
     "delta": "accountants.bracket",
     "epsilon": "accountants.bracket",

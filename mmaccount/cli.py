@@ -11,7 +11,7 @@ from importlib.metadata import version
 from math import isclose, isfinite
 from typing import Any, NoReturn
 
-from mmaccount import _check
+from mmaccount import _check, _files
 from mmaccount.accountants import bracket
 from mmaccount.bound import Bound, BoundError
 from mmaccount.calibrate import KNOBS, Infeasible, solve, solve_batch_size, solve_for
@@ -24,6 +24,7 @@ RUN = (
     "--dataset-size 50000 --batch-size 1500 --steps 3400 --noise-multiplier 0.335 --clip-norm 20 --gap 0.15 --truncation 100"
 )
 SOLVABLE = ("noise-multiplier", "steps", "sample-rate", "batch-size", "gap", "mixing", "truncation")
+LOOSER = 1e-9  # relative, from which a certified bound is called looser than the reported one
 STARTS = {"noise_multiplier": 1.0, "steps": 1000.0, "sample_rate": 0.01, "mixing": 1.0, "truncation": 1.0, "gap": 1.0}
 
 
@@ -136,7 +137,32 @@ def _epsilon(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     run = _settings(_given(arguments))
     made = compare(run, delta=arguments.delta, tight=not arguments.fast)
     data = _json_bound(made.as_given) | {"delta": arguments.delta, "settings": run.to_dict()} | _json_comparison(made)
-    return data, [_text_bound(made.as_given, "epsilon", f"delta {arguments.delta:g}"), *_text_comparison(made)]
+    lines = [_text_bound(made.as_given, "epsilon", f"delta {arguments.delta:g}"), *_text_comparison(made)]
+    if arguments.exact or arguments.certificate is not None:
+        from mmaccount.certificate import certify, enclosure
+
+        proof = certify(run, delta=arguments.delta)
+        lower, upper = enclosure(proof)
+        by = "closed form" if proof["order"] is None else f"Renyi order {proof['order']:.6g}"
+        data["exact"] = {"lower": lower, "upper": upper, "by": by, "order": proof["order"]}
+        lines.append(f"  in intervals, {by}: {lower} <= bound <= {upper}")
+        if float(upper) > made.as_given.upper * (1.0 + LOOSER):
+            lines.append("  (the checker does not know the method of the first line; this bound is looser)")
+        if arguments.certificate is not None:
+            _files.write(arguments.certificate, proof)
+            lines.append(f"  certificate written to {arguments.certificate}")
+    return data, lines
+
+
+def _verify(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    from mmaccount import verify
+
+    status, text = verify.check(arguments.certificate)
+    if status == 1:
+        raise BoundError(text)
+    if status == 2:
+        raise ValueError(text)
+    return {"proven": text}, [text]
 
 
 def _delta(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
@@ -307,6 +333,8 @@ def _parser() -> argparse.ArgumentParser:
     fast(made)
     _add_run(made)
     delta(made, "--delta", metavar="D", help="delta, in (0, 1)")
+    made.add_argument("--exact", action="store_true", help="recompute the best bound that can be certified in intervals")
+    made.add_argument("--certificate", metavar="FILE", help="write a proof of that bound, for mmaccount verify")
     made = command("delta", _delta, "The delta of a run at a given epsilon.", f"{RUN} --epsilon 8")
     fast(made)
     _add_run(made)
@@ -333,6 +361,8 @@ def _parser() -> argparse.ArgumentParser:
     made = command("spent", _spent, "What a training run has spent so far.", "run/ledger.json")
     made.add_argument("ledger", help="the ledger file that the trainer writes")
     made.add_argument("--delta", type=float, metavar="D", help="delta, in (0, 1); default: the plan's")
+    made = command("verify", _verify, "Check a certificate, computing all of it again in intervals.", "certificate.json")
+    made.add_argument("certificate", help="the file that mmaccount epsilon --certificate writes")
     command("reproduce", _reproduce, "The published figures of the ModelMix paper beside ours.", "")
     return parser
 

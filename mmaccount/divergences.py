@@ -108,13 +108,13 @@ def _integer_order(settings: Settings, order: int) -> float:
     return float(binomial.subsampled_log_moment(order, settings.sample_rate, _table(geometry(settings), size)))
 
 
-def _am_gm(settings: Settings, order: float) -> float:
-    """For 1 < alpha < 2 and any theta in [0, 1], beta = 2 - theta (2 - alpha):
+def am_gm(settings: Settings, order: float) -> tuple[float, float]:
+    """(bound on the log-moment of a step, beta of it). For 1 < alpha < 2, any theta in [0, 1], beta = 2 - theta (2 - alpha):
         E[(1-q+qR)^alpha] <= 1 + C q^2 alpha (alpha-1) / (beta (beta-1)) (A_beta - 1),
         C = [((1-q)/(1-theta))^(1-theta) (q/theta)^theta]^-(2-alpha).
     Proof: the second derivative of r -> (1-q+qr)^alpha is at most C q^2 alpha (alpha-1) r^(beta-2), since
     1-q+qr >= ((1-q)/(1-theta))^(1-theta) (qr/theta)^theta (weighted AM-GM) and alpha < 2; compare Bregman gaps at 1."""
-    q, best = settings.sample_rate, inf
+    q, best = settings.sample_rate, (inf, 2.0)
     for beta, log_moment in zip(EXPONENTS, _between_one_and_two(geometry(settings)), strict=True):
         if beta < order:
             break
@@ -122,8 +122,8 @@ def _am_gm(settings: Settings, order: float) -> float:
         log_mean = (1.0 - theta) * log((1.0 - q) / (1.0 - theta)) if theta < 1.0 else 0.0
         log_mean += theta * log(q / theta) if theta > 0.0 else 0.0
         log_factor = 2.0 * log(q) + log(order * (order - 1.0) / (beta * (beta - 1.0))) - (2.0 - order) * log_mean
-        best = min(best, log_factor + log_expm1(log_moment))
-    return softplus(best)
+        best = min(best, (log_factor + log_expm1(log_moment), float(beta)))
+    return softplus(best[0]), best[1]
 
 
 def _chord(settings: Settings, order: float) -> float:
@@ -146,7 +146,7 @@ def _fractional_order(settings: Settings, order: float) -> float:
     if settings.noise != "gaussian" or settings.mixing > 0.0:
         bounds.append(_chord(settings, order))
         if order < 2.0:
-            bounds.append(_am_gm(settings, order))
+            bounds.append(am_gm(settings, order)[0])
     return min(inf if isnan(bound) else bound for bound in bounds)
 
 

@@ -10,14 +10,14 @@ from conftest import ROOT
 
 PACKAGE = ROOT / "mmaccount"
 LAYERS = [  # each may import what stands above it
-    {"_check", "_files", "bound", "search"},
+    {"_check", "_files", "bound", "search", "verify"},
     {"settings"},
     {"plan"},
     {"ledger"},
     {"kernels"},
     {"divergences"},
     {"accountants"},
-    {"calibrate", "comparison", "reproduce"},
+    {"calibrate", "certificate", "comparison", "reproduce"},
     {"cli"},
     {"__main__", "__init__"},
 ]
