@@ -2,7 +2,7 @@
 
 A certificate is {"schema": 1, "phases", "delta", "order", "rules", "values"}; numbers mean the decimals that are written.
 "values" holds what `verify.recompute` gets, as [lower, upper] rounded outward to 30 digits, and "epsilon", a decimal.
-With an order, epsilon comes from Renyi moments by Prop. 12 of arXiv 2004.00010; a rule per phase bounds the moment of a step:
+"values" holds what `verify.recompute` gets, as [lower, upper] rounded outward to 30 digits, and "epsilon".
     "binomial"  sum_k C(a, k) (1-q)^(a-k) q^k A_k, A_k = e^{p h_k(s; L)}, for an integer order a; A_a for any order if q = 1;
     a number    the AM-GM bound (divergences.am_gm), with that beta;
     "plain"     the subsampled Gaussian at any order, mixing not credited.

@@ -1,0 +1,252 @@
+"""Certificates: intervals hold independent values, what is certified is near what is reported, tampering is seen."""
+
+import copy
+import json
+import subprocess
+import sys
+from fractions import Fraction
+
+import pytest
+from conftest import ROOT, table
+from flint import arb, ctx
+
+import mmaccount as mm
+from mmaccount import cli, verify
+from mmaccount.certificate import certify, enclosure
+
+CHECKER = ROOT / "mmaccount" / "verify.py"
+PLAIN = {"sample_rate": 0.01, "steps": 10_000, "noise_multiplier": 1.0}
+FULL_BATCH = {"sample_rate": 1.0, "steps": 100, "noise_multiplier": 10.0}
+MIXED = {"sample_rate": 0.02, "steps": 500, "noise_multiplier": 0.7, "mixing": 2.0, "truncation": 100}
+ONE_HOT = {"sample_rate": 0.02, "steps": 500, "noise_multiplier": 0.4, "mixing": 1.0}
+TINY_MIXING = {"sample_rate": 0.02, "steps": 500, "noise_multiplier": 1.5, "mixing": 1e-9}
+HOSTILE = {"sample_rate": 1e-9, "steps": 10**7, "noise_multiplier": 1e4, "mixing": 1e9, "truncation": 1e7}
+
+
+def runs(*phases: dict) -> list[mm.Settings]:
+    return [mm.Settings(**phase) for phase in phases]
+
+
+def as_read(made: dict) -> dict:
+    return json.loads(json.dumps(made), parse_float=Fraction)
+
+
+def filled(phase: dict, delta: float, order: float, rule) -> dict:
+    """A certificate with an order and a rule of our choosing."""
+    made = {"schema": 1, "phases": [mm.Settings(**phase).to_dict()], "delta": delta, "order": order, "rules": [rule]}
+    return made | {"values": verify.recompute(as_read(made | {"values": {"epsilon": "0"}}))}
+
+
+def status(made: dict, folder) -> int:
+    path = folder / "certificate.json"
+    path.write_text(json.dumps(made))
+    return verify.check(str(path))[0]
+
+
+def as_arb(end) -> arb:
+    sign, man, exponent, _ = end
+    return arb((-1) ** sign * int(man)) * arb(2) ** exponent
+
+
+# ------------------------------------------------------------------------------------------------------ the intervals
+
+
+@pytest.mark.parametrize("bits", [180, 250])
+def test_normal_tail_holds_arb_and_is_narrow(bits, monkeypatch):
+    monkeypatch.setattr(verify.iv, "prec", bits)
+    monkeypatch.setattr(ctx, "prec", 2000)
+    places = ["-40", "-1.5", "-1", "-0.9", "0", "1e-30", "0.3", "3", "15.5", "16", "16.5", "17", "18.5", "19", "60", "200"]
+    for text in places:
+        found = verify._tail(verify._exact(Fraction(text)))
+        truth = (arb(text) / arb(2).sqrt()).erfc() / 2
+        assert as_arb(found._mpi_[0]) <= truth <= as_arb(found._mpi_[1]), text
+        assert found.delta < verify.iv.mpf(2) ** (30 - bits) * found.mid, text
+
+
+def held(interval, text: str) -> bool:
+    """A table value of 30 digits lies in the interval, but for the rounding of its last digit; the interval is narrower."""
+    low, high = (Fraction(*map(int, verify.to_rational(end))) for end in interval._mpi_)
+    last = Fraction(text) / 10**29
+    return low - last <= Fraction(text) <= high + last and high - low < last
+
+
+MIXING_ROWS = [row for row in table("mixing") if float(row["k"]) < 10 and 1e-5 <= float(row["v"]) <= 2][::4]
+SUBSAMPLED_ROWS = [row for row in table("subsampled_gaussian") if float(row["z"]) >= 0.5 and float(row["alpha"]) < 1000][::6]
+
+
+@pytest.mark.parametrize("row", MIXING_ROWS, ids=lambda row: "k {k} v {v} L {L}".format(**row))
+def test_moments_of_mixing_hold_the_reference_table(row, monkeypatch):
+    monkeypatch.setattr(verify.iv, "prec", 240)
+    (moment,) = verify._moments([Fraction(row["k"])], Fraction(1), verify._exact(Fraction(row["v"])), Fraction(row["L"]))
+    assert held(verify.iv.log(moment), row["h"])
+
+
+def test_moments_of_subsampling_hold_the_reference_table(monkeypatch):
+    monkeypatch.setattr(verify.iv, "prec", 240)
+    for row in SUBSAMPLED_ROWS:
+        q, z, order = (Fraction(row[name]) for name in ("q", "z", "alpha"))
+        (moment,) = verify._moments([order], q, 1 / verify._exact(z), Fraction(0))
+        assert held(verify.iv.log(moment), row["log_moment"]), row
+    assert len(SUBSAMPLED_ROWS) > 10
+
+
+# ---------------------------------------------------------------------------------------------------- what is certified
+
+
+@pytest.mark.parametrize(
+    ("phases", "delta", "rules"),
+    [
+        ([PLAIN], 1e-5, ["plain"]),
+        ([MIXED], 1e-5, ["binomial"]),
+        ([MIXED, PLAIN], 1e-6, ["binomial", "plain"]),
+        ([TINY_MIXING], 0.5, ["plain"]),
+        ([HOSTILE], 1e-300, ["plain"]),
+        ([PLAIN | {"noise_multiplier": 0.05, "steps": 10}], 1e-12, ["plain"]),
+    ],
+)
+def test_certificate_is_the_renyi_bound(phases, delta, rules, tmp_path):
+    """Never above the reported Renyi bound, to which about 1e-11 is added for float arithmetic, and not far below."""
+    made = certify(runs(*phases), delta=delta)
+    reported = mm.epsilon(runs(*phases), delta=delta, conversion="improved").upper
+    assert made["rules"] == rules
+    assert reported * (1 - 1e-4) <= float(made["values"]["epsilon"]) <= reported * (1 + 1e-12)
+    low, high = (Fraction(end) for end in enclosure(made))
+    assert low <= high <= low * (1 + Fraction(1, 10**20))
+    assert status(made, tmp_path) == 0
+
+
+def test_certificate_at_fractional_order_is_the_am_gm_bound(tmp_path):
+    made = certify(runs(ONE_HOT), delta=1e-5)
+    reported = mm.epsilon(runs(ONE_HOT), delta=1e-5).upper
+    assert 1 < made["order"] < made["rules"][0] < 2
+    assert reported * (1 - 1e-4) <= float(made["values"]["epsilon"]) <= reported * 1.001
+    assert status(made, tmp_path) == 0
+
+
+@pytest.mark.parametrize(
+    ("steps", "noise", "delta"), [(100, 10.0, 1e-5), (10_000, 100.0, 1e-14), (1, 1e4, 0.5), (10**6, 1.0, 1e-9)]
+)
+def test_full_batches_are_certified_by_the_closed_form(steps, noise, delta, tmp_path):
+    run = runs({"sample_rate": 1.0, "steps": steps, "noise_multiplier": noise})
+    made = certify(run, delta=delta)
+    found = mm.epsilon(run, delta=delta)
+    assert made["order"] is None
+    assert found.lower * (1 - 1e-9) <= float(made["values"]["epsilon"]) <= found.upper
+    low, high = (Fraction(end) for end in enclosure(made))
+    assert low <= high <= low * (1 + Fraction(1, 10**20))
+    assert status(made, tmp_path) == 0
+
+
+def test_what_the_checker_does_not_know_is_refused():
+    with pytest.raises(ValueError, match="certificate is not available with `noise`"):
+        certify(mm.Settings(**PLAIN, noise="laplace"), delta=1e-5)
+    with pytest.raises(ValueError, match="`delta` must be in"):
+        certify(mm.Settings(**PLAIN), delta=1.0)
+
+
+# ------------------------------------------------------------------------------------------------------------ tampering
+
+
+def leaves(data, path=()):
+    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    found = [leaf for key, value in items for leaf in leaves(value, (*path, key))]
+    return found or [path]
+
+
+def changed(value) -> list:
+    """The same with a digit or a type changed."""
+    if isinstance(value, str):
+        return [value[:-1] + ("1" if value[-1] != "1" else "2"), "", value + "1", None]
+    if value is None:
+        return [2, 1.5]
+    return [value * (1 + 1e-9), value + 1, value - 1, -value - 1, str(value), None]
+
+
+def tampered(made: dict, path, value) -> dict:
+    made = copy.deepcopy(made)
+    place = made
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return made
+
+
+SHOWN = {
+    "plain": lambda: filled(PLAIN, 1e-5, 4.25, "plain"),
+    "binomial": lambda: filled(TINY_MIXING, 1e-5, 3, "binomial"),
+    "am-gm": lambda: filled(TINY_MIXING, 1e-5, 1.5, 1.75),
+    "closed form": lambda: certify(runs(FULL_BATCH), delta=1e-5),
+}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_every_change_is_seen(name, tmp_path):
+    made = SHOWN[name]()
+    assert status(made, tmp_path) == 0
+    for path in leaves(made):
+        value = made
+        for key in path:
+            value = value[key]
+        for other in (other for other in changed(value) if other != value):
+            assert status(tampered(made, path, other), tmp_path) in (1, 2), (path, other)
+        assert status(tampered(made, path[:-1], {}), tmp_path) in (1, 2) if len(path) > 1 else True
+
+
+def test_changes_of_a_mixed_run_are_seen(tmp_path):
+    made = certify(runs(MIXED), delta=1e-5)
+    for name, value in [("steps", 499), ("noise_multiplier", 0.701), ("mixing", 2.0001), ("truncation", 101)]:
+        assert status(tampered(made, ("phases", 0, name), value), tmp_path) == 1
+    assert status(tampered(made, ("order",), made["order"] + 1), tmp_path) == 1
+    assert status(tampered(made, ("values", "epsilon"), "1.5"), tmp_path) == 1
+
+
+def test_a_lower_epsilon_of_full_batches_is_seen(tmp_path):
+    """Whoever also corrects the values that follow still fails: the claim itself does not hold."""
+    made = certify(runs(FULL_BATCH), delta=1e-5)
+    lower = str(Fraction(made["values"]["epsilon"]) * Fraction(999, 1000))
+    made["values"] = verify.recompute(as_read(tampered(made, ("values", "epsilon"), lower))) | {"epsilon": lower}
+    assert status(made, tmp_path) == 1
+
+
+# ------------------------------------------------------------------------------------------------- the checker as a file
+
+
+def test_checker_is_short_and_needs_only_mpmath(tmp_path):
+    assert len(CHECKER.read_text().splitlines()) < 100
+    path = tmp_path / "certificate.json"
+    path.write_text(json.dumps(filled(PLAIN, 1e-5, 4, "plain")))
+    block = (
+        "import runpy, sys\n"
+        "for name in ('numpy', 'scipy', 'numba', 'matplotlib', 'torch', 'flint', 'mmaccount'):\n"
+        "    sys.modules[name] = None\n"
+        f"sys.argv = ['verify.py', {str(path)!r}]\n"
+        f"runpy.run_path({str(CHECKER)!r}, run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", block], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("proven: epsilon <= ")
+
+
+def test_command_line_writes_and_verifies(tmp_path, capsys):
+    path = tmp_path / "certificate.json"
+    words = ["--sample-rate", "0.01", "--steps", "10000", "--noise-multiplier", "1", "--delta", "1e-5"]
+    assert cli.main(["epsilon", *words, "--exact", "--certificate", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "looser" in out
+    assert json.loads(path.read_text())["values"]["epsilon"] in out
+    assert cli.main(["epsilon", *words, "--exact", "--json"]) == 0
+    exact = json.loads(capsys.readouterr().out)["exact"]
+    assert exact["upper"] == json.loads(path.read_text())["values"]["epsilon"]
+    assert Fraction(exact["lower"]) < Fraction(exact["upper"])
+    assert cli.main(["verify", str(path)]) == 0
+    assert capsys.readouterr().out == f"proven: epsilon <= {exact['upper']} at delta 1e-05\n"
+    path.write_text(path.read_text().replace("10000", "9999"))
+    assert cli.main(["verify", str(path)]) == 1
+    assert "does not hold" in capsys.readouterr().err
+    for text in ("", "[]", "{}", '{"schema": 1}', "null"):
+        path.write_text(text)
+        assert cli.main(["verify", str(path)]) == 2
+        err = capsys.readouterr().err
+        assert "cannot be checked" in err
+        assert err.count("\n") == 1
+    assert cli.main(["verify", str(tmp_path / "nothing.json")]) == 2
