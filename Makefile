@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 RUN := --dataset-size 50000 --batch-size 1500 --steps 3400 --noise-multiplier 0.335 --clip-norm 20 --gap 0.15 --truncation 100 --delta 1e-5
 DIGITS := --dataset-size 1437 --batch-size 400 --steps 150 --clip-norm 1 --learning-rate 2 --target-epsilon 3 --delta 1e-4
 
-.PHONY: run test bench reference clean
+.PHONY: run test slow bench reference clean
 
 run: $(VENV)/run.done  ## price the paper's run, solve for a noise, then plan, train on handwritten digits and price what was spent
 	$(BIN)/mmaccount compare $(RUN)
@@ -18,7 +18,10 @@ test: $(VENV)/test.done  ## lint, types, all quick tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto
+
+slow: $(VENV)/test.done  ## the tests that take minutes each
+	$(BIN)/pytest -m slow
 
 bench: $(VENV)/test.done  ## time brackets against other accountants (about a minute)
 	$(BIN)/python tests/bench/peers.py

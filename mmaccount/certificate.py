@@ -2,7 +2,7 @@
 
 A certificate is {"schema": 1, "phases", "delta", "order", "rules", "values"}; numbers mean the decimals that are written.
 "values" holds what `verify.recompute` gets, as [lower, upper] rounded outward to 30 digits, and "epsilon", a decimal.
-"values" holds what `verify.recompute` gets, as [lower, upper] rounded outward to 30 digits, and "epsilon".
+"rules" has one entry a phase:
     "binomial"  sum_k C(a, k) (1-q)^(a-k) q^k A_k, A_k = e^{p h_k(s; L)}, for an integer order a; A_a for any order if q = 1;
     a number    the AM-GM bound (divergences.am_gm), with that beta;
     "plain"     the subsampled Gaussian at any order, mixing not credited.
@@ -132,7 +132,7 @@ def certify(settings: Settings | Iterable[Settings], *, delta: float) -> dict[st
     made: dict[str, Any] = {"schema": 1, "phases": shown, "delta": delta}
     made |= {"order": int(order) if order == floor(order) else order, "rules": rules}
     claim = "0"
-    if all(phase.sample_rate == 1.0 for phase in phases) and float(exact := _gaussian(phases, delta)) < epsilon:
+    if all(phase.sample_rate == 1.0 for phase in phases) and float(exact := _gaussian(phases, delta)) <= epsilon:
         made |= {"order": None, "rules": ["plain"] * len(phases)}
         claim = exact
     made = _filled(made, claim)
@@ -148,7 +148,7 @@ def enclosure(made: dict[str, Any]) -> tuple[str, str]:
     """What the bound of a certificate lies between, as decimals: the formula for epsilon, or the root of delta(epsilon)."""
     upper = str(made["values"]["epsilon"])
     if made["order"] is not None:
-        return str(made["values"]["result"][0]), upper
+        return max("0", str(made["values"]["result"][0]), key=Fraction), upper
     lower = str(Context(30, ROUND_FLOOR).multiply(Decimal(upper), 1 - NARROW))
     reached = Fraction(_filled(made, lower)["values"]["result"][0])
     return (lower if reached > Fraction(repr(made["delta"])) else "0"), upper

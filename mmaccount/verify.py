@@ -73,8 +73,8 @@ def recompute(c: dict[str, ivmpf]) -> dict[str, ivmpf]:
         total += steps * iv.log(moment)
     a, e, mu = _exact(order or 2), _exact(Fraction(epsilon)), iv.sqrt(total)
     renyi = (total + (a - 1) * iv.log(1 - 1 / a) - iv.log(_exact(delta) * a)) / (a - 1)
-    found["result"] = renyi if order else _tail(e / mu - mu / 2) - iv.exp(e) * _tail(e / mu + mu / 2)
-    for name, x in found.items():
+    result = renyi if order else _tail(e / mu - mu / 2) - iv.exp(e) * _tail(e / mu + mu / 2)
+    for name, x in (found | {"delta": _exact(delta), "result": result}).items():
         ends = zip(WAYS, map(to_rational, x._mpi_), strict=True)
         found[name] = [str(way.divide(Decimal(int(over)), Decimal(int(under)))) for way, (over, under) in ends]
     upper = found["result"][1]
