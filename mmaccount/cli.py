@@ -18,7 +18,7 @@ from mmaccount.calibrate import KNOBS, Infeasible, solve, solve_batch_size, solv
 from mmaccount.comparison import Comparison, compare
 from mmaccount.ledger import Ledger
 from mmaccount.plan import Phase, Plan
-from mmaccount.settings import NOISES, Settings
+from mmaccount.settings import NEIGHBOURS, NOISES, Settings
 
 RUN = (
     "--dataset-size 50000 --batch-size 1500 --steps 3400 --noise-multiplier 0.335 --clip-norm 20 --gap 0.15 --truncation 100"
@@ -45,7 +45,7 @@ def up(value: float, digits: int = 6, rounding: str = ROUND_CEILING) -> str:
 
 def _settings(given: dict[str, Any]) -> Settings:
     """The run that the options describe, in either form; both forms at once must agree."""
-    common = {name: given[name] for name in ("steps", "noise_multiplier", "truncation", "noise")}
+    common = {name: given[name] for name in ("steps", "noise_multiplier", "truncation", "noise", "neighbours", "group_size")}
     for name in ("steps", "noise_multiplier"):
         if common[name] is None:
             raise ValueError(f"`--{name.replace('_', '-')}` is missing.")
@@ -84,7 +84,7 @@ def _agreeing(run: Settings, given: dict[str, Any]) -> Settings:
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     names = ("dataset_size", "batch_size", "clip_norm", "gap", "sample_rate", "mixing", "steps", "noise_multiplier")
-    return {name: getattr(arguments, name) for name in (*names, "truncation", "noise")}
+    return {name: getattr(arguments, name) for name in (*names, "truncation", "noise", "neighbours", "group_size")}
 
 
 # ------------------------------------------------------------------------------------------------------ the commands
@@ -236,6 +236,8 @@ def _plan(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
             raise ValueError(f"`--{name.replace('_', '-')}` is missing: a plan needs it.")
     if given["mixing"] is not None or given["noise"] != "gaussian":
         raise ValueError("a plan takes `--gap`, not `--mixing`, and Gaussian noise only.")
+    if given["group_size"] != 1:
+        raise ValueError("a plan is priced for one record; ask mmaccount epsilon for a `--group-size`.")
     if (given["noise_multiplier"] is None) == (arguments.target_epsilon is None):
         raise ValueError("give one of `--noise-multiplier` and `--target-epsilon`.")
     if given["noise_multiplier"] is None:
@@ -257,6 +259,7 @@ def _plan(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         batch_size=given["batch_size"],
         phases=(phase,),
         delta=arguments.delta,
+        neighbours=run.neighbours,
         target_epsilon=arguments.target_epsilon,
     )
     bound = bracket.epsilon(plan.settings(), delta=plan.delta)
@@ -312,6 +315,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--noise-multiplier", type=float, metavar="Z", help="noise std on the sum / clip norm")
     run.add_argument("--truncation", type=float, default=1.0, metavar="P", help="coordinates are cut at C/sqrt(P); 1: none")
     run.add_argument("--noise", choices=NOISES, default="gaussian", help="laplace: gradients clipped in l1")
+    run.add_argument("--neighbours", choices=NEIGHBOURS, default=NEIGHBOURS[0], help="what may be done to a record")
+    run.add_argument("--group-size", type=float, default=1, metavar="K", help="to so many records at once")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mmaccount import _check, _files
-from mmaccount.settings import Settings
+from mmaccount.settings import NEIGHBOURS, Settings
 
 SCHEMA = 1
-NEIGHBOURS = ("add or remove one record",)
 UNIFORM = "uniform"
 T = TypeVar("T", "Phase", "Plan")
 
@@ -60,7 +59,7 @@ class Plan:
         batch_size: B = q n, the constant that sums of gradients are divided by.
         phases: one or more `Phase`, in the order they are run.
         delta: in (0, 1); the epsilon of the plan is stated at it.
-        neighbours: the neighbouring relation; "add or remove one record" is the only one.
+        neighbours: the neighbouring relation, as for `Settings`; training is the same under all of them.
         target_epsilon: the epsilon asked for, if one was; a trainer refuses a plan that costs more.
 
     Raises:
@@ -124,6 +123,7 @@ class Plan:
             noise_multiplier=phase.noise_multiplier,
             mixing=phase.gap * (self.batch_size / phase.clip_norm),
             truncation=phase.truncation,
+            neighbours=self.neighbours,
             **given,
         )
 

@@ -7,13 +7,14 @@ from typing import Any
 from mmaccount import _check
 
 NOISES = ("gaussian", "laplace")
+NEIGHBOURS = ("add-or-remove", "replace-one", "zero-out")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """`steps` steps of DP-SGD or ModelMix with the same settings, in the dimensionless form.
 
-    Neighbouring data sets differ by adding or removing one record; batches are Poisson samples.
+    Batches are Poisson samples. Which data sets are neighbours is set by `neighbours` and `group_size`.
 
     Args:
         sample_rate: q, probability in (0, 1] that a record joins a step's batch, independently of all others.
@@ -24,6 +25,10 @@ class Settings:
             contribution): (tau / learning_rate) * batch_size / clip_norm. 0 is plain DP-SGD.
         truncation: p >= 1. Each coordinate of a clipped gradient is truncated to +- clip_norm / sqrt(p); 1 is none.
         noise: "gaussian" (gradients clipped in l2) or "laplace" (clipped in l1).
+        neighbours: what may be done to a record. "add-or-remove" it; "zero-out": its gradients become 0, which changes a
+            sum of gradients exactly as removing it does, so the numbers are the same, with a public number of records;
+            "replace-one": put any other record in its place, which may move a sum twice as far.
+        group_size: g >= 1, number of records to which that may be done at once (group privacy).
 
     Raises:
         ValueError, TypeError: an argument is outside its range; the message names it.
@@ -37,6 +42,8 @@ class Settings:
     mixing: float = 0.0
     truncation: float = 1.0
     noise: str = "gaussian"
+    neighbours: str = NEIGHBOURS[0]
+    group_size: int = 1
 
     def __post_init__(self) -> None:
         checked = {
@@ -46,6 +53,8 @@ class Settings:
             "mixing": _check.nonnegative("mixing", self.mixing),
             "truncation": _check.real("truncation", self.truncation, "[1, inf)", 1.0, float("inf")),
             "noise": _check.choice("noise", self.noise, NOISES),
+            "neighbours": _check.choice("neighbours", self.neighbours, NEIGHBOURS),
+            "group_size": _check.count("group_size", self.group_size),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -62,6 +71,8 @@ class Settings:
         gap: float = 0.0,
         truncation: float = 1.0,
         noise: str = "gaussian",
+        neighbours: str = NEIGHBOURS[0],
+        group_size: int = 1,
     ) -> "Settings":
         """The same from the numbers a training script has.
 
@@ -90,6 +101,8 @@ class Settings:
             mixing=mixing,
             truncation=truncation,
             noise=noise,
+            neighbours=neighbours,
+            group_size=group_size,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -362,7 +362,7 @@ def test_report_agrees_with_ledger_and_says_what_it_does_not_cover(tmp_path, cap
     assert made["plan_fingerprint"] == Plan.load(path).fingerprint
     assert "choice" in made["not_covered"]
     assert made["seeded"] is False
-    assert made["neighbours"] == "add or remove one record"
+    assert made["neighbours"] == "add-or-remove"
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert set(rows[0]) == {"step", "epsilon", "accuracy"}
     assert made["evaluations_on_held_out_data"] == len(rows) == 20

@@ -25,6 +25,12 @@ def as_phases(settings: Settings | Iterable[Settings]) -> tuple[Settings, ...]:
         phases = tuple(settings)
     if not phases or not all(isinstance(phase, Settings) for phase in phases):
         raise TypeError("`settings` must be a Settings or a non-empty sequence of Settings.")
+    for phase in phases:
+        for name in ("neighbours", "group_size"):
+            if getattr(phase, name) != getattr(phases[0], name):
+                raise ValueError(f"`{name}` must be the same in all phases of a run.")
+    if phases[0].neighbours == "replace-one" or phases[0].group_size > 1:
+        raise ValueError("no bound is known here for `neighbours` replace-one or `group_size` above 1.")
     return phases
 
 
