@@ -16,6 +16,7 @@ from mmaccount.accountants import bracket
 from mmaccount.bound import Bound, BoundError
 from mmaccount.calibrate import KNOBS, Infeasible, solve, solve_batch_size, solve_for
 from mmaccount.comparison import Comparison, compare
+from mmaccount.laws import UNIFORM
 from mmaccount.ledger import Ledger
 from mmaccount.plan import Phase, Plan
 from mmaccount.settings import NEIGHBOURS, NOISES, Settings
@@ -45,7 +46,8 @@ def up(value: float, digits: int = 6, rounding: str = ROUND_CEILING) -> str:
 
 def _settings(given: dict[str, Any]) -> Settings:
     """The run that the options describe, in either form; both forms at once must agree."""
-    common = {name: given[name] for name in ("steps", "noise_multiplier", "truncation", "noise", "neighbours", "group_size")}
+    names = ("steps", "noise_multiplier", "mixing_law", "truncation", "noise", "neighbours", "group_size")
+    common = {name: given[name] for name in names}
     for name in ("steps", "noise_multiplier"):
         if common[name] is None:
             raise ValueError(f"`--{name.replace('_', '-')}` is missing.")
@@ -83,8 +85,9 @@ def _agreeing(run: Settings, given: dict[str, Any]) -> Settings:
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
-    names = ("dataset_size", "batch_size", "clip_norm", "gap", "sample_rate", "mixing", "steps", "noise_multiplier")
-    return {name: getattr(arguments, name) for name in (*names, "truncation", "noise", "neighbours", "group_size")}
+    names = ["dataset_size", "batch_size", "clip_norm", "gap", "sample_rate", "mixing", "steps", "noise_multiplier"]
+    names += ["mixing_law", "truncation", "noise", "neighbours", "group_size"]
+    return {name: getattr(arguments, name) for name in names}
 
 
 # ------------------------------------------------------------------------------------------------------ the commands
@@ -252,6 +255,7 @@ def _plan(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         learning_rate=arguments.learning_rate,
         truncation=run.truncation,
         gap=given["gap"] or 0.0,
+        mixing_law=run.mixing_law,
     )
     plan = Plan(
         dataset_size=given["dataset_size"],
@@ -311,6 +315,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--gap", type=float, metavar="G", help="mixing threshold tau / learning rate; 0 is plain DP-SGD")
     run.add_argument("--sample-rate", type=float, metavar="Q", help="Poisson sampling rate, in (0, 1]")
     run.add_argument("--mixing", type=float, metavar="RHO", help="gap * B / C; 0 is plain DP-SGD")
+    run.add_argument("--mixing-law", default=UNIFORM, metavar="LAW", help="uniform, raised-cosine or beta-B, B at least 1")
     run.add_argument("--steps", type=float, metavar="T", help="number of steps")
     run.add_argument("--noise-multiplier", type=float, metavar="Z", help="noise std on the sum / clip norm")
     run.add_argument("--truncation", type=float, default=1.0, metavar="P", help="coordinates are cut at C/sqrt(P); 1: none")

@@ -28,6 +28,7 @@ import numpy as np
 from mmaccount.bound import BoundError
 from mmaccount.kernels import binomial, gaussian, laplace
 from mmaccount.kernels.logspace import log_expm1, softplus
+from mmaccount.laws import UNIFORM
 from mmaccount.settings import Settings
 
 Kernel = Callable[[np.ndarray, float, float], np.ndarray]
@@ -60,6 +61,8 @@ class Geometry(NamedTuple):
 
 def geometry(settings: Settings) -> Geometry:
     """The Geometry of a step, moved to where the kernels are accurate, always to the safe side."""
+    if settings.mixing_law != UNIFORM:
+        raise ValueError(f"`mixing_law` {settings.mixing_law!r} cannot be accounted for yet.")
     shift = 1.0 / settings.noise_multiplier / settings.truncation**0.5
     width = settings.mixing / settings.noise_multiplier
     power = POWER[settings.noise]

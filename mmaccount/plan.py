@@ -6,11 +6,10 @@ from math import isclose
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mmaccount import _check, _files
+from mmaccount import _check, _files, laws
 from mmaccount.settings import NEIGHBOURS, Settings
 
 SCHEMA = 1
-UNIFORM = "uniform"
 T = TypeVar("T", "Phase", "Plan")
 
 
@@ -25,7 +24,7 @@ class Phase:
         learning_rate: eta > 0, multiplies the averaged gradient. It sets the mixing threshold tau = gap * eta.
         truncation: p >= 1; after clipping each coordinate is cut at +- c / sqrt(p).
         gap: tau / eta >= 0; 0 is plain DP-SGD.
-        mixing_law: law of the mixing coefficient; "uniform" is the paper's.
+        mixing_law: law of the mixing coefficient on [0, 1], as in `Settings`; where gap is 0 it counts as "uniform".
     """
 
     steps: int
@@ -34,17 +33,20 @@ class Phase:
     learning_rate: float
     truncation: float = 1.0
     gap: float = 0.0
-    mixing_law: str = UNIFORM
+    mixing_law: str = laws.UNIFORM
 
     def __post_init__(self) -> None:
-        checked = {
+        checked: dict[str, Any] = {
             "steps": _check.count("steps", self.steps),
             "noise_multiplier": _check.positive("noise_multiplier", self.noise_multiplier),
             "clip_norm": _check.positive("clip_norm", self.clip_norm),
             "learning_rate": _check.positive("learning_rate", self.learning_rate),
             "truncation": _check.real("truncation", self.truncation, "[1, inf)", 1.0, float("inf")),
             "gap": _check.nonnegative("gap", self.gap),
+            "mixing_law": laws.checked("mixing_law", self.mixing_law),
         }
+        if checked["gap"] == 0.0:
+            checked["mixing_law"] = laws.UNIFORM
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -116,15 +118,14 @@ class Plan:
     def priced(self, index: int, steps: int) -> Settings:
         """`steps` steps of phase number `index` as an accountant takes them."""
         phase = self.phases[index]
-        given: dict[str, Any] = {} if phase.mixing_law == UNIFORM else {"mixing_law": phase.mixing_law}
         return Settings(
             sample_rate=self.sample_rate,
             steps=steps,
             noise_multiplier=phase.noise_multiplier,
             mixing=phase.gap * (self.batch_size / phase.clip_norm),
+            mixing_law=phase.mixing_law,
             truncation=phase.truncation,
             neighbours=self.neighbours,
-            **given,
         )
 
     def to_dict(self) -> dict[str, Any]:

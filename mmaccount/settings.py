@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from mmaccount import _check
+from mmaccount import _check, laws
 
 NOISES = ("gaussian", "laplace")
 NEIGHBOURS = ("add-or-remove", "replace-one", "zero-out")
@@ -21,8 +21,10 @@ class Settings:
         steps: T, number of steps, at least 1.
         noise_multiplier: z > 0. The noise on the *sum* of clipped gradients has standard deviation z * clip_norm in
             every coordinate (for Laplace noise: scale z * clip_norm).
-        mixing: rho >= 0, width of the mixing uniform in units of clip_norm / batch_size (one record's largest
+        mixing: rho >= 0, width of the support of the mixing noise in units of clip_norm / batch_size (one record's largest
             contribution): (tau / learning_rate) * batch_size / clip_norm. 0 is plain DP-SGD.
+        mixing_law: "uniform" (the paper's), "raised-cosine" or "beta-B" with B in [1, 100] (`mmaccount.laws`); Laplace noise
+            takes the uniform only. Where `mixing` is 0 it counts as "uniform".
         truncation: p >= 1. Each coordinate of a clipped gradient is truncated to +- clip_norm / sqrt(p); 1 is none.
         noise: "gaussian" (gradients clipped in l2) or "laplace" (clipped in l1).
         neighbours: what may be done to a record. "add-or-remove" it; "zero-out": its gradients become 0, which changes a
@@ -40,24 +42,30 @@ class Settings:
     steps: int
     noise_multiplier: float
     mixing: float = 0.0
+    mixing_law: str = laws.UNIFORM
     truncation: float = 1.0
     noise: str = "gaussian"
     neighbours: str = NEIGHBOURS[0]
     group_size: int = 1
 
     def __post_init__(self) -> None:
-        checked = {
+        checked: dict[str, Any] = {
             "sample_rate": _check.real("sample_rate", self.sample_rate, "(0, 1]", 0.0, 1.0),
             "steps": _check.count("steps", self.steps),
             "noise_multiplier": _check.positive("noise_multiplier", self.noise_multiplier),
             "mixing": _check.nonnegative("mixing", self.mixing),
+            "mixing_law": laws.checked("mixing_law", self.mixing_law),
             "truncation": _check.real("truncation", self.truncation, "[1, inf)", 1.0, float("inf")),
             "noise": _check.choice("noise", self.noise, NOISES),
             "neighbours": _check.choice("neighbours", self.neighbours, NEIGHBOURS),
             "group_size": _check.count("group_size", self.group_size),
         }
+        if checked["mixing"] == 0.0:
+            checked["mixing_law"] = laws.UNIFORM
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+        if self.noise != "gaussian" and self.mixing_law != laws.UNIFORM:
+            raise ValueError(f"`mixing_law` must be uniform with {self.noise} noise, got {self.mixing_law!r}.")
 
     @classmethod
     def from_training(
@@ -69,6 +77,7 @@ class Settings:
         noise_multiplier: float,
         clip_norm: float | None = None,
         gap: float = 0.0,
+        mixing_law: str = laws.UNIFORM,
         truncation: float = 1.0,
         noise: str = "gaussian",
         neighbours: str = NEIGHBOURS[0],
@@ -99,6 +108,7 @@ class Settings:
             steps=steps,
             noise_multiplier=noise_multiplier,
             mixing=mixing,
+            mixing_law=mixing_law,
             truncation=truncation,
             noise=noise,
             neighbours=neighbours,

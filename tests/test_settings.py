@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmaccount import Settings
+from mmaccount import Phase, Settings
 
 GOOD = {"sample_rate": 0.1, "steps": 10, "noise_multiplier": 1.0, "mixing": 2.0, "truncation": 3.0, "noise": "gaussian"}
 TRAINING = {"dataset_size": 1000, "batch_size": 100, "steps": 10, "noise_multiplier": 1.0, "clip_norm": 2.0, "gap": 0.1}
@@ -21,6 +21,13 @@ ANY = st.builds(
     mixing=st.floats(0, allow_infinity=False),
     truncation=st.floats(1, allow_infinity=False),
     noise=st.sampled_from(["gaussian", "laplace"]),
+) | st.builds(
+    Settings,
+    sample_rate=st.just(0.1),
+    steps=st.just(1),
+    noise_multiplier=st.just(1.0),
+    mixing=st.floats(0, 1e9),
+    mixing_law=st.just("raised-cosine") | st.floats(1, 100).map(lambda b: f"beta-{b!r}"),
 )
 
 
@@ -99,3 +106,30 @@ def test_values_are_plain_numbers():
 def test_from_dict_refuses_unknown_and_missing_keys(data):
     with pytest.raises(ValueError, match=r"unknown setting `epochs`|is missing"):
         Settings.from_dict(data)
+
+
+@pytest.mark.parametrize(("given", "kept"), [("beta-2.0", "beta-2"), ("beta-1", "uniform"), ("beta-2.5", "beta-2.5")])
+def test_a_mixing_law_has_one_spelling(given, kept):
+    assert Settings(**(GOOD | {"mixing_law": given})).mixing_law == kept
+    phase = Phase(steps=1, noise_multiplier=1, clip_norm=1, learning_rate=1, gap=1, mixing_law=given)
+    assert phase.mixing_law == kept
+
+
+def test_a_mixing_law_without_mixing_is_none():
+    run = Settings(**(GOOD | {"mixing": 0, "mixing_law": "raised-cosine"}))
+    assert run == Settings(**(GOOD | {"mixing": 0}))
+    phase = Phase(steps=1, noise_multiplier=1, clip_norm=1, learning_rate=1, mixing_law="raised-cosine")
+    assert phase.mixing_law == "uniform"
+
+
+@pytest.mark.parametrize("law", ["", "beta", "beta-", "beta-0.99", "beta-nan", "beta-101", "cosine", "Uniform", None, 2.0])
+def test_other_mixing_laws_are_refused(law):
+    with pytest.raises(ValueError, match="`mixing_law` must be uniform, raised-cosine or beta-B"):
+        Settings(**(GOOD | {"mixing_law": law}))
+    with pytest.raises(ValueError, match="`mixing_law` must be uniform, raised-cosine or beta-B"):
+        Phase(steps=1, noise_multiplier=1, clip_norm=1, learning_rate=1, gap=1, mixing_law=law)
+
+
+def test_laplace_noise_takes_the_uniform_only():
+    with pytest.raises(ValueError, match="`mixing_law` must be uniform with laplace noise"):
+        Settings(**(GOOD | {"mixing_law": "beta-2", "noise": "laplace"}))
