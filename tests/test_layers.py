@@ -17,7 +17,8 @@ LAYERS = [  # each may import what stands above it
     {"kernels"},
     {"divergences"},
     {"accountants"},
-    {"calibrate", "certificate", "comparison", "reproduce"},
+    {"calibrate", "certificate", "clipping", "comparison", "probe", "reproduce"},
+    {"descent"},
     {"cli"},
     {"__main__", "__init__"},
 ]
