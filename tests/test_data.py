@@ -107,8 +107,21 @@ def test_glyphs_depend_on_their_number_only():
     assert small.x.shape == (20, 3, 32, 32)
     assert small.x.dtype == torch.uint8
     assert large.y.bincount().tolist() == [4] * 10
+    assert torch.equal(glyphs(251, 1).x[:40], large.x)
     contrast = small.x.float().std((2, 3)).mean(1)
     assert float(contrast.min()) > 5
+
+
+def test_a_linear_model_cannot_read_glyphs():
+    """Least squares on 4,000 images; tests/bench/glyphs.py measures more of them, and Resnet-20."""
+    seen = []
+    made = glyphs(4000, 1000, lambda done, whole: seen.append((done, whole)))
+    x, held_out = (made.prepare(part).flatten(1).double() for part in (made.x, made.held_out_x))
+    one_hot = torch.nn.functional.one_hot(made.y, 10).double() - 0.1
+    solution = torch.linalg.solve(x.T @ x + 100.0 * torch.eye(x.shape[1]).double(), x.T @ one_hot)
+    assert float(((held_out @ solution).argmax(1) == made.held_out_y).double().mean()) < 0.3
+    assert seen[-1] == (5000, 5000)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar10:", "x.csv"])

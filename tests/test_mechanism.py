@@ -38,26 +38,28 @@ def definition(gradients, clip_norm, truncation):
 def test_clip_truncate_sum_is_its_definition_and_bounded(rows, shapes, clip_norm, truncation, size, seed):
     torch.manual_seed(seed)
     gradients = [torch.randn(rows, *shape) * 10.0**size for shape in shapes]
-    found = clip_truncate_sum(gradients, clip_norm, truncation).numpy()
+    found = clip_truncate_sum(gradients, clip_norm, truncation).total.numpy()
     expected = definition(gradients, clip_norm, truncation)
     np.testing.assert_allclose(found, expected, rtol=0, atol=rows * clip_norm * 2 * (1 - mechanism.SHRINK))
     for i in range(rows):  # one record at a time: the bounds hold exactly, not up to rounding
-        one = clip_truncate_sum([part[i : i + 1] for part in gradients], clip_norm, truncation)
+        one = clip_truncate_sum([part[i : i + 1] for part in gradients], clip_norm, truncation).total
         assert float(one.norm()) <= clip_norm
         assert float(one.abs().max()) <= clip_norm / math.sqrt(truncation)
 
 
 def test_the_norm_is_never_taken_too_small_by_float32_sums():
     row = torch.full((1, 300_000), 0.1)  # a running float32 sum of squares would be far off
-    assert float(clip_truncate_sum([row], 1.0, 1.0).norm()) <= 1.0
-    assert float(clip_truncate_sum([row], 1.0, 1.0).norm()) >= 1.0 - 1e-4
+    assert float(clip_truncate_sum([row], 1.0, 1.0).total.norm()) <= 1.0
+    assert float(clip_truncate_sum([row], 1.0, 1.0).total.norm()) >= 1.0 - 1e-4
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 3e38])
 def test_a_record_that_is_not_finite_counts_as_zero(bad):
     good = torch.randn(3, 10)
     with_bad = torch.cat([good, torch.full((1, 10), bad)])
-    assert torch.equal(clip_truncate_sum([good], 1.0, 1.0), clip_truncate_sum([with_bad], 1.0, 1.0))
+    found = clip_truncate_sum([with_bad], 1.0, 1.0)
+    assert torch.equal(clip_truncate_sum([good], 1.0, 1.0).total, found.total)
+    assert found.norms.isfinite().tolist() == [True, True, True, False]
 
 
 def test_a_tiny_clip_norm_is_refused():
@@ -307,5 +309,5 @@ def test_empty_batches_are_steps_of_noise():
         made, log, _ = one_step(RECORDS[:20], n=20, rate=1 / 20, steps=100, step=step)
         assert log[0] == ("charged", step)
         assert bool((made.noisy != 0).all())
-        sizes.append(made.batch)
+        sizes.append(len(made.norms))
     assert 15 < sizes.count(0) < 60  # about (1 - 1/20)^20 = 36 %

@@ -179,7 +179,8 @@ def test_a_record_is_in_a_batch_once(tmp_path):
     trainer.per_record = lambda weights, a, b: seen.append(a) or real(weights, a, b)
     trainer.step()
     trainer.close()
-    assert torch.equal(torch.cat(seen), x)
+    assert torch.equal(torch.cat(seen)[:40], x)  # what follows fills the chunk up and is dropped
+    assert json.loads((tmp_path / "private.jsonl").read_text())["batch"] == 40
 
 
 def test_adam_is_refused_while_mixing(tmp_path):
@@ -264,8 +265,16 @@ def test_resume_needs_a_run_and_data_must_fit_the_plan(tmp_path):
     trainer.close()
     with pytest.raises(ValueError, match="40 records, the data have 39"):
         trainer_of(tmp_path / "b", data=records(39))
-    with pytest.raises(ValueError, match="labels"):
-        trainer_of(tmp_path / "c", classes=2)
+    for options, message in [
+        ({"classes": 2}, "labels"),
+        ({"augmentation": Augmentation(flip=True)}, "images"),
+        ({"plan": plan_of(replace(PHASE, clip_norm=1e-10))}, "clip_norm"),
+        ({"device": "cuda:99"}, "device"),
+        ({"module": nn.Linear(5, 3).double()}, "float32"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            trainer_of(tmp_path / "c", **options)
+    assert not (tmp_path / "c").exists()
 
 
 def test_a_ledger_that_was_moved_back_is_refused(tmp_path):
@@ -301,18 +310,64 @@ def test_normalisation_and_checks_do_not_look_at_records(tmp_path):
     assert any(seen)
 
 
+def private_rows(folder):
+    return [json.loads(line) for line in (folder / "private.jsonl").read_text().splitlines()]
+
+
 def test_private_numbers_stay_in_the_private_file(tmp_path):
     trainer = trainer_of(tmp_path, plan_of(MIXED))
     for _ in range(6):
         trainer.step()
     trainer.close()
-    private = [json.loads(line) for line in (tmp_path / "private.jsonl").read_text().splitlines()]
+    private = private_rows(tmp_path)
     assert [row["step"] for row in private] == [1, 2, 3, 4, 5, 6]
     assert all(row["private"] for row in private)
     assert (tmp_path / "private.jsonl").stat().st_mode & 0o077 == 0
     found = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert set(found["state"]) == {"weights", "last"}
     assert set(found["about"]) == {"step", "charged", "identity"}
+
+
+def test_private_numbers_are_those_of_the_batch(tmp_path):
+    x, y = records()
+    x[3], x[4] = float("nan"), 1e30
+    trainer = trainer_of(tmp_path, plan_of(PHASE, rate=1.0), data=(x, y))
+    good = [i for i in range(40) if i not in (3, 4)]
+    weights = trainer.state["weights"]
+    made, loss = trainer.per_record(weights, x[good], y[good])
+    norms = torch.cat([part.flatten(1) for part in made], 1).norm(dim=1)
+    trainer.step()
+    trainer.close()
+    (row,) = private_rows(tmp_path)
+    assert (row["batch"], row["not_finite"]) == (40, 2)
+    assert row["median_norm"] == pytest.approx(float(norms.median()))
+    assert row["clipped"] == pytest.approx(float((norms > 1).double().mean()))
+    assert row["loss"] > float(loss.mean())  # that of 1e30 is huge but finite, that of NaN is left out
+    assert bool(trainer.state["weights"].isfinite().all())
+
+
+def test_a_run_of_batches_that_are_mostly_empty(tmp_path):
+    plan = plan_of(replace(PHASE, steps=60), rate=1 / 40)
+    trainer = trainer_of(tmp_path, plan)
+    before = trainer.state["weights"]
+    while trainer.step_number < 60:
+        trainer.step()
+        assert bool((trainer.state["weights"] != before).all())
+        before = trainer.state["weights"]
+    trainer.close()
+    empty = [row for row in private_rows(tmp_path) if row["batch"] == 0]
+    assert 10 < len(empty) < 35
+    assert empty[0] == {"private": True, "step": empty[0]["step"], "batch": 0, "not_finite": 0} | dict.fromkeys(
+        ("loss", "median_norm", "clipped")
+    )
+    assert trainer.ledger.settings() == plan.settings()
+
+
+@pytest.mark.parametrize("update", UPDATES, ids=["sgd", "momentum"])
+def test_a_run_does_not_depend_on_the_microbatch(tmp_path, update):
+    runs = [finish(trainer_of(tmp_path / str(rows), update=update, max_physical_batch_size=rows)) for rows in (1, 7, 1000)]
+    for other in runs[1:]:
+        torch.testing.assert_close(other, runs[0], rtol=1e-5, atol=1e-6)
 
 
 def test_fifty_kills(tmp_path):
@@ -396,10 +451,30 @@ def test_seeded_runs_say_so(tmp_path, capsys):
     assert Ledger.load(out / "ledger.json").seeded
 
 
+def test_an_interrupted_command_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    path, out = digits_plan(tmp_path / "plan.json", capsys, "--steps", "3"), tmp_path / "run"
+    arguments = ["--plan", str(path), "--data", "digits", "--out", str(out)]
+    real, calls = PrivateTrainer.step, []
+
+    def interrupted(trainer):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(trainer)
+
+    monkeypatch.setattr(PrivateTrainer, "step", interrupted)
+    assert command.main(arguments) == 130
+    assert "--resume" in capsys.readouterr().err.splitlines()[-1]
+    assert command.main([*arguments, "--resume"]) == 0
+    assert Ledger.load(out / "ledger.json").settings() == Plan.load(path).settings()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ("--data mnist", "data"),
+        ("--data glyphs:0", "glyphs:COUNT"),
+        ("--data digits --crop --model linear --device cuda", "device"),
         ("--data glyphs:20", "1437 records"),
         ("--data digits --model resnet", "model"),
         ("--data digits --plan /nowhere", "nowhere"),

@@ -1,21 +1,34 @@
-"""python -m trainer: carry out a plan. Exit status: 0 done; 2 bad input, one line on standard error."""
+"""python -m trainer: carry out a plan. Exit status: 0 done; 2 bad input, one line on standard error; 130 interrupted."""
 
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 from typing import NoReturn
 
 from mmaccount.plan import Plan
 from trainer import data
 from trainer.augment import Augmentation
-from trainer.loop import Options, train
+from trainer.loop import PAUSE, Options, train
 from trainer.update import Update
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n")
+
+
+class _Shown:
+    """Progress of making data, a line every two seconds."""
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+
+    def __call__(self, done: int, whole: int) -> None:
+        if time.monotonic() - self.last > PAUSE:
+            self.last = time.monotonic()
+            print(f"made {done} of {whole} records", file=sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,11 +75,14 @@ def main(argv: list[str] | None = None) -> int:
             max_physical_batch_size=given.max_physical_batch_size,
             checkpoint_every=given.checkpoint_every,
         )
-        plan, records = Plan.load(given.plan), data.load(given.data)
+        plan, records = Plan.load(given.plan), data.load(given.data, _Shown())
         made = train(plan, records, Path(given.out), options, seed=given.seed, resume=given.resume)
     except (ValueError, TypeError, OSError) as error:
         print(f"trainer: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("trainer: interrupted; the same command with --resume goes on.", file=sys.stderr)
+        return 130
     if given.json:
         print(json.dumps(made, allow_nan=False))
     else:

@@ -9,16 +9,34 @@ from torch import Tensor, nn
 
 from mmaccount.plan import Plan
 from trainer.gradients import Fast, Loss, Oracle, best
+from trainer.mechanism import SMALLEST
 
 BATCH_STATISTICS = (nn.modules.batchnorm._BatchNorm,)
 RANDOM = (nn.modules.dropout._DropoutNd,)
 TOLERANCE = 1e-4  # relative to the largest gradient coordinate; float32
 ROWS = 8
+RANDOMNESS = "`module` gives different gradients for the same input twice: remove its randomness."
+COUPLED = (
+    "one record's gradient depends on the other records of the batch: clipping cannot bound its influence. "
+    "Look for statistics over the batch dimension in the model or the loss."
+)
 Example = Callable[[int], tuple[Tensor, Tensor]]  # rows -> random inputs and targets as the model gets them
 
 
-def refuse_layers(model: nn.Module) -> None:
-    """Refuse layers that couple the records of a batch, or write what they saw into buffers, by type."""
+def device(name: str) -> None:
+    """Refuse a device that is not there."""
+    try:
+        torch.zeros(1, device=name)
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"`device` {name} cannot be used here: {str(error).splitlines()[0]}") from error
+
+
+def module(model: nn.Module) -> None:
+    """Refuse parameters that are not float32, and layers that couple the records of a batch or write what they saw into
+    buffers, by type."""
+    for name, parameter in model.named_parameters():
+        if parameter.dtype is not torch.float32:
+            raise ValueError(f"`module` must have float32 parameters, `{name}` is {parameter.dtype}: call module.float().")
     for name, layer in model.named_modules():
         if isinstance(layer, BATCH_STATISTICS) and not isinstance(layer, nn.modules.instancenorm._InstanceNorm):
             raise ValueError(
@@ -54,23 +72,22 @@ def perturbed(model: nn.Module) -> nn.Module:
 def isolated(model: nn.Module, loss: Loss, example: Example) -> None:
     """Refuse a model or loss in which one record's gradient depends on the other records, and one that writes to buffers.
 
-    The gradient of record 0 is compared in three batches: as drawn, with all other records replaced, and alone. The weights
-    are moved at random first, since a layer that starts at zero would hide what lies before it.
+    The gradient of record 0 is compared in four batches: as drawn, the same again, with all other records replaced, and
+    alone. The weights are moved at random first, since a layer that starts at zero would hide what lies before it.
     """
     model = perturbed(model)
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     (x, y), (other_x, other_y) = example(ROWS), example(ROWS)
     other_x[0], other_y[0] = x[0], y[0]
     reference = _gradient_of_first(model, loss, x, y)
-    if not bool(torch.equal(reference, _gradient_of_first(model, loss, x, y))):
-        raise ValueError("`module` gives different gradients for the same input twice: remove its randomness.")
-    for changed_x, changed_y in ((other_x, other_y), (x[:1], y[:1])):
+    for reason, (changed_x, changed_y) in (
+        (RANDOMNESS, (x, y)),
+        (COUPLED, (other_x, other_y)),
+        (COUPLED, (x[:1], y[:1])),
+    ):
         moved = (_gradient_of_first(model, loss, changed_x, changed_y) - reference).abs().max()
         if not float(moved) <= TOLERANCE * float(reference.abs().max()):
-            raise ValueError(
-                "one record's gradient depends on the other records of the batch: clipping cannot bound its influence. "
-                "Look for statistics over the batch dimension in the model or the loss."
-            )
+            raise ValueError(reason)
     for name, buffer in model.named_buffers():
         if not torch.equal(buffer, before[name]):
             raise ValueError(f"the forward pass writes to buffer `{name}`: it would be released without noise.")
@@ -80,10 +97,17 @@ def per_record(model: nn.Module, loss: Loss, example: Example) -> Fast | Oracle:
     """The fastest per-record gradients that agree with vmap(grad) on random records."""
     oracle, made = Oracle(model, loss), best(model, loss)
     (x, y), weights = example(ROWS), oracle.layout.flat(perturbed(model))
-    for one, other in zip(oracle(weights, x, y), made(weights, x, y), strict=True):
+    for one, other in zip(oracle(weights, x, y)[0], made(weights, x, y)[0], strict=True):
         if not float((one - other).abs().max()) <= TOLERANCE * max(float(one.abs().max()), 1e-3):
             return oracle
     return made
+
+
+def same_anywhere(gradients: Fast | Oracle, weights: Tensor, example: Example, rows: int) -> bool:
+    """Whether gradients of random records, a chunk of that many, are the same to the last bit in reverse order."""
+    x, y = example(rows)
+    forwards, backwards = gradients(weights, x, y)[0], gradients(weights, x.flip(0), y.flip(0))[0]
+    return all(torch.equal(one, other.flip(0)) for one, other in zip(forwards, backwards, strict=True))
 
 
 def one_process() -> None:
@@ -93,7 +117,9 @@ def one_process() -> None:
 
 
 def data(plan: Plan, x: Tensor, y: Tensor, classes: int | None) -> None:
-    """Refuse data that are not what the plan was made for, and labels that would stop a step half-way."""
+    """Refuse data that are not what the plan was made for, and what would stop a step half-way."""
+    if not min(phase.clip_norm for phase in plan.phases) >= SMALLEST:
+        raise ValueError(f"`clip_norm` of the plan must be at least {SMALLEST:g}.")
     if len(x) != plan.dataset_size or len(y) != len(x):
         raise ValueError(f"the plan is for {plan.dataset_size} records, the data have {len(x)} and {len(y)} labels.")
     if classes is not None and len(y) and not (int(y.min()) >= 0 and int(y.max()) < classes):

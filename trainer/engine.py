@@ -6,6 +6,7 @@ steps, batch size) and from `make_private` (noise, clipping) is in the plan.
 
 import hashlib
 import io
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -20,11 +21,12 @@ from mmaccount.ledger import Ledger, LedgerFile
 from mmaccount.plan import Plan
 from trainer import checks, pricing
 from trainer.augment import Augmentation
-from trainer.gradients import Layout, Loss, chunked
-from trainer.mechanism import Randomness, private_step
+from trainer.gradients import Layout, Loss, chunked, physical_batch_size
+from trainer.mechanism import Randomness, Released, private_step
 from trainer.update import Update
 
-MEMORY = {"cpu": 2**28, "cuda": 2**32}  # bytes of per-record gradients held at a time
+MEMORY = {"cpu": 2**27, "cuda": 2**32}  # bytes of per-record gradients held at a time
+MOST = 4096  # records handled at a time
 
 
 class PrivateTrainer:
@@ -40,7 +42,7 @@ class PrivateTrainer:
         classes: number of classes, if targets are labels.
         update: momentum, weight decay, averaging.
         augmentation: flips, crops and how many views of each record.
-        max_physical_batch_size: records handled at a time, a matter of memory only; by default chosen by size of the model.
+        max_physical_batch_size: most records handled at a time, a matter of memory only; by default by size of the model.
         device: "cpu" or "cuda".
         seed: None takes randomness from the operating system. A number makes the run repeatable and void as a guarantee.
         checkpoint_every: steps between checkpoints. Steps after the last one are charged again when they are redone.
@@ -67,19 +69,26 @@ class PrivateTrainer:
         checkpoint_every: int = 1,
     ) -> None:
         checks.one_process()
-        checks.refuse_layers(module)
+        checks.device(device)
+        checks.module(module)
         checks.data(plan, *data, classes)
         self.plan, self.update, self.augmentation = plan, update or Update(), augmentation or Augmentation()
         self.update.allowed(plan)
+        self.augmentation(data[0][:0], np.random.default_rng(0))  # no record: only whether the shape will do
         self.module, self.prepare, self.randomness = module.to(device), prepare, Randomness(seed)
         self.x, self.y = (part.to(device) for part in data)
         self.layout, self.checkpoint_every = Layout(module), checkpoint_every
-        checks.isolated(self.module, criterion, self._example(classes))
-        self.per_record = checks.per_record(self.module, criterion, self._example(classes))
         room = MEMORY[torch.device(device).type] // (4 * self.layout.total * self.augmentation.views)
-        self.chunk = max_physical_batch_size or max(1, min(room, 4096))
+        most = max_physical_batch_size or min(MOST, room - room % 16) or 1
+        self.chunk = physical_batch_size(plan.batch_size, plan.sample_rate, most)
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            example = self._example(classes)
+            checks.isolated(self.module, criterion, example)
+            self.per_record = checks.per_record(self.module, criterion, example)
+        weights = self.layout.flat(self.module)
+        self.exact = checks.same_anywhere(self.per_record, weights, example, self.chunk * self.augmentation.views)
         self.out, self.step_number = Path(out), 0
-        self.state = self.update.start(self.layout.flat(self.module))
+        self.state = self.update.start(weights)
         self.out.mkdir(parents=True, exist_ok=True)
         self._file = LedgerFile(self.out / "ledger.json", plan, seeded=seed is not None)
         self._fresh = not self.ledger.runs and not self._checkpoint.exists()
@@ -103,14 +112,20 @@ class PrivateTrainer:
         """One private step; returns its number. After the plan's last step this raises ValueError and touches no data."""
         if not self._fresh:
             raise ValueError(f"{self.out} holds an earlier run: call resume(), or choose another folder.")
-        number = self.step_number + 1
+        number, losses = self.step_number + 1, [torch.empty(0)]
         phase = self.plan.phases[self.plan.phase_of(number)]
         released = private_step(
             self.plan,
             number,
             self.state["weights"],
             self.state["last"],
-            gradients=chunked(self.per_record, self._batches(number), self.chunk, self.augmentation.views),
+            gradients=chunked(
+                self.per_record,
+                self._batches(number),
+                self.chunk,
+                self.augmentation.views,
+                lambda made: losses.append(made.cpu()),
+            ),
             ledger=self._file,
             randomness=self.randomness,
             records=len(self.x),
@@ -121,7 +136,7 @@ class PrivateTrainer:
         self.layout.load(self.module, self.state["weights"])
         if number % self.checkpoint_every == 0 or number == self.plan.steps:
             self.save()
-        self._note_private(number, released.batch)
+        self._note_private(number, released, torch.cat(losses))
         return number
 
     def released(self) -> Tensor:
@@ -189,7 +204,16 @@ class PrivateTrainer:
 
         return batch
 
-    def _note_private(self, number: int, batch: int) -> None:
+    def _note_private(self, number: int, released: Released, losses: Tensor) -> None:
+        """What a person who may see the data may look at; none of it is covered by the guarantee."""
+        norms, clip_norm = released.norms, self.plan.phases[self.plan.phase_of(number)].clip_norm
+        finite, losses = norms[norms.isfinite()], losses[losses.isfinite()]
+        row = {"private": True, "step": number, "batch": len(norms), "not_finite": len(norms) - len(finite)}
+        row |= {
+            "loss": float(losses.mean()) if len(losses) else None,
+            "median_norm": float(finite.median()) if len(finite) else None,
+            "clipped": float((finite > clip_norm).double().mean()) if len(finite) else None,
+        }
         handle = os.open(self.out / "private.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         with os.fdopen(handle, "w") as file:
-            file.write(f'{{"private": true, "step": {number}, "batch": {batch}}}\n')
+            file.write(json.dumps(row, allow_nan=False) + "\n")

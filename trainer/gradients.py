@@ -1,15 +1,17 @@
 """Per-record gradients. `Oracle` works for every model that isolates its records; `Fast` does the common layers quicker.
 
 Both are made of a model and a loss that maps (outputs, targets) to one loss per record, and are called with flat weights
-and a batch: they return one tensor [records, *parameter shape] per trainable parameter, ordered as `named_parameters()`.
+and a batch: they return one tensor [records, *parameter shape] per trainable parameter, ordered as `named_parameters()`, and
+the records' losses.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from math import ceil, sqrt
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, grad_and_value, vmap
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -51,14 +53,15 @@ class Oracle:
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
         self.model, self.loss, self.layout = model, loss, Layout(model)
-        self._gradients = vmap(grad(self._one), in_dims=(None, 0, 0))
+        self._gradients = vmap(grad_and_value(self._one), in_dims=(None, 0, 0))
 
     def _one(self, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         return self.loss(functional_call(self.model, parameters, (x[None],)), y[None])[0]
 
-    def __call__(self, weights: Tensor, x: Tensor, y: Tensor) -> list[Tensor]:
-        """Gradients of every record of a non-empty batch."""
-        return list(self._gradients(self.layout.named(weights), x, y).values())
+    def __call__(self, weights: Tensor, x: Tensor, y: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Gradients and losses of every record of a non-empty batch."""
+        made, losses = self._gradients(self.layout.named(weights), x, y)
+        return list(made.values()), losses
 
 
 # -------------------------------------------------------------------------- layers that leave their gradients per record
@@ -186,17 +189,15 @@ class Fast:
 
         return forward
 
-    def __call__(self, weights: Tensor, x: Tensor, y: Tensor) -> list[Tensor]:
-        """Gradients of every record of a non-empty batch."""
+    def __call__(self, weights: Tensor, x: Tensor, y: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Gradients and losses of every record of a non-empty batch."""
         self.layout.load(self.model, weights)
         self.keep.found = {}
-        torch.autograd.backward(self.loss(self.model(x), y).sum())
+        losses = self.loss(self.model(x), y)
+        losses.sum().backward()
         found, self.keep.found = self.keep.found, {}
-        zero = x.new_zeros(1)
-        return [
-            found[id(parameter)] if id(parameter) in found else zero.expand(len(x), *parameter.shape)
-            for parameter in self.parameters
-        ]
+        unused = [one.new_zeros(1).expand(len(x), *one.shape) for one in self.parameters]
+        return [found.get(id(one), zero) for one, zero in zip(self.parameters, unused, strict=True)], losses.detach()
 
 
 def best(model: nn.Module, loss: Loss) -> Oracle | Fast:
@@ -208,21 +209,33 @@ def best(model: nn.Module, loss: Loss) -> Oracle | Fast:
 
 
 def chunked(
-    per_record: Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]],
+    per_record: Callable[[Tensor, Tensor, Tensor], tuple[Sequence[Tensor], Tensor]],
     batch: Callable[[Tensor], tuple[Tensor, Tensor]],
     size: int,
     views: int = 1,
-) -> Callable[[Tensor, Tensor], object]:
+    note: Callable[[Tensor], None] = lambda losses: None,
+) -> Callable[[Tensor, Tensor], Iterator[list[Tensor]]]:
     """What the mechanism calls: per-record gradients of the given indices, `size` records at a time.
 
     `batch(indices)` returns `views` augmented versions of each record, those of one record side by side; their gradients are
-    averaged, so that the record is clipped once.
+    averaged, so that the record is clipped once. The last chunk is filled up with its first record, and what that gives is
+    dropped: in batches of another shape float32 kernels round a record's gradient differently. `note` gets the losses.
     """
 
-    def gradients(weights: Tensor, indices: Tensor):  # noqa: ANN202
-        for part in indices.split(size):
-            if len(part):
-                made = per_record(weights, *batch(part))
-                yield [one.unflatten(0, (len(part), views)).mean(1) for one in made] if views > 1 else made
+    def gradients(weights: Tensor, indices: Tensor) -> Iterator[list[Tensor]]:
+        for part in indices.split(size) if len(indices) else ():
+            full = torch.cat([part, part[:1].expand(size - len(part))])
+            made, losses = per_record(weights, *batch(full))
+            note(losses.unflatten(0, (size, views)).mean(1)[: len(part)])
+            averaged = (one.unflatten(0, (size, views)).mean(1) for one in made) if views > 1 else made
+            yield [one[: len(part)] for one in averaged]
 
     return gradients
+
+
+def physical_batch_size(expected: float, sample_rate: float, most: int) -> int:
+    """Rows of a chunk, at most `most`, so that a usual batch fills its chunks well: up to 3 standard deviations above the
+    expected size, in as few equal chunks as go, a multiple of 16 (kernels treat left-over rows differently)."""
+    usual = expected + 3.0 * sqrt(expected * (1.0 - sample_rate))
+    rows = ceil(usual / ceil(usual / most))
+    return min(most, 16 * ceil(rows / 16))

@@ -21,6 +21,7 @@ from trainer.update import Update
 
 EVALUATIONS = 20  # over a run, on held-out data
 ROWS = 1000  # records evaluated at a time
+PAUSE = 2.0  # seconds between lines of progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +86,7 @@ def train(
 def _run(
     trainer: PrivateTrainer, data: Dataset, options: Options, promised: Bound, *, resume: bool, quiet: bool
 ) -> dict[str, object]:
-    plan, shown = trainer.plan, time.monotonic()
+    plan, due, score = trainer.plan, time.monotonic() + PAUSE, float("nan")
     step = trainer.resume() if resume else 0
     say = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
     say(f"{plan.steps} steps, batches of about {plan.batch_size:g} (Poisson), always divided by {plan.batch_size:g}")
@@ -100,9 +101,10 @@ def _run(
             row = {"step": step, "epsilon": progress(trainer.ledger, promised), "accuracy": score}
             with (trainer.out / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
-            if time.monotonic() - shown > 1.0 or step == plan.steps:
-                shown = time.monotonic()
-                say(f"step {step}/{plan.steps}  epsilon {row['epsilon']:.4f}  held-out accuracy {row['accuracy']:.4f}")
+        if (now := time.monotonic()) > due or step == plan.steps:
+            spent = progress(trainer.ledger, promised)
+            say(f"step {step}/{plan.steps}  epsilon {spent:.4f}  held-out accuracy {score:.4f}")
+            due = time.monotonic() + max(PAUSE, 10.0 * (time.monotonic() - now))  # pricing a few steps may take seconds
     return report.finish(trainer, data, accuracy(_with(trainer), data, options.device))
 
 

@@ -9,9 +9,18 @@ One step (Algorithms 1 and 2 of arXiv 2210.03843, averaged gradients, w_prev = w
 5. every coordinate of w_prev and w_last is pushed apart to at least tau = gap * learning_rate and mixed at random;
 6. w_k = mixed - learning_rate * (noisy average + drift); the caller computes `drift` from published iterates only.
 
-Sums over records, noise and mixing are float64. Float32 rounding of norms and clipped gradients is paid for by `SHRINK`,
-rounding of tau and of the noise by `WIDEN`. Not covered: an observer who measures time or memory, and the finite resolution
-of the noise.
+Sums over records, noise and mixing are float64, so that microbatches do not matter. Float32 rounding of norms and clipped
+gradients is paid for by `SHRINK`, rounding of tau and of the noise by `WIDEN`. Mixing takes the published float32 iterates,
+which float64 holds exactly; rounding w_k to float32 afterwards is post-processing.
+
+Outside the guarantee:
+
+- an observer of time, memory or the number of microbatches;
+- the resolution of the noise: multiples of about 2^-53, none beyond 8.3 standard deviations (mass 2^-54). Rounding to
+  float32 hides most of the low bits that such attacks read, but that is an observation, not a proof;
+- gradients of *other* records that round differently because one record more is in the batch: the sensitivity is c for
+  gradients that do not. `gradients.chunked` keeps the shape of every microbatch constant for that reason, and
+  `checks.same_anywhere` tries whether a record's gradient has the same bits in every place.
 """
 
 import os
@@ -20,7 +29,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from hashlib import blake2b
 from math import nextafter, sqrt
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -32,13 +41,11 @@ BITS = 53
 BLOCK = 256  # coordinates whose squares are added in float32
 SHRINK = (
     1.0 - 2.0**-15
-)  # a sum of 256 squares is off by at most 258 * 2^-24, its root by half, two roundings of each product
+)  # a sum of 256 squares is off by at most 258 * 2^-24, its root by half, each product by two roundings
 SMALLEST = 1e-9  # clip norm; squares below 2^-149 vanish in float32, which matters only far below this
 COLUMNS = 2048  # coordinates summed over records at a time: fits a cache
 WIDEN = 1.0 + 2.0**-50  # a few float64 roundings
-Gradients = Callable[
-    [Tensor, Tensor], Iterable[Sequence[Tensor]]
-]  # (weights, indices) -> chunks of [rows, ...] per parameter
+Gradients = Callable[[Tensor, Tensor], Iterable[Sequence[Tensor]]]  # (weights, indices) -> chunks, [rows, ...] per parameter
 
 
 class Charges(Protocol):
@@ -120,10 +127,17 @@ def coordinate_bound(clip_norm: float, truncation: float) -> float:
     return float(bound if float(bound) <= exact else np.nextafter(bound, np.float32(0)))
 
 
-def clip_truncate_sum(gradients: Sequence[Tensor], clip_norm: float, truncation: float) -> Tensor:
+class Clipped(NamedTuple):
+    """The sum of clipped gradients, and, private, the norm that every record's gradient had before."""
+
+    total: Tensor
+    norms: Tensor
+
+
+def clip_truncate_sum(gradients: Sequence[Tensor], clip_norm: float, truncation: float) -> Clipped:
     """The sum over records of truncate(clip(gradient)), float64, shape [parameters].
 
-    Guarantee: adding or removing one record changes the result by at most clip_norm in l2 and by at most
+    Guarantee: adding or removing one record changes the sum by at most clip_norm in l2 and by at most
     clip_norm / sqrt(truncation) in every coordinate, whatever the gradients are. A record whose gradient is not finite
     counts as zero.
 
@@ -146,7 +160,7 @@ def clip_truncate_sum(gradients: Sequence[Tensor], clip_norm: float, truncation:
     total = torch.cat([_shrunk_sum(row, factor, bound) for row in rows])
     if not bool((total.abs() <= len(norm) * bound * WIDEN).all()):
         raise AssertionError("truncation failed")
-    return total
+    return Clipped(total, norm)
 
 
 def _norms(row: Tensor) -> Tensor:
@@ -183,11 +197,11 @@ def mix(w_prev: Tensor, w_last: Tensor, threshold: float, alpha: Tensor) -> Tens
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Released:
     """What a step releases: the new weights, float64. `noisy` is the noisy average where nothing was mixed, else None:
-    while mixing it must not leave the mechanism. `batch` is the realised batch size, private."""
+    while mixing it must not leave the mechanism. `norms`, private, are those of the batch's gradients before clipping."""
 
     weights: Tensor
     noisy: Tensor | None
-    batch: int
+    norms: Tensor
 
 
 def private_step(
@@ -219,15 +233,18 @@ def private_step(
     ledger.charge(step)
     batch = coins(randomness.words("sampling", step), records, plan.sample_rate)
     total = torch.zeros(w_prev.numel(), dtype=torch.float64, device=w_prev.device)
+    norms = [total[:0]]
     for chunk in gradients(w_prev, batch):
-        total += clip_truncate_sum(chunk, phase.clip_norm, phase.truncation)
+        clipped = clip_truncate_sum(chunk, phase.clip_norm, phase.truncation)
+        total += clipped.total
+        norms.append(clipped.norms)
     scale = phase.noise_multiplier * phase.clip_norm * WIDEN
     noise = normals(randomness.words("noise", step), total.numel()).to(total.device)
     noisy = (total + scale * noise) / plan.batch_size
     w_prev, w_last = w_prev.double(), w_last.double()
-    if phase.gap == 0.0:
-        return Released(weights=w_prev - phase.learning_rate * (noisy + drift), noisy=noisy, batch=len(batch))
-    alpha = mixing_coefficients(randomness.words("mixing", step), total.numel(), phase.mixing_law).to(total.device)
-    threshold = nextafter(phase.gap * phase.learning_rate, float("inf")) * WIDEN
-    mixed = mix(w_prev, w_last, threshold, alpha)
-    return Released(weights=mixed - phase.learning_rate * (noisy + drift), noisy=None, batch=len(batch))
+    mixed = w_prev
+    if phase.gap > 0.0:
+        alpha = mixing_coefficients(randomness.words("mixing", step), total.numel(), phase.mixing_law).to(total.device)
+        mixed = mix(w_prev, w_last, nextafter(phase.gap * phase.learning_rate, float("inf")) * WIDEN, alpha)
+    weights = mixed - phase.learning_rate * (noisy + drift)
+    return Released(weights=weights, noisy=None if phase.gap > 0.0 else noisy, norms=torch.cat(norms))

@@ -23,6 +23,7 @@ def code_hash() -> str:
 def finish(trainer: PrivateTrainer, data: Dataset, accuracy: float) -> dict[str, object]:
     """Write the released model, the report and the picture; returns the report."""
     bound, plan, ledger = trainer.epsilon(), trainer.plan, trainer.ledger
+    trainer.layout.load(trainer.module, trainer.released())
     state = {name: value.cpu() for name, value in trainer.module.state_dict().items()}
     torch.save(state, trainer.out / "model.pt")
     rows = evaluations(trainer.out / "metrics.jsonl")
@@ -37,6 +38,7 @@ def finish(trainer: PrivateTrainer, data: Dataset, accuracy: float) -> dict[str,
         "plan_fingerprint": plan.fingerprint,
         "seeded": "seeded: not private" if ledger.seeded else False,
         "released": "all iterates" + (" and their exponential average" if trainer.update.ema else ""),
+        "gradients": "same bits in every place of a batch" if trainer.exact else "may round differently by place in a batch",
         "data": data.name,
         "held_out_accuracy": accuracy,
         "evaluations_on_held_out_data": len(rows),
