@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from mmaccount.certificate import certify
     from mmaccount.comparison import Comparison, compare
     from mmaccount.ledger import Ledger, LedgerFile
+    from mmaccount.meaning import Meaning, TradeOff, advantage, bayes_success, gdp_mu, meaning_of, privacy_profile, trade_off
     from mmaccount.plan import Phase, Plan
     from mmaccount.settings import Settings
 
@@ -20,14 +21,22 @@ __all__ = [
     "Infeasible",
     "Ledger",
     "LedgerFile",
+    "Meaning",
     "Phase",
     "Plan",
     "Settings",
+    "TradeOff",
+    "advantage",
+    "bayes_success",
     "certify",
     "compare",
     "delta",
     "epsilon",
+    "gdp_mu",
+    "meaning_of",
+    "privacy_profile",
     "solve",
+    "trade_off",
 ]
 
 _HOME = {
@@ -37,14 +46,22 @@ _HOME = {
     "Infeasible": "calibrate",
     "Ledger": "ledger",
     "LedgerFile": "ledger",
+    "Meaning": "meaning",
     "Phase": "plan",
     "Plan": "plan",
     "Settings": "settings",
+    "TradeOff": "meaning",
+    "advantage": "meaning",
+    "bayes_success": "meaning",
     "certify": "certificate",
     "compare": "comparison",
     "delta": "accountants.bracket",
     "epsilon": "accountants.bracket",
+    "gdp_mu": "meaning",
+    "meaning_of": "meaning",
+    "privacy_profile": "meaning",
     "solve": "calibrate",
+    "trade_off": "meaning",
 }
 
 

@@ -26,6 +26,7 @@ RUN = (
 )
 SOLVABLE = ("noise-multiplier", "steps", "sample-rate", "batch-size", "gap", "mixing", "truncation")
 LOOSER = 1e-9  # relative, from which a certified bound is called looser than the reported one
+GDP_NOTE = "a description, never a guarantee: the Gaussian mechanism with the same epsilon at this delta"
 STARTS = {"noise_multiplier": 1.0, "steps": 1000.0, "sample_rate": 0.01, "mixing": 1.0, "truncation": 1.0, "gap": 1.0}
 
 
@@ -141,6 +142,10 @@ def _epsilon(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     made = compare(run, delta=arguments.delta, tight=not arguments.fast)
     data = _json_bound(made.as_given) | {"delta": arguments.delta, "settings": run.to_dict()} | _json_comparison(made)
     lines = [_text_bound(made.as_given, "epsilon", f"delta {arguments.delta:g}"), *_text_comparison(made)]
+    if arguments.json or arguments.prior is not None:
+        found, more = _meaning(run, made.as_given, arguments)
+        data["meaning"] = found
+        lines += more
     if arguments.exact or arguments.certificate is not None:
         from mmaccount.certificate import certify, enclosure
 
@@ -154,6 +159,21 @@ def _epsilon(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         if arguments.certificate is not None:
             _files.write(arguments.certificate, proof)
             lines.append(f"  certificate written to {arguments.certificate}")
+    return data, lines
+
+
+def _meaning(run: Settings, bound: Bound, arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    from mmaccount.meaning import gdp_mu, meaning_of
+
+    made = meaning_of(run, prior=0.5 if arguments.prior is None else arguments.prior, tight=not arguments.fast)
+    mu = gdp_mu(bound.upper, arguments.delta) if isfinite(bound.upper) else None
+    data = made.to_dict() | {"gdp_mu": {"value": mu, "note": GDP_NOTE}}
+    rate, found = made.true_positive_rates[-1]
+    lines = [
+        f"  an attacker's best guess, prior {made.prior:g}: right with probability <= {up(made.bayes_success.upper)}; "
+        f"advantage <= {up(made.advantage.upper)}",
+        f"  true positive rate at false positive rate {rate:g} <= {up(found.upper)}",
+    ]
     return data, lines
 
 
@@ -343,6 +363,7 @@ def _parser() -> argparse.ArgumentParser:
     fast(made)
     _add_run(made)
     delta(made, "--delta", metavar="D", help="delta, in (0, 1)")
+    made.add_argument("--prior", type=float, metavar="P", help="say what an attacker can do; chance that the record is in")
     made.add_argument("--exact", action="store_true", help="recompute the best bound that can be certified in intervals")
     made.add_argument("--certificate", metavar="FILE", help="write a proof of that bound, for mmaccount verify")
     made = command("delta", _delta, "The delta of a run at a given epsilon.", f"{RUN} --epsilon 8")

@@ -62,6 +62,7 @@ def refused(capsys, *argv: str) -> str:
 def test_epsilon_json(capsys, resnet, form):
     data = as_json(capsys, "epsilon", *words(form), "--delta", "1e-5")
     made = mm.compare(resnet, delta=1e-5)
+    meaning = data.pop("meaning")
     assert data == {
         "epsilon": made.as_given.upper,
         "lower": made.as_given.lower,
@@ -74,6 +75,20 @@ def test_epsilon_json(capsys, resnet, form):
         "equal_noise": {"noise_multiplier": made.equal_noise_multiplier, "epsilon": made.equal_noise.upper},
         "effective_noise_multiplier": made.effective_noise_multiplier,
     }
+    assert set(meaning) == {"advantage", "bayes_success", "true_positive_rate", "gdp_mu"}
+    assert meaning["gdp_mu"]["value"] == mm.gdp_mu(made.as_given.upper, 1e-5)
+    assert "never a guarantee" in meaning["gdp_mu"]["note"]
+
+
+def test_meaning_is_what_the_library_says(capsys, plain):
+    options = ["--sample-rate", "0.01", "--steps", "10000", "--noise-multiplier", "1", "--delta", "1e-5", "--prior", "0.1"]
+    meaning = as_json(capsys, "epsilon", *options)["meaning"]
+    del meaning["gdp_mu"]
+    assert meaning == mm.meaning_of(plain, prior=0.1).to_dict()
+    _, out, _ = call(capsys, "epsilon", *options)
+    assert "prior 0.1: right with probability <= 0.9064; advantage <= 0.480073" in out
+    assert "prior" not in call(capsys, "epsilon", *options[:-2])[1]
+    assert "`prior` must be in (0, 1), got 1.0" in refused(capsys, "epsilon", *options[:-1], "1")
 
 
 def test_delta_json(capsys, resnet):
@@ -143,6 +158,8 @@ def test_unbounded_is_null_with_a_reason(capsys):
     assert data["epsilon"] is None
     assert "overflow" in data["reason"]
     assert data["without_mixing"] is None
+    assert data["meaning"]["advantage"]["upper"] == 1.0
+    assert data["meaning"]["gdp_mu"]["value"] is None
     _, out, _ = call(capsys, "epsilon", *options, "--delta", "1e-5")
     assert "unbounded" in out
 

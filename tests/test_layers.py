@@ -17,7 +17,7 @@ LAYERS = [  # each may import what stands above it
     {"kernels"},
     {"divergences"},
     {"accountants"},
-    {"calibrate", "certificate", "clipping", "comparison", "probe", "reproduce"},
+    {"calibrate", "certificate", "clipping", "comparison", "meaning", "probe", "reproduce"},
     {"descent"},
     {"cli"},
     {"__main__", "__init__"},

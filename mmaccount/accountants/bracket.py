@@ -21,7 +21,7 @@ CROSSING = 1e-9  # relative, by which a lower bound may exceed an upper one: rou
 FISHER_ERROR = 1e-6  # relative, by which the effective noise of the spread-out attack is raised
 
 
-def _unmixed(phases: Sequence[Settings], moments: float, bound: Callable[[Sequence[Settings]], float]) -> list[Settings]:
+def unmixed(phases: Sequence[Settings], moments: float, bound: Callable[[Sequence[Settings]], float]) -> list[Settings]:
     """The same phases without mixing, if their exact answer may beat `moments`: mixing is post-processing, so they bound the
     mixed ones. Empty for Laplace noise, and where mixing brings so much that looking would be a waste."""
     if any(phase.noise != "gaussian" for phase in phases):
@@ -31,7 +31,7 @@ def _unmixed(phases: Sequence[Settings], moments: float, bound: Callable[[Sequen
     return [] if mixed and bound(plain) > WORTH * moments else plain
 
 
-def _spread_out(phases: Iterable[Settings]) -> list[Settings]:
+def spread_out(phases: Iterable[Settings]) -> list[Settings]:
     """Plain Gaussian phases that the worst case of the given ones costs at least: the limit of a gradient of l2 norm c
     spread evenly over m -> inf coordinates, in which every delta(eps) converges to that of noise multiplier z / sqrt(I(L))
     (local asymptotic normality; I(L) is the Fisher information of mixing plus noise)."""
@@ -66,7 +66,8 @@ def _delta_at(epsilon: float, about: float) -> _Question:
     )
 
 
-def _crossed(lower: float, upper: float, what: str) -> None:
+def crossed(lower: float, upper: float, what: str) -> None:
+    """Raise BoundError if the lower bound, of the attack `what`, is above the upper one."""
     if lower > upper * (1.0 + CROSSING):
         raise BoundError(f"the lower bound {lower!r} ({what}) is above the upper bound {upper!r}.")
 
@@ -74,10 +75,10 @@ def _crossed(lower: float, upper: float, what: str) -> None:
 def _upper(phases: Sequence[Settings], proven: Bound, ask: _Question, tight: bool) -> tuple[Bound, Pair]:
     """The smallest proven bound, and the bracket of the run without mixing (0, inf where it was not worth finding)."""
     is_mixed = any(phase.mixing > 0.0 for phase in phases)
-    plain = _unmixed(phases, proven.upper, ask.renyi)
+    plain = unmixed(phases, proven.upper, ask.renyi)
     found = ask.exact(plain) if plain else Pair(0.0, inf)
     if not is_mixed:
-        _crossed(found.lower, min(found.upper, proven.upper), OWN_ATTACK)
+        crossed(found.lower, min(found.upper, proven.upper), OWN_ATTACK)
     if found.upper < proven.upper:
         proven = Bound(upper=found.upper, method=f"{EXACT}, mixing not credited" if is_mixed else EXACT)
     if is_mixed and tight and all(phase.noise == "gaussian" for phase in phases):
@@ -94,10 +95,10 @@ def _bracket(phases: Sequence[Settings], proven: Bound, ask: _Question, tight: b
         return proven
     attacks = {OWN_ATTACK: found.lower}
     if any(phase.mixing > 0.0 for phase in phases):
-        attacks = {SPREAD_OUT: ask.exact(_spread_out(phases)).lower}
+        attacks = {SPREAD_OUT: ask.exact(spread_out(phases)).lower}
         attacks |= {name: ask.side(side) for name, side in mixed.attacks(phases) if tight}
     best = max(attacks, key=lambda name: attacks[name])
-    _crossed(attacks[best], proven.upper, best)
+    crossed(attacks[best], proven.upper, best)
     return replace(proven, lower=min(attacks[best], proven.upper), attack=best)
 
 

@@ -16,6 +16,7 @@ from mmaccount.settings import Settings
 SMALLEST_NOISE = 0.05  # of a subsampled phase; below, too many nodes
 NEGLIGIBLE = 1e-7  # probability of outcomes left out, relative to delta
 NARROW = 1e-6  # relative width that is good enough
+VAGUE = -1.0  # log of M(t) e^{-t eps} between this and its negative: Chernoff says little about delta
 ROOT = 1e-10  # relative tolerance of the search for epsilon
 
 
@@ -107,18 +108,27 @@ def epsilon(phases: Sequence[Settings], delta: float) -> Pair:
 
 def delta(phases: Sequence[Settings], epsilon: float, about: float) -> Pair:
     """Bounds on the delta of plain Gaussian phases at epsilon >= 0; `about` is its rough size."""
+    removal, addition = (direction(phases, epsilon, about, remove=remove)(epsilon) for remove in (True, False))
+    return Pair(max(removal.lower, addition.lower), max(removal.upper, addition.upper))
+
+
+def direction(phases: Sequence[Settings], epsilon: float, about: float, *, remove: bool) -> Callable[[float], Pair]:
+    """Bounds on delta in one direction, as a function of epsilon >= 0, best near the given one, where delta is `about`."""
     if not _within_reach(phases):
-        return Pair(0.0, 1.0)
-    laws = [_law(phase, NEGLIGIBLE * about / len(phases)) for phase in phases]
-    found = []
-    for remove in (True, False):
-        side = Side(laws, remove=remove)
-        t = _tilt(side, partial(log_delta_at, epsilon=epsilon))
-        line = side.line(t, epsilon)
-        found.append(Pair(0.0, 1.0) if line is None else line.delta(epsilon))
-    if _pure(phases) <= epsilon:
-        found[1] = Pair(0.0, 0.0)
-    return Pair(max(side.lower for side in found), max(side.upper for side in found))
+        return lambda _: Pair(0.0, 1.0)
+    side = Side([_law(phase, NEGLIGIBLE * about / len(phases)) for phase in phases], remove=remove)
+    t = _tilt(side, partial(log_delta_at, epsilon=epsilon))
+    while VAGUE <= side.log_moment(2.0 * t) - 2.0 * t * epsilon <= -VAGUE:  # delta is not small: a larger t is cheaper
+        t *= 2.0
+    line = side.line(t, epsilon)
+    pure = inf if remove else _pure(phases)
+
+    def bounds(epsilon: float) -> Pair:
+        if epsilon >= pure:
+            return Pair(0.0, 0.0)
+        return Pair(0.0, 1.0) if line is None else line.delta(epsilon)
+
+    return bounds
 
 
 def _pure(phases: Sequence[Settings]) -> float:

@@ -7,7 +7,7 @@ from math import ceil, inf, log, log1p
 import numpy as np
 
 from mmaccount.accountants.envelope import envelope
-from mmaccount.accountants.lattice import Atoms, Composed, compose, merge, moments, power, split, tilted
+from mmaccount.accountants.lattice import Atoms, Composed, Lattice, compose, merge, moments, power, split, tilted
 from mmaccount.accountants.rdp import epsilon_at, log_delta_at, minimise_over_orders
 from mmaccount.divergences import Geometry, geometry, log_moments
 from mmaccount.kernels.lattice import coordinate_cells
@@ -89,8 +89,8 @@ class Side:
         """log E[(dP/dQ)^order] under Q, not rounded to a side."""
         return sum(count * tilted(atoms, order)[1] for atoms, count in self.steps)
 
-    def composed(self, tilt: float) -> Composed:
-        """The composed loss, accurate where e^{tilt * loss} dP has its mass."""
+    def lattices(self, tilt: float) -> list[tuple[Lattice, int]]:
+        """The steps on one lattice, fine enough for where e^{tilt * loss} dP has its mass."""
         variance = sum(count * moments(atoms, 1.0 + tilt)[2] for atoms, count in self.steps)
         points = sum(count for _, count in self.steps)
         spacing = max((variance / points) ** 0.5 / PARTS, 60.0 * (variance**0.5 + 0.1) / MOST_POINTS)
@@ -98,7 +98,15 @@ class Side:
         smallest = max(-float(np.min(atoms.losses)) for atoms, _ in self.steps)
         if smallest > 0.0:  # the smallest loss of a step, where much mass may sit, becomes a point
             spacing = smallest / ceil(smallest / spacing)
-        return compose([(rule(atoms, spacing), count) for atoms, count in self.steps], tilt)
+        return [(rule(atoms, spacing), count) for atoms, count in self.steps]
+
+    def composed(self, tilt: float) -> Composed:
+        """The composed loss, accurate where e^{tilt * loss} dP has its mass."""
+        return compose(self.lattices(tilt), tilt)
+
+    def tilt(self, epsilon: float) -> float:
+        """The tilt that suits an epsilon."""
+        return minimise_over_orders(lambda a: log_delta_at(self.log_moment(a), a, epsilon))[1] - 1.0
 
     def epsilon(self, delta: float) -> float:
         """A bound on epsilon at delta."""
@@ -122,8 +130,7 @@ class Side:
 
     def delta(self, epsilon: float) -> float:
         """A bound on delta at epsilon."""
-        _, order = minimise_over_orders(lambda a: log_delta_at(self.log_moment(a), a, epsilon))
-        return self.composed(order - 1.0).delta(epsilon, upper=self.upper)
+        return self.composed(self.tilt(epsilon)).delta(epsilon, upper=self.upper)
 
 
 def _divergence(step: Geometry) -> float:
@@ -138,8 +145,10 @@ def _worthwhile(step: Geometry) -> bool:
     return step.width == 0.0 or (step.copies >= FEWEST_COPIES and SMALLEST_SHIFT <= step.shift <= LARGEST_SHIFT)
 
 
-def attacks(phases: Sequence[Settings]) -> Iterator[tuple[str, Side]]:
-    """(name, privacy loss) of adversaries that exist: a gradient in as few coordinates as truncation allows, and in more."""
+def attacks(phases: Sequence[Settings], *, remove: bool = True) -> Iterator[tuple[str, Side]]:
+    """(name, privacy loss) of adversaries that exist: a gradient in as few coordinates as truncation allows, and in more.
+
+    Removing a record usually tells more than adding one."""
     for factor in FACTORS:
         pairs = []
         for phase in phases:
@@ -153,7 +162,7 @@ def attacks(phases: Sequence[Settings]) -> Iterator[tuple[str, Side]]:
             pair = shifted(shift, width, copies)
             pairs.append((pair, phase.sample_rate, phase.steps))
         count = "p" if factor == 1 else f"{factor} p"
-        yield f"gradient spread evenly over {count} coordinates", Side(pairs, remove=True, upper=False)
+        yield f"gradient spread evenly over {count} coordinates", Side(pairs, remove=remove, upper=False)
 
 
 def dominated(phases: Sequence[Settings]) -> list[Side]:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from math import exp, inf, isnan, log, log1p
 from sys import float_info
 
+import numpy as np
+
 from mmaccount import _check
 from mmaccount.bound import Bound
 from mmaccount.divergences import check_worst_shift, step_log_moment
@@ -14,6 +16,11 @@ START, LOWEST, HIGHEST = 2, -10, 16  # orders are searched at 1 + 2^e: first e, 
 REFINEMENTS = 24  # golden-section steps; the last bracket is 1e-5 wide in log2(order - 1)
 GOLDEN = 0.5 * (5**0.5 - 1.0)
 ROUNDING = 8.0 * float_info.epsilon  # of each term of a conversion, added to the result
+TABLE = tuple(  # orders that price many epsilons at once: fractions where they pay, then whole numbers
+    [1.0 + 2.0 ** (e / 4.0) for e in range(4 * LOWEST, 0)]
+    + [float(order) for order in range(2, 33)]
+    + [float(round(2.0 ** (e / 4.0))) for e in range(21, 4 * HIGHEST + 1)]
+)
 
 
 def as_phases(settings: Settings | Iterable[Settings]) -> tuple[Settings, ...]:
@@ -116,7 +123,7 @@ def _method(phases: tuple[Settings, ...], conversion: str) -> str:
     return f"Renyi ({'ModelMix' if mixed else 'plain'}), {conversion} conversion"
 
 
-def _check_phases(phases: tuple[Settings, ...], order: float) -> None:
+def _check_phases(phases: Sequence[Settings], order: float) -> None:
     for phase in set(phases):
         check_worst_shift(phase, order)
 
@@ -161,6 +168,18 @@ def delta(
     epsilon = _check.nonnegative("epsilon", epsilon)
     conversion = _check.choice("conversion", conversion, CONVERSIONS)
     log_upper, order = _best(lambda a: log_delta_at(log_moment(phases, a), a, epsilon, conversion), orders)
-    upper = min(1.0, max(float_info.min, exp(log_upper) * (1.0 + ROUNDING)))  # never rounded down to 0
     _check_phases(phases, order)
-    return Bound(upper=upper, order=order, method=_method(phases, conversion))
+    return Bound(upper=_rounded_up(log_upper), order=order, method=_method(phases, conversion))
+
+
+def deltas(phases: Sequence[Settings], epsilons: np.ndarray) -> np.ndarray:
+    """Upper bounds on delta at many epsilons >= 0 at once, from the orders of TABLE; errors as `delta`."""
+    moments = [(log_moment(phases, order), order) for order in TABLE]
+    found = [min((log_delta_at(moment, order, e), order) for moment, order in moments) for e in epsilons.tolist()]
+    for order in {order for _, order in found}:
+        _check_phases(phases, order)
+    return np.array([_rounded_up(log_upper) for log_upper, _ in found])
+
+
+def _rounded_up(log_delta: float) -> float:
+    return min(1.0, max(float_info.min, exp(log_delta) * (1.0 + ROUNDING)))  # never rounded down to 0
