@@ -21,6 +21,7 @@ the larger of the two directions, for every gradient that the clipping admits. I
 from collections.abc import Callable
 from functools import lru_cache
 from math import ceil, floor, inf, isnan, log
+from sys import float_info
 from typing import NamedTuple
 
 import numpy as np
@@ -68,7 +69,7 @@ def geometry(settings: Settings) -> Geometry:
     power = POWER[settings.noise]
     copies = settings.truncation ** (power / 2)
     if shift < SMALLEST_SHIFT:
-        shift, copies = SMALLEST_SHIFT, copies * (shift / SMALLEST_SHIFT) ** power
+        shift, copies = SMALLEST_SHIFT, max(float_info.min, (1.0 / settings.noise_multiplier / SMALLEST_SHIFT) ** power)
     if width < SMALLEST_WIDTH or shift > LARGEST_SHIFT[settings.noise]:
         width = 0.0
     return Geometry(settings.noise, shift, width, copies)

@@ -66,7 +66,7 @@ def test_power_is_repeated_convolution(upper):
     expected[held] = direct[at[held]]
     difference = made.masses - expected
     assert np.all(difference >= 0.0) if upper else np.all(difference <= 0.0)
-    assert np.max(np.abs(difference)) < 1e-13 * np.max(direct) + 1e-16
+    assert np.max(np.abs(difference)) < 2e-13 * np.max(direct) + 1e-16
 
 
 @pytest.mark.parametrize(("z", "steps", "epsilon"), [(1.0, 1, 1.0), (10.0, 100, 2.0), (100.0, 10_000, 0.3), (1.0, 1, 8.0)])

@@ -51,6 +51,8 @@ PARTS = 20  # lattice points per standard deviation of the loss
 MOMENT_ERROR = 1e-14  # absolute, of F(w); measured below 1e-15
 ROUNDING = 1e-11  # relative, of sums over frequencies, added to every value
 NEGLIGIBLE = 1e-20  # probability, beyond which the profile is constant
+FARTHEST = 50.0  # |A| up to which Phi_nu is compared with Phi_th
+LARGEST = 700.0  # log of a moment; beyond, nothing is said
 MOMENT_ORDERS = 1.0 + 2.0 ** (np.arange(-16, 49) / 4.0)
 
 
@@ -99,7 +101,7 @@ def _line(grid: np.ndarray, tilt: float, sigma: float, spacing: float, moments: 
     psi = (logs.real + 1j * np.unwrap(logs.imag, axis=0)) / u[:, None]
     straight = 2.0 * np.abs(psi_0) + 12.0 * np.abs(psi[-1] - psi_0)  # of the second derivative of u (psi - rho)
     missed = gaps**2 / 8.0 * (second / np.maximum(lowest, 0.05) + (first / np.maximum(lowest, 0.05)) ** 2 + straight)
-    missed = (missed + MOMENT_ERROR) / u[:-1, None]
+    missed = (missed + MOMENT_ERROR / np.maximum(lowest, 0.05)) / u[:-1, None]
     log_high = np.log(np.maximum(modulus[:-1], modulus[1:]) + gaps**2 / 8.0 * second)
     log_largest = np.max(log_high / np.where(log_high > 0.0, u[:-1, None], u[1:, None]), axis=0)
     # below the first one
@@ -134,15 +136,17 @@ def _bound(line: _Line, budget: float, epsilons: np.ndarray) -> np.ndarray:
         np.maximum((1.0 + RATIO**2) * largest, line.near_zero + line.parts[0] * np.abs(difference))
         + half * np.abs(difference)
     )
-    any_shift = np.exp(np.minimum(700.0, budget * line.log_largest))
+    if budget * np.max(line.log_largest) > LARGEST:
+        return np.full(epsilons.size, inf)
+    any_shift = np.exp(budget * line.log_largest)
     beyond = float(any_shift[0] * 2.0 * size[-1] * line.frequencies.size)  # S falls by e^{-56 / count} a step, or faster
     best = np.zeros(epsilons.size)
     for cell in range(CELLS):
         theta = (cell + 0.5) / CELLS
         reference = np.exp(budget * (line.psi_0 + theta * difference))
         modulus = np.abs(reference)
-        remainder = modulus * (np.expm1(np.minimum(largest, 50.0)) - largest)
-        used = line.trusted & (remainder < any_shift + modulus)
+        remainder = modulus * (np.expm1(np.minimum(largest, FARTHEST)) - largest)
+        used = line.trusted & (largest < FARTHEST) & (remainder < any_shift + modulus)
         terms = np.where(used, kernel * reference, 0.0)
         value = (waves @ terms).real
         slope = np.abs((waves @ (terms * budget * difference)).real)
@@ -184,11 +188,17 @@ def envelope(shift: float, width: float, copies: float) -> Lattice:
 
 
 def _from_profile(epsilons: np.ndarray, upper: np.ndarray) -> Lattice:
-    """The pair whose profile is the lower convex hull of E at the points e^{+-epsilon}, with E(1/x) = 1 - 1/x + E(x)/x."""
+    """The pair whose profile is the lower convex hull of E at the points e^{+-epsilon}, with E(1/x) = 1 - 1/x + E(x)/x.
+
+    The hull has that symmetry too. So the masses below loss 0 are those that P has above it: read off there they keep their
+    relative accuracy, which slopes near x = 0, where E is 1 - x but for rounding, have lost.
+    """
     x = np.exp(np.concatenate([-epsilons[:0:-1], epsilons]))
     values = np.concatenate([(1.0 - np.exp(-epsilons) + upper * np.exp(-epsilons))[:0:-1], upper])
     values = np.minimum(1.0, np.maximum(values, 1.0 - x))
     values = hull(np.concatenate([[0.0], x]), np.concatenate([[1.0], values]))
     slopes = np.diff(values) / np.diff(np.concatenate([[0.0], x]))
     masses = np.maximum(0.0, np.diff(np.concatenate([slopes, [0.0]])))
-    return Lattice(float(-epsilons[-1]), float(epsilons[1]), masses, float(values[-1]), max(0.0, 1.0 + float(slopes[0])))
+    above = masses[epsilons.size :] * x[epsilons.size :]
+    masses[: above.size] = above[::-1]
+    return Lattice(float(-epsilons[-1]), float(epsilons[1]), masses, float(values[-1]), float(values[-1]))

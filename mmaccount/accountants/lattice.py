@@ -15,6 +15,7 @@ lowers every delta, which is how errors are charged.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from math import ceil, exp, expm1, floor, inf, log, log1p, log2
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from scipy.fft import irfft, next_fast_len, rfft
 
 from mmaccount.kernels.lattice import fuse
 
-MASS_ERROR = 1e-13  # relative, of a mass that a projection makes
+MASS_ERROR = 1e-13  # relative, of a mass that a projection makes, the tilting of it and of the sum of all included
 FFT_ERROR = 8.0 * 2.0**-53  # per log2 of the length, relative to the 2-norm of what is transformed
 TILTS = (0.0, 0.5, 1.0, 2.0)  # at which powers are taken; per atom the one with the smallest error counts
 SCALES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)  # Chernoff exponents tried, in units of one over the standard deviation
@@ -117,10 +118,10 @@ def _window(parts: Sequence[tuple[Lattice, int]], order: float) -> tuple[float, 
 
 def _points(parts: Sequence[tuple[Lattice, int]], low: float, high: float) -> tuple[int, np.ndarray]:
     """The lattice of the composed law from low to high, at least: index of its first point, losses."""
-    start, spacing = sum(steps * lattice.start for lattice, steps in parts), parts[0][0].spacing
-    first = floor((low - start) / spacing)
-    size = next_fast_len(max(2, ceil((high - start) / spacing) - first + 1), real=True)
-    return first, start + (first + np.arange(size)) * spacing
+    start, spacing = sum(steps * Fraction(lattice.start) for lattice, steps in parts), Fraction(parts[0][0].spacing)
+    first = floor((Fraction(low) - start) / spacing)
+    size = next_fast_len(max(2, ceil((Fraction(high) - start) / spacing) - first + 1), real=True)
+    return first, float(start + first * spacing) + np.arange(size) * parts[0][0].spacing
 
 
 def _composed(parts: Sequence[tuple[Lattice, int]], order: float, first: int, size: int) -> tuple[np.ndarray, float, float]:
@@ -136,8 +137,8 @@ def _composed(parts: Sequence[tuple[Lattice, int]], order: float, first: int, si
         log_transform += steps * np.log(np.where(modulus > TINY, transform, TINY))
         rounding += steps * np.log1p(error / modulus)
         log_total += steps * log_sum
-    size_of = np.exp(np.minimum(0.0, log_transform.real))
-    spent = np.minimum(1.0, np.exp(np.minimum(700.0, log_transform.real + rounding))) - size_of
+    size_of = np.exp(log_transform.real)
+    spent = np.minimum(1.0 + size_of, np.exp(np.minimum(700.0, log_transform.real + rounding)) - size_of)
     phase = np.exp(2j * np.pi * (np.arange(size // 2 + 1) * (first % size) % size) / size)
     masses = irfft(np.exp(log_transform) * phase, size)
     error = 2.0 * float(np.sum(spent) + unit * np.sum(size_of**2) ** 0.5 * size**0.5) / size

@@ -112,7 +112,7 @@ class Side:
         """A bound on epsilon at delta."""
         start, order = minimise_over_orders(lambda a: epsilon_at(max(0.0, self.log_moment(a)), a, delta))
         if not 0.0 < start < inf:
-            return inf if self.upper and start > 0.0 else 0.0
+            return inf if self.upper else 0.0
         loss, log_delta = self.composed(order - 1.0), log(delta)
 
         def above(epsilon: float) -> float:

@@ -4,7 +4,7 @@ from math import ceil, exp, expm1
 
 import numpy as np
 
-from mmaccount.kernels.gaussian import NODES3, WEIGHTS3, _log_ratio, log_density
+from mmaccount.kernels.gaussian import NODES, WEIGHTS, _log_ratio, log_density
 from mmaccount.kernels.logspace import jit
 
 REACH = 13.0  # std beyond the edges of the mixing, and of their shifted copy; what is cut off is below 1e-37
@@ -20,12 +20,12 @@ def _log_likelihood_ratio(t: float, shift: float, width: float) -> float:
 def _fill(starts: np.ndarray, step: float, shift: float, width: float, masses: np.ndarray, shifted: np.ndarray) -> None:
     norm = step / width if width > 0.0 else step
     for i in range(starts.size):
-        for j in range(NODES3.size):
-            t = starts[i] + step * NODES3[j]
+        for j in range(NODES.size):
+            t = starts[i] + step * NODES[j]
             log_r = _log_likelihood_ratio(t, shift, width)
             log_p = log_density(t, width) if width > 0.0 else -0.5 * t * t - 0.9189385332046727
-            masses[i] += norm * WEIGHTS3[j] * exp(log_p)
-            shifted[i] += norm * WEIGHTS3[j] * exp(log_p + log_r)
+            masses[i] += norm * WEIGHTS[j] * exp(log_p)
+            shifted[i] += norm * WEIGHTS[j] * exp(log_p + log_r)
 
 
 @jit
@@ -33,7 +33,8 @@ def coordinate_cells(shift: float, width: float, step: float) -> tuple[np.ndarra
     """The outcomes of one coordinate in cells, by increasing likelihood ratio.
 
     Returns, per cell: the log ratio r = p(x - shift)/p(x) at its lower and upper end (r increases in x, as p is
-    log-concave), its mass without the shift, and with it. Three-point Gauss-Legendre, relative error below (step)^6 / 2e6.
+    log-concave), its mass without the shift, and with it. 12-point Gauss-Legendre: log p changes by (|x| + 1) step at most
+    in a cell, so the relative error is below 1e-20 for |x| step < 1.
     """
     windows = [(-width - REACH, shift + REACH)]
     apart = width - shift - 2.0 * REACH

@@ -135,7 +135,7 @@ def log_mgf(
                 rest = expm1_minus(l)
                 re = weight * (square_re * s_re - square_im * s_im - order * rest)
                 im = weight * (square_re * s_im + square_im * s_re - y * rest)
-                size = abs(re) + abs(im)
+                size = weight * (0.5 * (a * a + b * b) + (abs(order) + abs(y)) * rest)
             else:
                 big = exp(log_weight[i] + a)
                 first = exp(log_weight[i] + l) - weight if l > 1.0 else weight * expm1(l)
@@ -146,7 +146,11 @@ def log_mgf(
             sum_im += im
             sum_abs += size * (1.0 + (abs(a) + abs(b)) / 16.0)
         squared = 2.0 * sum_re + sum_re * sum_re + sum_im * sum_im
-        real[j] = 0.5 * log1p(squared) if squared > -1.0 else -inf
+        if squared < -0.5:  # |E[r^k]|^2 - 1 has lost what is left of a small modulus
+            modulus = sqrt((1.0 + sum_re) ** 2 + sum_im * sum_im)
+            real[j] = log(modulus) if modulus > 0.0 else -inf
+        else:
+            real[j] = 0.5 * log1p(squared)
         imag[j] = atan2(sum_im, 1.0 + sum_re)
         error[j] = 4e-15 * sum_abs + 2e-19 * (1.0 + abs(order) + abs(y))
     return real, imag, error
