@@ -7,12 +7,16 @@ the larger of the two directions, for every gradient that the clipping admits. I
 (S) Worst shift. A gradient shifts coordinate j by v_j, |v_j| <= s, with sum v_j^2 <= X (Gaussian: s = 1/(z sqrt p),
     X = 1/z^2) or sum |v_j| <= X (Laplace: same s, X = 1/z). For real k >= 1 the unsubsampled log-moment is
     sum_j h_k(v_j) <= X h_k(s)/s^2, resp. X h_k(s)/s, because h_k(v)/v^2 (Gaussian), resp. h_k(v)/v is nondecreasing.
-    Gaussian: h_k(sqrt x) is convex. p_L = e^{-g} is even and log-concave with g''' >= 0 on (0, inf) (a GHS inequality,
-    Ellis-Monroe-Newman 1976), and every such density has that property.
+    Gaussian: h_k(sqrt x) is convex. p_L = e^{-g} is even and log-concave with g''' >= 0 on (0, inf), and every such
+    density has that property. g'''(x) is minus the third cumulant of the mixing given x, which is <= 0 for x > 0 if the
+    mixing has a density e^{-V}, even and log-concave, with V''' >= 0 on (0, W/2) (a GHS inequality, Ellis-Monroe-Newman
+    1976; the walls are limits of (2u/W)^{2n}). Uniform: V = 0. Raised cosine: V' = (2 pi/W) tan(pi u/W), and tan'' >= 0.
+    Beta(b, b), b >= 1: V' = (b-1) (1/(W/2-u) - 1/(W/2+u)), V''' = 2 (b-1) (1/(W/2-u)^3 - 1/(W/2+u)^3) >= 0.
     Laplace: Int p(x-v)^k p(x)^{1-k} dx = Int p(y) exp((k-1)(g(y+v) - g(y))) dy is a mixture of functions that are
     log-convex in v as g is convex, so it is log-convex; h_k is convex, h_k(0) = 0. (Any log-concave p will do.)
-(M) Narrowest width. A wider uniform gives a Blackwell-less-informative pair: dQ/dL = E[U | X = Q] is nondecreasing
-    for log-concave noise, so the location family grows in the dispersive order. Widths >= L may be replaced by L.
+(M) Narrowest width. Wider mixing by the same law gives a Blackwell-less-informative pair: dQ/dL = E[U | X = Q] is
+    nondecreasing for log-concave noise, so the location family grows in the dispersive order, and the best tests are
+    half-lines as p_L is log-concave (it is for every log-concave law). Widths >= L may be replaced by L.
 (D) Direction. The reflection x -> v - x swaps P_0 and P_1, so the "remove" direction computed here is the larger one
     (Mironov-Talwar-Zhang 2019, arXiv 1908.10530, Theorem 5).
 (F) log E R^alpha is convex in alpha and 0 at alpha = 1: chords between orders are upper bounds.
@@ -26,10 +30,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mmaccount import laws
 from mmaccount.bound import BoundError
-from mmaccount.kernels import binomial, gaussian, laplace
+from mmaccount.kernels import binomial, density, gaussian, laplace, mixing
 from mmaccount.kernels.logspace import log_expm1, softplus
-from mmaccount.laws import UNIFORM
 from mmaccount.settings import Settings
 
 Kernel = Callable[[np.ndarray, float, float], np.ndarray]
@@ -42,6 +46,7 @@ ORDER_ERROR = 5e-14  # the same per unit of order: logarithms of binomial coeffi
 
 SMALLEST_SHIFT = 1e-8  # smaller s are raised to this: by (S) an upper bound, and exact to k s
 LARGEST_SHIFT = {"gaussian": 1e3, "laplace": 5e2}  # beyond, mixing is not credited: by (M) an upper bound
+LARGEST_LAW = 100.0, 1e5  # the same for laws other than the uniform; L that counts at most, by (M) an upper bound
 SMALLEST_WIDTH = 1e-8  # narrower L count as 0: by (M) an upper bound, and exact to L^2
 SMALLEST_NOISE = 0.05  # below, fractional orders of plain DP-SGD are bounded by convexity instead of quadrature
 DENSE_ORDERS = 64  # every integer order up to here; above, orders grow
@@ -58,21 +63,28 @@ class Geometry(NamedTuple):
     shift: float
     width: float
     copies: float
+    law: str = laws.UNIFORM
+
+    def moments(self, orders: np.ndarray, shift: float) -> np.ndarray:
+        """h_k(shift) at real orders k > 1, not rounded to a side."""
+        if self.law == laws.UNIFORM or self.width == 0.0:
+            return KERNELS[self.noise](orders, shift, self.width)
+        return mixing.log_moments(orders, shift, density.named(self.law, self.width))
 
 
 def geometry(settings: Settings) -> Geometry:
     """The Geometry of a step, moved to where the kernels are accurate, always to the safe side."""
-    if settings.mixing_law != UNIFORM:
-        raise ValueError(f"`mixing_law` {settings.mixing_law!r} cannot be accounted for yet.")
     shift = 1.0 / settings.noise_multiplier / settings.truncation**0.5
     width = settings.mixing / settings.noise_multiplier
     power = POWER[settings.noise]
     copies = settings.truncation ** (power / 2)
     if shift < SMALLEST_SHIFT:
         shift, copies = SMALLEST_SHIFT, max(float_info.min, (1.0 / settings.noise_multiplier / SMALLEST_SHIFT) ** power)
-    if width < SMALLEST_WIDTH or shift > LARGEST_SHIFT[settings.noise]:
+    uniform = settings.mixing_law == laws.UNIFORM
+    if width < SMALLEST_WIDTH or shift > (LARGEST_SHIFT[settings.noise] if uniform else LARGEST_LAW[0]):
         width = 0.0
-    return Geometry(settings.noise, shift, width, copies)
+    width = width if uniform else min(width, LARGEST_LAW[1])
+    return Geometry(settings.noise, shift, width, copies, settings.mixing_law if width > 0.0 else laws.UNIFORM)
 
 
 def log_moments(step: Geometry, orders: np.ndarray) -> np.ndarray:
@@ -80,8 +92,7 @@ def log_moments(step: Geometry, orders: np.ndarray) -> np.ndarray:
 
     Source: arXiv 2210.03843, Theorem 4.1 and Corollary 4.1, with (S) and (M) above; relative error MOMENT_ERROR.
     """
-    kernel = KERNELS[step.noise]
-    return step.copies * kernel(np.asarray(orders, dtype=float), step.shift, step.width) * (1.0 + MOMENT_ERROR)
+    return step.copies * step.moments(np.asarray(orders, dtype=float), step.shift) * (1.0 + MOMENT_ERROR)
 
 
 def _growing(start: int, stop: int, factor: float) -> np.ndarray:
@@ -181,7 +192,7 @@ def check_worst_shift(settings: Settings, order: float) -> None:
         return
 
     def per_unit(shift: float) -> float:
-        moment = KERNELS[step.noise](np.array([float(order)]), shift, step.width)[0]
+        moment = step.moments(np.array([float(order)]), shift)[0]
         return float(moment / shift ** POWER[step.noise])
 
     largest = per_unit(step.shift)
@@ -196,11 +207,13 @@ def check_worst_shift(settings: Settings, order: float) -> None:
 def fisher_information(settings: Settings) -> float:
     """I(L) of the density of mixing plus Gaussian noise of unit variance, from h_2(v)/v^2 at small v (error 1e-7).
 
-    1 without mixing, 1.8064/L for large L. A description, not a bound: z / sqrt(I) is the noise multiplier that a
-    gradient spread thinly over very many coordinates feels over many steps.
+    1 without mixing; for large L 1.8064/L (uniform), 4 pi^2/L^2 (raised cosine). A description, not a bound: z / sqrt(I) is
+    the noise multiplier that a gradient spread thinly over very many coordinates feels over many steps.
     """
     width = settings.mixing / settings.noise_multiplier
     if width < SMALLEST_WIDTH:
         return 1.0
-    small = 1e-4
-    return float(gaussian.log_moments(np.array([2.0]), small, width)[0] / small**2)
+    if settings.mixing_law != laws.UNIFORM and width > LARGEST_LAW[1]:
+        return 1.0 / (1.0 + min(width, 1e140) ** 2 * laws.variance(settings.mixing_law))  # Cramer-Rao: I is larger
+    step = Geometry("gaussian", 1e-4, width, 1.0, settings.mixing_law)
+    return float(step.moments(np.array([2.0]), step.shift)[0] / step.shift**2)

@@ -23,7 +23,7 @@ class Settings:
             every coordinate (for Laplace noise: scale z * clip_norm).
         mixing: rho >= 0, width of the support of the mixing noise in units of clip_norm / batch_size (one record's largest
             contribution): (tau / learning_rate) * batch_size / clip_norm. 0 is plain DP-SGD.
-        mixing_law: "uniform" (the paper's), "raised-cosine" or "beta-B" with B in [1, 100] (`mmaccount.laws`); Laplace noise
+        mixing_law: "uniform" (the paper's), "raised-cosine" or "beta-B" with B in [1, 10] (`mmaccount.laws`); Laplace noise
             takes the uniform only. Where `mixing` is 0 it counts as "uniform".
         truncation: p >= 1. Each coordinate of a clipped gradient is truncated to +- clip_norm / sqrt(p); 1 is none.
         noise: "gaussian" (gradients clipped in l2) or "laplace" (clipped in l1).

@@ -13,6 +13,7 @@ import mmaccount as mm
 from mmaccount.accountants import mixed
 from mmaccount.accountants.envelope import envelope
 from mmaccount.accountants.lattice import Atoms, merge, power, split
+from mmaccount.divergences import Geometry
 from mmaccount.kernels.gaussian import log_moments
 from mmaccount.kernels.shifts import lines_of_moments
 
@@ -185,7 +186,7 @@ def _any_shift(levels, width):
 def test_no_shift_exceeds_the_envelope(case, data):
     """Random search: part of the budget at the largest shift, the rest at two smaller ones."""
     shift, width, copies = case
-    pair = envelope(shift, width, float(copies))
+    pair = envelope(Geometry("gaussian", shift, width, float(copies)))
     whole = data.draw(st.integers(0, copies))
     part = data.draw(st.floats(0.25, 0.95))
     other = data.draw(st.floats(0.15, 1.0)) * part
@@ -200,7 +201,7 @@ def test_no_shift_exceeds_the_envelope(case, data):
 
 def test_envelope_is_close_to_the_two_extremes():
     shift, width, copies = 1 / 0.335 / 10, 11.25 / 0.335, 100.0
-    pair = envelope(shift, width, copies)
+    pair = envelope(Geometry("gaussian", shift, width, copies))
     information = float(log_moments(np.array([2.0]), 1e-4, width)[0]) / 1e-8
     mu = sqrt(information * copies) * shift
     for epsilon in (0.0, 0.5, 1.0, 2.0):
@@ -211,7 +212,7 @@ def test_envelope_is_close_to_the_two_extremes():
 
 
 def test_envelope_is_a_pair_of_probability_laws():
-    pair = envelope(0.3, 10.0, 25.0)
+    pair = envelope(Geometry("gaussian", 0.3, 10.0, 25.0))
     assert np.sum(pair.masses) + pair.absent == pytest.approx(1.0, rel=1e-9)
     assert np.sum(pair.masses * np.exp(pair.losses)) + pair.infinite == pytest.approx(1.0, rel=1e-9)
     x = np.exp(np.linspace(0.0, 3.0, 20))

@@ -27,7 +27,7 @@ ANY = st.builds(
     steps=st.just(1),
     noise_multiplier=st.just(1.0),
     mixing=st.floats(0, 1e9),
-    mixing_law=st.just("raised-cosine") | st.floats(1, 100).map(lambda b: f"beta-{b!r}"),
+    mixing_law=st.just("raised-cosine") | st.floats(1, 10).map(lambda b: f"beta-{b!r}"),
 )
 
 
@@ -122,7 +122,7 @@ def test_a_mixing_law_without_mixing_is_none():
     assert phase.mixing_law == "uniform"
 
 
-@pytest.mark.parametrize("law", ["", "beta", "beta-", "beta-0.99", "beta-nan", "beta-101", "cosine", "Uniform", None, 2.0])
+@pytest.mark.parametrize("law", ["", "beta", "beta-", "beta-0.99", "beta-nan", "beta-10.1", "cosine", "Uniform", None, 2.0])
 def test_other_mixing_laws_are_refused(law):
     with pytest.raises(ValueError, match="`mixing_law` must be uniform, raised-cosine or beta-B"):
         Settings(**(GOOD | {"mixing_law": law}))

@@ -12,7 +12,7 @@ import mmaccount as mm
 from mmaccount.accountants import envelope as envelopes
 from mmaccount.accountants import lattice, mixed
 from mmaccount.accountants.lattice import Atoms, Lattice
-from mmaccount.divergences import geometry
+from mmaccount.divergences import Geometry, geometry
 from mmaccount.kernels import loss
 from mmaccount.kernels.lattice import coordinate_cells
 
@@ -78,7 +78,7 @@ def test_huge_truncation_does_not_underflow():
 @pytest.mark.parametrize("case", [(0.3, 33.6, 100.0), (0.545, 10.2, 25.0), (1.0, 3.0, 10.0)])
 def test_both_directions_of_the_envelope_are_the_same(case):
     """Slopes near x = 0 are rounding: adding a record once came out 3e-2 too large, and 0 where it is 1e-20."""
-    pair = envelopes.envelope(*case)
+    pair = envelopes.envelope(Geometry("gaussian", *case))
     assert np.sum(pair.masses) + pair.absent == pytest.approx(1.0, rel=1e-13)
     for epsilon in (0.0, 1.0, 5.0, 12.0):
         remove = np.sum(pair.masses * np.maximum(0.0, np.exp(pair.losses) - exp(epsilon))) + pair.infinite
@@ -90,7 +90,7 @@ def test_no_frequency_is_compared_too_far(monkeypatch):
     """e^|A| - 1 - |A| was cut off at |A| = 50 and used beyond. Where the comparison ends must not lower the envelope."""
     shift, width, copies = 0.4, 20.0, 30.0
     epsilons = np.linspace(0.0, 6.0, 40)
-    (line,) = envelopes._lines(shift, width, (1.0,), 0.07, 25.0)
+    (line,) = envelopes._lines(Geometry("gaussian", shift, width, copies), (1.0,), 0.07, 25.0)
     far = envelopes._bound(line, copies * shift**2, epsilons)
     monkeypatch.setattr(envelopes, "FARTHEST", 5.0)
     near = envelopes._bound(line, copies * shift**2, epsilons)

@@ -27,6 +27,10 @@ does (Zhu-Dong-Wang 2022, arXiv 2106.08567, Prop. 8). This file finds one.
        M_4 = |w|^4 E[a^4] + 6 |w|^3 E[a^2] + 3 |w|^2 E[g''] + 12 |w|^2 E[|a|] + 12 |w| E[1],
    because 0 <= g'' <= 1 and the third and fourth derivatives of g are at most 3 and 12: they are cumulants of the mixing
    given x, a 1-Lipschitz image of a standard normal (Caffarelli 2000), whose central fourth moment is at most 6.
+
+Of the mixing law this needs that it is symmetric and log-concave (then so is p; 0 <= g'' <= 1, as the variance of the mixing
+given x is at most 1; and Caffarelli applies, the mixing given x having a density e^{-(u-x)^2/2} times a log-concave one) and
+(S) of divergences.py for the bounds by real moments. All laws of `mmaccount.laws` are of that kind.
 """
 
 from collections.abc import Sequence
@@ -36,10 +40,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mmaccount import laws
 from mmaccount.accountants.lattice import Lattice
-from mmaccount.kernels.gaussian import log_moments
+from mmaccount.divergences import Geometry
+from mmaccount.kernels import density
 from mmaccount.kernels.lattice import hull
-from mmaccount.kernels.shifts import lines_of_moments
+from mmaccount.kernels.shifts import lines_of_moments, lines_of_moments_of_law
 
 TILTS = (1.0, 2.5)
 SMOOTHING = 0.07  # sigma over the standard deviation of the loss
@@ -71,13 +77,18 @@ class _Line(NamedTuple):
     parts: np.ndarray  # u / s^2 of the grid
 
 
-def _lines(shift: float, width: float, tilts: Sequence[float], sigma: float, period: float) -> list[_Line]:
+def _lines(step: Geometry, tilts: Sequence[float], sigma: float, period: float) -> list[_Line]:
+    shift = step.shift
     grid = shift * np.exp(-np.linspace(log(SMALLEST), 0.0, ceil(log(SMALLEST) / RATIO) + 1))
     grid[-1] = shift
     spacing = 2.0 * pi / period
     count = ceil(FREQUENCY / sigma / spacing) + 1
     shifts = np.concatenate([[0.0], grid])
-    moments, real = lines_of_moments(shifts, width, np.array(tilts), spacing, count)
+    if step.law == laws.UNIFORM:
+        moments, real = lines_of_moments(shifts, step.width, np.array(tilts), spacing, count)
+    else:
+        law = density.named(step.law, step.width)
+        moments, real = lines_of_moments_of_law(shifts, law, np.array(tilts), spacing, count)
     return [_line(grid, tilt, sigma, spacing, *table) for tilt, *table in zip(tilts, moments, real, strict=True)]
 
 
@@ -160,28 +171,28 @@ def _bound(line: _Line, budget: float, epsilons: np.ndarray) -> np.ndarray:
     return best
 
 
-def _chernoff(shift: float, width: float, copies: float, epsilons: np.ndarray) -> np.ndarray:
+def _chernoff(step: Geometry, epsilons: np.ndarray) -> np.ndarray:
     """E(e^epsilon) from real orders k > 1: H(x) <= A_k x^{1-k} (1 - 1/k)^{k-1} / k (arXiv 2004.00010, Prop. 12)."""
     k = MOMENT_ORDERS
-    logs = copies * log_moments(k, shift, width) * (1.0 + ROUNDING)
+    logs = step.copies * step.moments(k, step.shift) * (1.0 + ROUNDING)
     logs = logs + (k - 1.0) * np.log1p(-1.0 / k) - np.log(k)
     return np.asarray(np.exp(np.minimum(0.0, np.min(logs - np.outer(epsilons, k - 1.0), axis=1))))
 
 
 @lru_cache(maxsize=32)
-def envelope(shift: float, width: float, copies: float) -> Lattice:
-    """A pair that dominates one unsubsampled step with any admitted shift: `copies` = X / shift^2.
+def envelope(step: Geometry) -> Lattice:
+    """A pair that dominates one unsubsampled step with any admitted shift.
 
     By the reflection x -> v - x it does so in both directions.
     """
-    budget = copies * shift**2
-    spread = float(copies * log_moments(np.array([2.0]), shift, width)[0]) ** 0.5
+    budget = step.copies * step.shift**2
+    spread = float(step.copies * step.moments(np.array([2.0]), step.shift)[0]) ** 0.5
     spacing = spread / PARTS
     reach = spacing * np.arange(1, 400 * PARTS)
-    tail = _chernoff(shift, width, copies, reach)
+    tail = _chernoff(step, reach)
     epsilons = np.concatenate([[0.0], reach[: int(np.searchsorted(-tail, -NEGLIGIBLE)) + 1]])
-    upper = _chernoff(shift, width, copies, epsilons)
-    for line in _lines(shift, width, TILTS, SMOOTHING * spread, 2.0 * float(epsilons[-1]) + 10.0):
+    upper = _chernoff(step, epsilons)
+    for line in _lines(step, TILTS, SMOOTHING * spread, 2.0 * float(epsilons[-1]) + 10.0):
         found = _bound(line, budget, epsilons)
         upper = np.minimum(upper, np.where(np.isfinite(found), found, inf))
     return _from_profile(epsilons, upper)

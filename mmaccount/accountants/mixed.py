@@ -6,10 +6,12 @@ from math import ceil, inf, log, log1p
 
 import numpy as np
 
+from mmaccount import laws
 from mmaccount.accountants.envelope import envelope
 from mmaccount.accountants.lattice import Atoms, Composed, Lattice, compose, merge, moments, power, split, tilted
 from mmaccount.accountants.rdp import epsilon_at, log_delta_at, minimise_over_orders
 from mmaccount.divergences import Geometry, geometry, log_moments
+from mmaccount.kernels import density, mixing
 from mmaccount.kernels.lattice import coordinate_cells
 from mmaccount.search import safe_end
 from mmaccount.settings import Settings
@@ -19,6 +21,7 @@ COORDINATE_PARTS = 80.0  # lattice points per shift of one coordinate
 PARTS = 40.0  # lattice points per standard deviation of a step's loss
 MOST_POINTS = 2**20  # of a lattice; above, spacing grows
 FEWEST_COPIES, SMALLEST_SHIFT, LARGEST_SHIFT = 8.0, 1e-4, 1.0  # where the envelope is worth its time
+WIDEST = 200.0  # mixing by other laws than the uniform, for which the envelope takes time in proportion
 LARGEST_DIVERGENCE = 1000.0, 25.0  # of one step, up to which a lattice of its loss, and the envelope, are tried
 LARGEST_ATTACK = 30.0  # shift of one coordinate; beyond, densities underflow
 MOST_COPIES = 1e5  # coordinates of an attack; more are as good as infinitely many
@@ -29,10 +32,13 @@ ROOT = 1e-6  # relative tolerance of the search for epsilon
 
 
 @lru_cache(maxsize=64)
-def shifted(shift: float, width: float, copies: int) -> Atoms:
+def shifted(shift: float, width: float, copies: int, law: str = laws.UNIFORM) -> Atoms:
     """A pair that tells at most as much as one unsubsampled step that shifts `copies` coordinates by `shift` each."""
     spacing = shift / COORDINATE_PARTS
-    _, _, without, with_shift = coordinate_cells(shift, width, CELL)
+    if law == laws.UNIFORM:
+        _, _, without, with_shift = coordinate_cells(shift, width, CELL)
+    else:
+        without, with_shift = mixing.coordinate_masses(shift, density.named(law, width), CELL)
     held = (without > 0.0) & (with_shift > 0.0)
     atoms = Atoms(np.log(with_shift[held] / without[held]), without[held])
     return atoms if copies == 1 else power(merge(atoms, spacing), copies, upper=False).atoms()
@@ -53,7 +59,7 @@ def dominating(step: Geometry) -> Atoms:
     """A pair that dominates one unsubsampled step of any admitted shift."""
     if step.width == 0.0:
         return gaussian(step.shift * step.copies**0.5)
-    return envelope(step.shift, step.width, step.copies).atoms()
+    return envelope(step).atoms()
 
 
 def subsampled(pair: Atoms, q: float, *, remove: bool) -> Atoms:
@@ -142,6 +148,8 @@ def _worthwhile(step: Geometry) -> bool:
     """Whether the envelope of this step may be worth its time."""
     if not _divergence(step) < LARGEST_DIVERGENCE[step.width > 0.0]:
         return False
+    if step.law != laws.UNIFORM and step.width > WIDEST:
+        return False
     return step.width == 0.0 or (step.copies >= FEWEST_COPIES and SMALLEST_SHIFT <= step.shift <= LARGEST_SHIFT)
 
 
@@ -157,9 +165,10 @@ def attacks(phases: Sequence[Settings], *, remove: bool = True) -> Iterator[tupl
                 return
             shift = 1.0 / phase.noise_multiplier / copies**0.5
             width = phase.mixing / phase.noise_multiplier
-            if shift > LARGEST_ATTACK or not _divergence(Geometry("gaussian", shift, width, copies)) < LARGEST_DIVERGENCE[0]:
+            step = Geometry("gaussian", shift, width, copies, phase.mixing_law)
+            if shift > LARGEST_ATTACK or not _divergence(step) < LARGEST_DIVERGENCE[0]:
                 return
-            pair = shifted(shift, width, copies)
+            pair = shifted(shift, width, copies, phase.mixing_law)
             pairs.append((pair, phase.sample_rate, phase.steps))
         count = "p" if factor == 1 else f"{factor} p"
         yield f"gradient spread evenly over {count} coordinates", Side(pairs, remove=remove, upper=False)

@@ -4,10 +4,69 @@ from math import ceil, cos, exp, pi, sin
 
 import numpy as np
 
-from mmaccount.kernels.gaussian import _log_ratio, _score, log_density
+from mmaccount.kernels import density, gaussian
 from mmaccount.kernels.logspace import jit
 
 REACH = 12.0  # std beyond an edge or a peak; what is cut off is below 1e-30 of the integral
+
+
+@jit
+def _step(v: float, highest: float) -> float:
+    """Of the trapezoid rule, at shift v and frequencies up to `highest` (see `lines_of_moments`)."""
+    return pi / (1.5 * v * highest + 30.0)
+
+
+@jit
+def _uniform_nodes(v: float, width: float, step: float, farthest: float) -> tuple[np.ndarray, np.ndarray, float]:
+    """Points and trapezoid weights, and the length of the stretch between the edges that is left out as flat."""
+    first, last = -width - REACH, farthest * v + REACH
+    apart = width - 2.0 * REACH - v
+    if apart <= 0.0:
+        x, weight = _trapezoid(first, last, step)
+        return x, weight, 0.0
+    x, weight = _trapezoid(first, -width + REACH + v, step)
+    right, right_weight = _trapezoid(-REACH, last, step)
+    return np.concatenate((x, right)), np.concatenate((weight, right_weight)), apart
+
+
+@jit
+def _trapezoid(lo: float, hi: float, step: float) -> tuple[np.ndarray, np.ndarray]:
+    size = ceil((hi - lo) / step)
+    weight = np.full(size + 1, (hi - lo) / size)
+    weight[0] *= 0.5
+    weight[-1] *= 0.5
+    return lo + (hi - lo) / size * np.arange(size + 1), weight
+
+
+@jit
+def _add_lines(
+    nodes: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    tilts: np.ndarray,
+    spacing: float,
+    out: np.ndarray,
+    real: np.ndarray,
+) -> None:
+    """Add up one shift. `nodes`: weight * p, log r, score at x - v, score at x."""
+    mean = 0.0
+    for k in range(nodes[0].size):
+        weight, log_r, score, score_0 = nodes[0][k], nodes[1][k], nodes[2][k], nodes[3][k]
+        mean += weight * (exp(log_r) - 1.0)
+        turn = complex(cos(spacing * log_r), sin(spacing * log_r))
+        for a in range(tilts.size):
+            t = tilts[a]
+            power = weight * exp((1.0 + t) * log_r)
+            real[a, 0] += power
+            real[a, 1] += power * score**2
+            real[a, 2] += power * score**4
+            real[a, 3] += power * score * ((1.0 + t) * score - t * score_0)
+            now = complex(power)
+            row = out[a]
+            for j in range(row.size):
+                row[j] += now - weight
+                now *= turn
+    for a in range(tilts.size):
+        for j in range(out.shape[1]):
+            out[a, j] -= complex(1.0 + tilts[a], j * spacing) * mean
 
 
 @jit
@@ -24,40 +83,34 @@ def lines_of_moments(
     """
     out = np.zeros((tilts.size, shifts.size, count), dtype=np.complex128)
     real = np.zeros((tilts.size, shifts.size, 4))
-    farthest = 2.0 + np.max(tilts)
     for i in range(shifts.size):
         v = shifts[i]
-        step = pi / (1.5 * v * spacing * count + 30.0)
-        first, last = -width - REACH, farthest * v + REACH
-        apart = width - 2.0 * REACH - v
-        windows = [(first, last)]
-        if apart > 0.0:
-            windows = [(first, -width + REACH + v), (-REACH, last)]
-            real[:, i, 0] += apart / width
-        mean = 0.0
-        for lo, hi in windows:
-            size = ceil((hi - lo) / step)
-            fine = (hi - lo) / size
-            for k in range(size + 1):
-                x = lo + fine * k
-                weight = fine * exp(log_density(x, width)) / width * (0.5 if k == 0 or k == size else 1.0)
-                log_r = _log_ratio(x, -v, width)
-                score, score_0 = _score(x - v, width), _score(x, width)
-                mean += weight * (exp(log_r) - 1.0)
-                turn = complex(cos(spacing * log_r), sin(spacing * log_r))
-                for a in range(tilts.size):
-                    t = tilts[a]
-                    power = weight * exp((1.0 + t) * log_r)
-                    real[a, i, 0] += power
-                    real[a, i, 1] += power * score**2
-                    real[a, i, 2] += power * score**4
-                    real[a, i, 3] += power * score * ((1.0 + t) * score - t * score_0)
-                    now = complex(power)
-                    row = out[a, i]
-                    for j in range(count):
-                        row[j] += now - weight
-                        now *= turn
-        for a in range(tilts.size):
-            for j in range(count):
-                out[a, i, j] -= complex(1.0 + tilts[a], j * spacing) * mean
+        x, weight, apart = _uniform_nodes(v, width, _step(v, spacing * count), 2.0 + np.max(tilts))
+        real[:, i, 0] += apart / width
+        log_r, score, score_0 = np.empty(x.size), np.empty(x.size), np.empty(x.size)
+        for k in range(x.size):
+            weight[k] *= exp(gaussian.log_density(x[k], width)) / width
+            log_r[k] = gaussian._log_ratio(x[k], -v, width)
+            score[k], score_0[k] = gaussian._score(x[k] - v, width), gaussian._score(x[k], width)
+        _add_lines((weight, log_r, score, score_0), tilts, spacing, out[:, i], real[:, i])
+    return out, real
+
+
+@jit
+def lines_of_moments_of_law(
+    shifts: np.ndarray, law: density.Mixing, tilts: np.ndarray, spacing: float, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same for mixing by any log-concave law, which is all that the bounds on p(x + iy) need; nothing is left out."""
+    out = np.zeros((tilts.size, shifts.size, count), dtype=np.complex128)
+    real = np.zeros((tilts.size, shifts.size, 4))
+    for i in range(shifts.size):
+        v = shifts[i]
+        last = (2.0 + np.max(tilts)) * v + REACH
+        x, weight = _trapezoid(-law.width - REACH, last, _step(v, spacing * count))
+        log_r, score, score_0 = np.empty(x.size), np.empty(x.size), np.empty(x.size)
+        for k in range(x.size):
+            weight[k] *= exp(density.log_density(x[k], law)) / law.width
+            log_r[k] = density.log_ratio(x[k], -v, law)
+            score[k], score_0[k] = density.score(x[k] - v, law), density.score(x[k], law)
+        _add_lines((weight, log_r, score, score_0), tilts, spacing, out[:, i], real[:, i])
     return out, real
