@@ -3,12 +3,13 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from functools import partial
 from importlib.metadata import version
 from math import isclose, isfinite
+from pathlib import Path
 from typing import Any, NoReturn
 
 from mmaccount import _check, _files
@@ -25,6 +26,7 @@ RUN = (
     "--dataset-size 50000 --batch-size 1500 --steps 3400 --noise-multiplier 0.335 --clip-norm 20 --gap 0.15 --truncation 100"
 )
 SOLVABLE = ("noise-multiplier", "steps", "sample-rate", "batch-size", "gap", "mixing", "truncation")
+PICTURES = (".png", ".svg")
 LOOSER = 1e-9  # relative, from which a certified bound is called looser than the reported one
 GDP_NOTE = "a description, never a guarantee: the Gaussian mechanism with the same epsilon at this delta"
 STARTS = {"noise_multiplier": 1.0, "steps": 1000.0, "sample_rate": 0.01, "mixing": 1.0, "truncation": 1.0, "gap": 1.0}
@@ -324,6 +326,34 @@ def _reproduce(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]
     return data | {"one_hot_cut": {f"{gap:g}": epsilon for gap, epsilon in one_hot.items()}}, lines
 
 
+def _counted(points: Sequence[Any]) -> Iterator[Any]:
+    """The points, their number on standard error if that is a terminal."""
+    shown = sys.stderr.isatty()
+    for number, point in enumerate(points):
+        if shown:
+            print(f"\r{number} of {len(points)}", end="", file=sys.stderr, flush=True)
+        yield point
+    if shown:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _plot(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    from mmaccount.plots import KINDS, curves, figure
+
+    _check.choice("kind", arguments.kind, KINDS)
+    if Path(arguments.out).suffix not in PICTURES:
+        raise ValueError(f"`--out` must end in {' or '.join(PICTURES)}, got {arguments.out!r}.")
+    given, run, scale = _given(arguments), None, None
+    if arguments.kind != "figure-3":
+        run = _settings(given)
+        if given["dataset_size"] is not None and given["clip_norm"] is not None:
+            scale = given["clip_norm"] / given["batch_size"]
+    tight = not arguments.fast
+    made = figure(arguments.kind, run, delta=arguments.delta, tight=tight, gap_scale=scale, progress=_counted)
+    made.savefig(arguments.out)
+    return {"kind": arguments.kind, "file": arguments.out, "curves": curves(made)}, [f"{arguments.out}: {arguments.kind}"]
+
+
 # -------------------------------------------------------------------------------------------------------- the parser
 
 
@@ -394,6 +424,13 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--delta", type=float, metavar="D", help="delta, in (0, 1); default: the plan's")
     made = command("verify", _verify, "Check a certificate, computing all of it again in intervals.", "certificate.json")
     made.add_argument("certificate", help="the file that mmaccount epsilon --certificate writes")
+    made = command("plot", _plot, "A picture of a run, or Fig. 3 of the paper.", f"profile {RUN} --out profile.png")
+    fast(made)
+    kinds = "profile, trade-off, steps, noise, gap, truncation or equal-energy of the run, or the paper's figure-3"
+    made.add_argument("kind", help=kinds)
+    _add_run(made)
+    made.add_argument("--delta", type=float, metavar="D", help="delta, in (0, 1); not for profile and trade-off")
+    made.add_argument("--out", required=True, metavar="FILE", help="the picture, .png or .svg")
     command("reproduce", _reproduce, "The published figures of the ModelMix paper beside ours.", "")
     return parser
 

@@ -97,13 +97,14 @@ def one_hot_cut() -> dict[float, float]:
     made = {}
     for gap, p in FIGURE_3:
         if p == 1:
-            run = _figure_3(gap, p)
+            run = figure_3(gap, p)
             shift, width, q = 1.0 / run.noise_multiplier, run.mixing / run.noise_multiplier, run.sample_rate
             made[gap] = _best(run, RDP_GRID[:6], partial(_cut_moment, shift=shift, width=width, q=q, past=CUT))
     return made
 
 
-def _figure_3(gap: float, p: float) -> Settings:
+def figure_3(gap: float, p: float) -> Settings:
+    """The run behind a point of Fig. 3; gap 0 is without mixing."""
     return Settings.from_training(
         dataset_size=50_000,
         batch_size=1000,
@@ -120,7 +121,7 @@ def rows() -> list[Row]:
     plain = Settings(sample_rate=0.02, steps=5000, noise_multiplier=FIGURE_3_NOISE)
     made = [_row("Fig. 3, no mixing", 200.0, plain, "plain")]
     for (gap, p), paper in FIGURE_3.items():
-        run = _figure_3(gap, p)
+        run = figure_3(gap, p)
         way = "fractional" if p == 1 else "integer"
         made.append(_row(f"Fig. 3, tau/eta {gap:g}, p {p}", paper, run, way))
     resnet = Settings(sample_rate=0.03, steps=3400, noise_multiplier=0.335, mixing=11.25, truncation=100)

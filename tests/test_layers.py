@@ -19,6 +19,7 @@ LAYERS = [  # each may import what stands above it
     {"accountants"},
     {"calibrate", "certificate", "clipping", "comparison", "meaning", "probe", "reproduce"},
     {"descent"},
+    {"plots"},
     {"cli"},
     {"__main__", "__init__"},
 ]
