@@ -23,8 +23,11 @@ test: $(VENV)/test.done  ## lint, types, all quick tests
 slow: $(VENV)/test.done  ## the tests that take minutes each
 	$(BIN)/pytest -m slow
 
-bench: $(VENV)/test.done  ## time brackets against other accountants (about a minute)
+bench: $(VENV)/test.done  ## time brackets and per-record gradients against others, accuracy on digits, linear on glyphs (minutes)
 	$(BIN)/python tests/bench/peers.py
+	$(BIN)/python tests/bench/persample.py
+	$(BIN)/python tests/bench/digits.py
+	$(BIN)/python tests/bench/glyphs.py
 
 reference: $(VENV)/test.done  ## make the 50-digit tables of tests/reference again (about 15 minutes)
 	for script in tests/reference/make_*.py; do $(BIN)/python $$script || exit 1; done

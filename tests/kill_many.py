@@ -1,4 +1,6 @@
-"""Kill a training run at random moments, many times, and let it finish; prints one JSON object. Used by test_training.py.
+"""Kill a training run at random moments, many times, and let it finish; prints one JSON object. Used by test_training.py, or
+
+    python tests/kill_many.py FOLDER [KILLS]
 
 Every result that leaves a step is written to a pipe at once: what arrives there was visible to somebody.
 """
@@ -20,7 +22,6 @@ from mmaccount import Ledger, Phase, Plan
 from trainer import PrivateTrainer, Update
 
 STEPS = 300
-KILLS = 50
 
 
 def plan() -> Plan:
@@ -49,7 +50,7 @@ def run(out: Path, pipe: int) -> None:
         os.write(pipe, f"{trainer.step()}\n".encode())
 
 
-def main(out: Path) -> None:
+def main(out: Path, kills: int = 50) -> None:
     """Fork, kill, repeat; then let it finish."""
     torch.set_num_threads(1)
     vmap(grad(lambda w, x: (w @ x).sum()), in_dims=(None, 0))(torch.ones(2), torch.ones(2, 2))  # loads lazily, once for all
@@ -62,7 +63,7 @@ def main(out: Path) -> None:
             run(out, write)
             os._exit(0)
         lives += 1
-        if lives <= KILLS:
+        if lives <= kills:
             if lives > 5:  # the first ones anywhere, also before the first step; later ones among steps
                 select.select([read], [], [], 10.0)
             time.sleep(rng.uniform(0.0, 0.02))
@@ -72,10 +73,10 @@ def main(out: Path) -> None:
             visible += [int(line) for line in os.read(read, 1 << 20).split()]
         if (out / "ledger.json").exists():
             charged.append([Ledger.load(out / "ledger.json").charged, len(visible)])
-        if lives > KILLS:
+        if lives > kills:
             break
     print(json.dumps({"status": status, "visible": visible, "charged": charged, "lives": lives}))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *(int(count) for count in sys.argv[2:]))

@@ -86,9 +86,9 @@ def main(argv: list[str] | None = None) -> int:
     if given.json:
         print(json.dumps(made, allow_nan=False))
     else:
-        print(
-            f"epsilon <= {made['epsilon']:.6g} at delta {made['delta']:g}, held-out accuracy {made['held_out_accuracy']:.4f}"
-        )
+        score = f"held-out accuracy {made['held_out_accuracy']:.4f}"
+        cost = "seeded: not private" if made["seeded"] else f"epsilon <= {made['epsilon']:.6g} at delta {made['delta']:g}"
+        print(f"{cost}, {score}")
     return 0
 
 

@@ -108,10 +108,14 @@ class PrivateTrainer:
         """What has been spent so far, at `delta` (default: the plan's)."""
         return pricing.spent(self.ledger, delta)
 
+    def ready(self) -> None:
+        """Refuse to go on in a folder that holds an earlier run which was not resumed."""
+        if not self._fresh:
+            raise ValueError(f"{self.out} holds an earlier run: resume it, or choose another folder.")
+
     def step(self) -> int:
         """One private step; returns its number. After the plan's last step this raises ValueError and touches no data."""
-        if not self._fresh:
-            raise ValueError(f"{self.out} holds an earlier run: call resume(), or choose another folder.")
+        self.ready()
         number, losses = self.step_number + 1, [torch.empty(0)]
         phase = self.plan.phases[self.plan.phase_of(number)]
         released = private_step(

@@ -88,6 +88,7 @@ def _run(
 ) -> dict[str, object]:
     plan, due, score = trainer.plan, time.monotonic() + PAUSE, float("nan")
     step = trainer.resume() if resume else 0
+    trainer.ready()
     say = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
     say(f"{plan.steps} steps, batches of about {plan.batch_size:g} (Poisson), always divided by {plan.batch_size:g}")
     say(f"epsilon {promised.upper:.4g} at delta {plan.delta:g} when done; {type(trainer.per_record).__name__} gradients")

@@ -149,18 +149,19 @@ def clip_truncate_sum(gradients: Sequence[Tensor], clip_norm: float, truncation:
     if not clip_norm >= SMALLEST:
         raise ValueError(f"`clip_norm` must be at least {SMALLEST:g}, got {clip_norm!r}.")
     rows = [gradient.flatten(1) for gradient in gradients]
-    norm = torch.stack([_norms(row) for row in rows]).norm(dim=0)
-    finite = norm.isfinite()
-    factor = torch.where(finite, clip_norm * SHRINK / norm.clamp_min(clip_norm), 0.0)
-    if not bool((factor * torch.where(finite, norm, 0.0) <= clip_norm).all()):
-        raise AssertionError("clipping failed")
+    norms = torch.stack([_norms(row) for row in rows]).norm(dim=0)
+    finite = norms.isfinite()
     if not bool(finite.all()):
         rows = [torch.where(finite[:, None], row, 0.0) for row in rows]  # 0 * inf would be NaN
+    factor = torch.where(finite, clip_norm * SHRINK / norms.clamp_min(clip_norm), 0.0)
     bound = coordinate_bound(clip_norm, truncation)
-    total = torch.cat([_shrunk_sum(row, factor, bound) for row in rows])
-    if not bool((total.abs() <= len(norm) * bound * WIDEN).all()):
+    made = [_clipped_sum(part, factor, bound) for row in rows for part in row.split(COLUMNS, dim=1)]
+    total = torch.cat([part for part, _ in made])
+    if not bool((torch.stack([lengths for _, lengths in made]).norm(dim=0) <= clip_norm).all()):
+        raise AssertionError("clipping failed")
+    if not bool((total.abs() <= len(norms) * bound * WIDEN).all()):
         raise AssertionError("truncation failed")
-    return Clipped(total, norm)
+    return Clipped(total, norms)
 
 
 def _norms(row: Tensor) -> Tensor:
@@ -173,9 +174,10 @@ def _norms(row: Tensor) -> Tensor:
     return torch.cat([blocks, rest[:, None]], dim=1).double().norm(dim=1)
 
 
-def _shrunk_sum(row: Tensor, factor: Tensor, bound: float) -> Tensor:
-    scale = factor.to(row.dtype)[:, None]
-    return torch.cat([(part * scale).clamp_(-bound, bound).double().sum(0) for part in row.split(COLUMNS, dim=1)])
+def _clipped_sum(part: Tensor, factor: Tensor, bound: float) -> tuple[Tensor, Tensor]:
+    """Some coordinates: the sum over records, and the l2 norm that every record ended with, both float64."""
+    cut = (part * factor.to(part.dtype)[:, None]).clamp_(-bound, bound).double()
+    return cut.sum(0), cut.norm(dim=1)
 
 
 # ----------------------------------------------------------------------------------------------------------- mixing

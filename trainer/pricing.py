@@ -1,15 +1,23 @@
 """The one place where the trainer asks the accountant. The mechanism never does."""
 
+from functools import lru_cache
+
 import mmaccount
-from mmaccount import Bound, Ledger, Plan
+from mmaccount import Bound, Ledger, Plan, Settings
 from mmaccount.accountants import rdp
+
+
+@lru_cache(maxsize=8)
+def _epsilon(settings: tuple[Settings, ...], delta: float) -> Bound:
+    """A run asks for the price of the whole plan at its start, at its last step and for its report."""
+    return mmaccount.epsilon(list(settings), delta=delta)
 
 
 def spent(ledger: Ledger, delta: float | None = None) -> Bound:
     """Epsilon of everything the ledger charges, at `delta` (default: the plan's)."""
     if not ledger.runs:
         return Bound(upper=0.0, lower=0.0, method="nothing released")
-    return mmaccount.epsilon(ledger.settings(), delta=ledger.plan.delta if delta is None else delta)
+    return _epsilon(tuple(ledger.settings()), ledger.plan.delta if delta is None else delta)
 
 
 def progress(ledger: Ledger, planned: Bound) -> float:
@@ -25,7 +33,7 @@ def progress(ledger: Ledger, planned: Bound) -> float:
 
 def within_target(plan: Plan) -> Bound:
     """Epsilon of the whole plan; a plan that misses its own target is refused."""
-    bound = mmaccount.epsilon(plan.settings(), delta=plan.delta)
+    bound = _epsilon(tuple(plan.settings()), plan.delta)
     if plan.target_epsilon is not None and not bound.upper <= plan.target_epsilon:
         raise ValueError(f"the plan costs epsilon {bound.upper:.6g}, above its target {plan.target_epsilon:g}.")
     return bound
