@@ -117,7 +117,7 @@ def certify(settings: Settings | Iterable[Settings], *, delta: float) -> dict[st
     >>> made["rules"], made["values"]["epsilon"][:8]
     (['plain'], '6.712271')
     """
-    phases = rdp.as_phases(settings)
+    phases = rdp.as_given(settings)
     delta = _check.probability("delta", delta)
     for phase in phases:
         other = sorted(

@@ -104,6 +104,7 @@ def _bracket(phases: Sequence[Settings], proven: Bound, ask: _Question, tight: b
 
 def upper_epsilon(phases: Sequence[Settings], delta: float, *, tight: bool = False) -> float:
     """`epsilon(...).upper`, without looking for an attack."""
+    phases = rdp.as_phases(phases)
     return _upper(phases, rdp.epsilon(phases, delta=delta), _epsilon_at(delta), tight)[0].upper
 
 

@@ -7,6 +7,7 @@ from math import inf, isfinite, log, log1p
 import numpy as np
 from scipy.special import ndtr
 
+from mmaccount.accountants import relations
 from mmaccount.accountants.contour import Law, Line, Pair, Side
 from mmaccount.accountants.rdp import epsilon_at, log_delta_at, minimise_over_orders
 from mmaccount.kernels import loss
@@ -70,8 +71,11 @@ def _roots(line: Line, delta: float, start: float) -> Pair:
 def _law(phase: Settings, negligible: float) -> Law:
     """The law of a plain Gaussian phase, without outcomes that together have probability `negligible` at most."""
     q, z = phase.sample_rate, phase.noise_multiplier
+    records = relations.changes(phase)
     if q == 1.0:
-        return Law(phase.steps, mu_squared=phase.steps / z / z)
+        return Law(phase.steps, mu_squared=phase.steps * (records / z) ** 2)
+    if records > 1:
+        return relations.law(phase, negligible)
 
     spread = (1.0 + loss.SHARPNESS**-2) ** 0.5
 
@@ -93,7 +97,8 @@ def _law(phase: Settings, negligible: float) -> Law:
 
 
 def _within_reach(phases: Sequence[Settings]) -> bool:
-    return all(phase.sample_rate == 1.0 or phase.noise_multiplier >= SMALLEST_NOISE for phase in phases)
+    records = relations.changes(phases[0])
+    return all(phase.sample_rate == 1.0 or phase.noise_multiplier >= SMALLEST_NOISE * records for phase in phases)
 
 
 def epsilon(phases: Sequence[Settings], delta: float) -> Pair:
@@ -102,6 +107,8 @@ def epsilon(phases: Sequence[Settings], delta: float) -> Pair:
         return Pair(0.0, inf)
     laws = [_law(phase, NEGLIGIBLE * delta / len(phases)) for phase in phases]
     removal = _side_epsilon(Side(laws, remove=True), delta)
+    if phases[0].neighbours == "replace-one":  # the other direction is its mirror image
+        return removal
     addition = _side_epsilon(Side(laws, remove=False), delta)
     return Pair(max(removal.lower, addition.lower), max(removal.upper, min(addition.upper, _pure(phases))))
 
@@ -116,6 +123,7 @@ def direction(phases: Sequence[Settings], epsilon: float, about: float, *, remov
     """Bounds on delta in one direction, as a function of epsilon >= 0, best near the given one, where delta is `about`."""
     if not _within_reach(phases):
         return lambda _: Pair(0.0, 1.0)
+    remove = remove or phases[0].neighbours == "replace-one"  # its two directions are mirror images
     side = Side([_law(phase, NEGLIGIBLE * about / len(phases)) for phase in phases], remove=remove)
     t = _tilt(side, partial(log_delta_at, epsilon=epsilon))
     while VAGUE <= side.log_moment(2.0 * t) - 2.0 * t * epsilon <= -VAGUE:  # delta is not small: a larger t is cheaper
@@ -132,5 +140,6 @@ def direction(phases: Sequence[Settings], epsilon: float, about: float, *, remov
 
 
 def _pure(phases: Sequence[Settings]) -> float:
-    """Adding a record changes no likelihood by more than 1 / (1 - q) in a step: that direction is pure DP."""
-    return sum(-phase.steps * log1p(-phase.sample_rate) if phase.sample_rate < 1.0 else inf for phase in phases)
+    """Adding g records changes no likelihood by more than (1 - q)^-g in a step: that direction is pure DP."""
+    records = relations.changes(phases[0])
+    return sum(-phase.steps * records * log1p(-phase.sample_rate) if phase.sample_rate < 1.0 else inf for phase in phases)

@@ -7,6 +7,8 @@ from math import ceil, inf, log, log1p
 import numpy as np
 
 from mmaccount import laws
+from mmaccount.accountants import relations
+from mmaccount.accountants.coupling import coupled
 from mmaccount.accountants.envelope import envelope
 from mmaccount.accountants.lattice import Atoms, Composed, Lattice, compose, merge, moments, power, split, tilted
 from mmaccount.accountants.rdp import epsilon_at, log_delta_at, minimise_over_orders
@@ -26,6 +28,7 @@ LARGEST_DIVERGENCE = 1000.0, 25.0  # of one step, up to which a lattice of its l
 LARGEST_ATTACK = 30.0  # shift of one coordinate; beyond, densities underflow
 MOST_COPIES = 1e5  # coordinates of an attack; more are as good as infinitely many
 FACTORS = (1, 4, 16)  # coordinates of an attack over the fewest that truncation allows
+LARGEST_SUM, MOST_RECORDS = 20.0, 8  # Gaussian shift, and number of gradients with mixing, in a sum that is looked at
 CUT = 1e-36  # probability of outcomes beyond the cells
 SPLIT = 0.1  # relative, by which splitting may raise epsilon
 ROOT = 1e-6  # relative tolerance of the search for epsilon
@@ -78,6 +81,8 @@ def subsampled(pair: Atoms, q: float, *, remove: bool) -> Atoms:
 
 def log1p_q(q: float, losses: np.ndarray) -> np.ndarray:
     """log(1 - q + q e^loss)."""
+    if q == 1.0:
+        return losses
     high = losses > 30.0
     low = np.log1p(q * np.expm1(np.minimum(losses, 30.0)))
     return np.asarray(np.where(high, losses + np.log(q + (1.0 - q) * np.exp(-np.abs(losses))), low))
@@ -139,6 +144,26 @@ class Side:
         return self.composed(self.tilt(epsilon)).delta(epsilon, upper=self.upper)
 
 
+def _moved(step: Geometry, times: int) -> Atoms | None:
+    """A pair that dominates every move by a sum of `times` admitted gradients; None where none is at hand."""
+    moved = step._replace(shift=times * step.shift)
+    if step.width == 0.0:
+        return dominating(moved) if moved.shift * moved.copies**0.5 <= LARGEST_SUM else None
+    fits = moved.copies >= FEWEST_COPIES and _divergence(moved) < LARGEST_DIVERGENCE[1]
+    return dominating(moved) if fits and times <= MOST_RECORDS else None
+
+
+def _several(phase: Settings) -> Atoms:
+    """A pair that dominates one step of a run whose neighbours differ in several records, or in a replaced one."""
+    step = geometry(phase)
+    if phase.sample_rate == 1.0:
+        sums: list[tuple[float, Atoms | None]] = [(1.0, _moved(step, relations.changes(phase)))]
+        return coupled(0.0, sums, [])
+    weights = np.exp(relations.log_weights(phase.group_size, phase.sample_rate))
+    sums = [(float(weight), _moved(step, times)) for times, weight in enumerate(weights) if times > 0]
+    return coupled(float(weights[0]), sums, sums if phase.neighbours == "replace-one" else [])
+
+
 def _divergence(step: Geometry) -> float:
     """The Renyi divergence of order 2 of one unsubsampled step, as large as its loss is spread."""
     return float(log_moments(step, np.array([2.0]))[0])
@@ -156,7 +181,9 @@ def _worthwhile(step: Geometry) -> bool:
 def attacks(phases: Sequence[Settings], *, remove: bool = True) -> Iterator[tuple[str, Side]]:
     """(name, privacy loss) of adversaries that exist: a gradient in as few coordinates as truncation allows, and in more.
 
-    Removing a record usually tells more than adding one."""
+    Removing a record usually tells more than adding one. Only one record has a gradient: not the others of a group, nor one
+    that is put in its place.
+    """
     for factor in FACTORS:
         pairs = []
         for phase in phases:
@@ -179,5 +206,8 @@ def dominated(phases: Sequence[Settings]) -> list[Side]:
     steps = [geometry(phase) for phase in phases]
     if not all(_worthwhile(step) for step in steps):
         return []
+    if relations.changes(phases[0]) > 1:
+        sampled = [(_several(phase), 1.0, phase.steps) for phase in phases]
+        return [Side(sampled, remove=remove, upper=True) for remove in (True, False)]
     pairs = [(dominating(step), phase.sample_rate, phase.steps) for step, phase in zip(steps, phases, strict=True)]
     return [Side(pairs, remove=remove, upper=True) for remove in (True, False)]
