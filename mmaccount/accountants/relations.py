@@ -8,12 +8,12 @@ units of the noise; clipping gives |g_i|, |g'_i| <= v = 1/z. What other records 
 Worst case. For every x > 0, E_Q[(P/Q - x)_+] is largest if all g_i are v u and all g'_i are -v u (or 0, as they were), u a
 unit vector. So the pair below dominates, also composed (Zhu-Dong-Wang 2022, arXiv 2106.08567, Theorem 10), for every data
 set, and a data set attains it.
-Proof. P and Q over N(0, I) are sums of f_k = w_k e^{U_k - S_kk/2}, U Gaussian with covariance S, the Gram matrix of the moves
-of all sets. Let F be the sum of f_k over P less x times that over Q. Along a path of covariances (Price's theorem; terms with
-the first derivative of F_+ cancel against those of S_kk/2),
+Proof. P and Q over N(0, I) are sums of f_k = w_k e^{U_k - S_kk/2}, U Gaussian with covariance S, the Gram matrix of the
+moves of all sets. Let F be the sum of f_k over P less x times that over Q. Along a path of covariances (Price's theorem;
+terms with the first derivative of F_+ cancel against those of S_kk/2),
     d E[F_+] = 1/2 sum_kl dS_kl E[delta(F) F_k F_l],   F_k = f_k for P, -x f_k for Q,
-which is not negative if dS_kl >= 0 within P and within Q and <= 0 across. As |g_i|, |g'_i| <= v, the Gram matrix of the claim
-bounds every other one, entry by entry with those signs, and the straight path to it stays positive semidefinite.
+which is not negative if dS_kl >= 0 within P and within Q and <= 0 across. As |g_i|, |g'_i| <= v, the Gram matrix of the
+claim bounds every other one, entry by entry with those signs, and the straight path to it stays positive semidefinite.
 Sources: for g records added or removed Ganesh 2024, arXiv 2401.10294; for one replaced Lebeda et al. 2024, arXiv 2405.20769,
 Prop. 13. With the binomial weights b_i = C(g, i) q^i (1-q)^(g-i):
     added or removed   P = sum_i b_i N(i v, 1) against Q = N(0, 1), or Q against P; all are added, or all are removed,

@@ -8,11 +8,10 @@ from math import atan2, ceil, cos, exp, expm1, inf, log, log1p, pi, sin
 
 import numpy as np
 
-from mmaccount.kernels.logspace import LOG_SQRT_2PI, jit, log_add, log_excess, log_total, scaled_add, softplus
+from mmaccount.kernels.logspace import LOG_SQRT_2PI, jit, log_add, log_total, scaled_add
 from mmaccount.kernels.loss import DIGITS, SHARPNESS, WINDOW, _log_kept
 
 NARROWER = 0.6  # factor from one strip of analyticity that is tried to the next
-ROUGH = 9.0  # std beyond the outermost peak, for a moment that chooses a contour
 
 
 @jit
@@ -93,7 +92,10 @@ def _peaks(shift: float, log_a: np.ndarray, log_b: np.ndarray, order: float, cut
 def grid(
     shift: float, log_a: np.ndarray, log_b: np.ndarray, order: float, frequency: float, cut: float
 ) -> tuple[float, float, float]:
-    """(first point, step, number of steps) of the trapezoid rule in x, good for E_Q[r^k], Re k = order, |Im k| <= frequency."""
+    """(first point, step, number of steps) of the trapezoid rule in x, good for E_Q[r^k], Re k = order, |Im k| <= frequency.
+
+    No zero of A or B is in the strips tried.
+    """
     lo, hi = _peaks(shift, log_a, log_b, order, cut)
     lo, hi = lo - WINDOW, hi + WINDOW
     best, strip = 0.0, min(1.5, 0.5 * pi / shift / (max(log_a.size, log_b.size) - 1))
@@ -125,18 +127,3 @@ def nodes(
         log_ratio[i] = log_in - log_out
         log_weight[i] = log(step) + log_out - 0.5 * x * x - LOG_SQRT_2PI + _log_kept(x, cut)
     return log_ratio, log_weight
-
-
-@jit
-def rough_log_moment(shift: float, log_a: np.ndarray, log_b: np.ndarray, order: float, cut: float) -> float:
-    """About log E_Q[r^order] at a real order above 1 or below 0, of the outcomes kept: to choose a contour by."""
-    lo, hi = _peaks(shift, log_a, log_b, order, cut)
-    step = 0.25 / max(1.0, shift * max(log_a.size, log_b.size))
-    peak, total = -inf, 0.0
-    for i in range(ceil((hi - lo + 2.0 * ROUGH) / step) + 1):
-        x = lo - ROUGH + step * i
-        log_in, _, _ = _arm(x, shift, log_a, 0.0)
-        log_out, _, _ = _arm(x, -shift, log_b, 0.0)
-        log_weight = log_out - 0.5 * x * x - LOG_SQRT_2PI + _log_kept(x, cut)
-        peak, total = scaled_add(peak, total, log_weight + log_excess(order, log_in - log_out), step)
-    return softplus(log_total(peak, total))
