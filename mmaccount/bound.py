@@ -1,6 +1,8 @@
 """What every privacy question returns: a number with a direction."""
 
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Context, Decimal
+from math import isfinite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,3 +24,10 @@ class Bound:
 
 class BoundError(ArithmeticError):
     """A condition that a bound rests on did not hold numerically. Nothing is reported rather than too little."""
+
+
+def up(value: float, digits: int = 6, rounding: str = ROUND_CEILING) -> str:
+    """A number to print, rounded up (or as told), so that what it promises still holds."""
+    if not isfinite(value):
+        return "unbounded"
+    return f"{float(Context(prec=digits, rounding=rounding).create_decimal(Decimal(value))):.{digits}g}"

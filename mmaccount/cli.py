@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
-from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR
 from functools import partial
 from importlib.metadata import version
 from math import isclose, isfinite
@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from mmaccount import _check, _files
 from mmaccount.accountants import bracket
-from mmaccount.bound import Bound, BoundError
+from mmaccount.bound import Bound, BoundError, up
 from mmaccount.calibrate import KNOBS, Infeasible, solve, solve_batch_size, solve_for
 from mmaccount.comparison import Comparison, compare
 from mmaccount.laws import UNIFORM
@@ -35,13 +35,6 @@ STARTS = {"noise_multiplier": 1.0, "steps": 1000.0, "sample_rate": 0.01, "mixing
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n")
-
-
-def up(value: float, digits: int = 6, rounding: str = ROUND_CEILING) -> str:
-    """A number to print, rounded up (or as told), so that what it promises still holds."""
-    if not isfinite(value):
-        return "unbounded"
-    return f"{float(Context(prec=digits, rounding=rounding).create_decimal(Decimal(value))):.{digits}g}"
 
 
 # ---------------------------------------------------------------------------------------------- arguments to settings

@@ -10,10 +10,11 @@ from hypothesis import settings as examples
 from torch import nn
 from torch.nn import functional
 
+from mmaccount import Phase, Plan
 from trainer import checks, models
 from trainer.gradients import Fast, Layout, Oracle, chunked, physical_batch_size
 from trainer.loop import losses
-from trainer.mechanism import clip_truncate_sum
+from trainer.mechanism import Randomness, private_step
 
 SHAPE = (3, 32, 32)
 
@@ -150,30 +151,65 @@ def test_layout_round_trip():
         Layout(nn.ReLU())
 
 
-@examples(max_examples=25)
+class Replayed(Randomness):
+    """Every record keeps its coin, whoever else is in the data; noise and mixing are the same. `asked` is what happened."""
+
+    def __init__(self, seed, records):
+        super().__init__(seed)
+        self.records, self.asked = records, []
+
+    def words(self, purpose, step):
+        self.asked.append(purpose)
+        draw = super().words(purpose, step)
+        return draw if purpose != "sampling" else lambda count: draw(max(self.records) + 1)[self.records]
+
+    def charge(self, step):
+        self.asked.append(f"charge {step}")
+
+
+@examples(max_examples=30)
 @given(
     name=st.sampled_from(["linear", "cnn", "twice"]),
-    rows=st.integers(0, 20),
-    place=st.integers(0, 20),
+    rows=st.integers(1, 30),
+    place=st.integers(0, 30),
     size=st.floats(-3, 30),
     truncation=st.sampled_from([1.0, 9.0]),
+    gap=st.sampled_from([0.0, 0.3]),
     seed=st.integers(0, 1000),
 )
-def test_a_record_moves_the_sum_by_at_most_the_sensitivity(name, rows, place, size, truncation, seed):
-    """Models and data at random, also absurd ones: D, and D with one record more somewhere, in chunks of 16."""
+def test_neighbours_with_the_same_coins_differ_by_at_most_the_sensitivity(name, rows, place, size, truncation, gap, seed):
+    """A step on D, and on D with one record more, also an absurd one, anywhere in it; everything random is replayed."""
     model = build(name)
     torch.manual_seed(seed)
     x, y = torch.randn(rows + 1, *SHAPE), torch.randint(0, 10, (rows + 1,))
     x[rows] *= 10.0**size
     made = Fast(model, losses)
-    gradients = chunked(made, lambda indices: (x[indices], y[indices]), 16)
-    weights, sums, without = made.layout.flat(model), [], list(range(rows))
-    for batch in (without, [*without[:place], rows, *without[place:]]):
-        parts = [clip_truncate_sum(part, 0.5, truncation).total for part in gradients(weights, torch.tensor(batch).long())]
-        sums.append(sum(parts, torch.zeros(made.layout.total, dtype=torch.float64)))
-    moved = sums[1] - sums[0]
+    phase = Phase(steps=3, noise_multiplier=1.0, clip_norm=0.5, learning_rate=0.5, truncation=truncation, gap=gap)
+    plan = Plan(dataset_size=rows, sample_rate=0.6, batch_size=0.6 * rows, phases=(phase,), delta=1e-5)
+    weights, old = made.layout.flat(model), list(range(rows))
+    found = []
+    for records in (old, [*old[:place], rows, *old[place:]]):
+        replayed, inputs, labels = Replayed(seed, records), x[records], y[records]
+
+        def batch(indices, inputs=inputs, labels=labels):
+            return inputs[indices], labels[indices]
+
+        step = private_step(
+            plan,
+            2,
+            weights,
+            weights * 0.9,
+            gradients=chunked(made, batch, 16),
+            ledger=replayed,
+            randomness=replayed,
+            records=len(records),
+        )
+        found.append((step.weights, replayed.asked))
+    (one, one_asked), (two, two_asked) = found
+    moved = (two - one) / phase.learning_rate * plan.batch_size
     assert float(moved.norm()) <= 0.5
     assert float(moved.abs().max()) <= 0.5 / truncation**0.5 * (1 + 1e-9)
+    assert one_asked == two_asked == ["charge 2", "sampling", "noise", *["mixing"] * (gap > 0)]
 
 
 @pytest.mark.parametrize("kind", [Oracle, Fast])

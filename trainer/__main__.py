@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
+from mmaccount.bound import up
 from mmaccount.plan import Plan
 from trainer import data
 from trainer.augment import Augmentation
@@ -87,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(made, allow_nan=False))
     else:
         score = f"held-out accuracy {made['held_out_accuracy']:.4f}"
-        cost = "seeded: not private" if made["seeded"] else f"epsilon <= {made['epsilon']:.6g} at delta {made['delta']:g}"
+        cost = "seeded: not private" if made["seeded"] else f"epsilon <= {up(made['epsilon'])} at delta {made['delta']:g}"
         print(f"{cost}, {score}")
     return 0
 

@@ -49,6 +49,20 @@ class PrivateTrainer:
 
     Raises:
         ValueError: model, loss, data or folder do not fit; see `trainer.checks`.
+
+    >>> import tempfile, torch
+    >>> from mmaccount import Phase, Plan
+    >>> phase = Phase(steps=20, noise_multiplier=2.0, clip_norm=1.0, learning_rate=0.5)
+    >>> plan = Plan(dataset_size=60, sample_rate=0.5, batch_size=30, phases=(phase,), delta=1e-4)
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     trainer = PrivateTrainer(
+    ...         module=torch.nn.Linear(4, 3), criterion=torch.nn.CrossEntropyLoss(reduction="none"),
+    ...         data=(torch.randn(60, 4), torch.arange(60) % 3), plan=plan, out=out, classes=3)
+    ...     while trainer.step_number < plan.steps:
+    ...         number = trainer.step()
+    ...     trainer.close()
+    >>> number, f"{trainer.epsilon().upper:.2f}"
+    (20, '4.90')
     """
 
     def __init__(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from mmaccount.bound import Bound
+from mmaccount.bound import Bound, up
 from mmaccount.plan import Plan
 from trainer import models, report
 from trainer.augment import Augmentation
@@ -91,7 +91,7 @@ def _run(
     trainer.ready()
     say = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
     say(f"{plan.steps} steps, batches of about {plan.batch_size:g} (Poisson), always divided by {plan.batch_size:g}")
-    say(f"epsilon {promised.upper:.4g} at delta {plan.delta:g} when done; {type(trainer.per_record).__name__} gradients")
+    say(f"epsilon {up(promised.upper)} at delta {plan.delta:g} when done; {type(trainer.per_record).__name__} gradients")
     if trainer.ledger.seeded:
         say("seeded: not private")
     every = max(1, plan.steps // EVALUATIONS)
@@ -104,7 +104,7 @@ def _run(
                 file.write(json.dumps(row) + "\n")
         if (now := time.monotonic()) > due or step == plan.steps:
             spent = progress(trainer.ledger, promised)
-            say(f"step {step}/{plan.steps}  epsilon {spent:.4f}  held-out accuracy {score:.4f}")
+            say(f"step {step}/{plan.steps}  epsilon {up(spent, 5)}  held-out accuracy {score:.4f}")
             due = time.monotonic() + max(PAUSE, 10.0 * (time.monotonic() - now))  # pricing a few steps may take seconds
     return report.finish(trainer, data, accuracy(_with(trainer), data, options.device))
 

@@ -5,6 +5,7 @@ from functools import lru_cache
 import mmaccount
 from mmaccount import Bound, Ledger, Plan, Settings
 from mmaccount.accountants import rdp
+from mmaccount.bound import up
 
 
 @lru_cache(maxsize=8)
@@ -35,5 +36,5 @@ def within_target(plan: Plan) -> Bound:
     """Epsilon of the whole plan; a plan that misses its own target is refused."""
     bound = _epsilon(tuple(plan.settings()), plan.delta)
     if plan.target_epsilon is not None and not bound.upper <= plan.target_epsilon:
-        raise ValueError(f"the plan costs epsilon {bound.upper:.6g}, above its target {plan.target_epsilon:g}.")
+        raise ValueError(f"the plan costs epsilon {up(bound.upper)}, above its target {plan.target_epsilon:g}.")
     return bound
