@@ -5,16 +5,21 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mmaccount.accountants.bracket import delta, epsilon
+    from mmaccount.advisor import Advice, advise
     from mmaccount.bound import Bound, BoundError
     from mmaccount.calibrate import Infeasible, solve
     from mmaccount.certificate import certify
     from mmaccount.comparison import Comparison, compare
+    from mmaccount.histogram import NormHistogram
     from mmaccount.ledger import Ledger, LedgerFile
     from mmaccount.meaning import Meaning, TradeOff, advantage, bayes_success, gdp_mu, meaning_of, privacy_profile, trade_off
-    from mmaccount.plan import Phase, Plan
+    from mmaccount.plan import Phase, Plan, Release
+    from mmaccount.probe import Probe
     from mmaccount.settings import Settings
+    from mmaccount.tuning import tune_cost
 
 __all__ = [
+    "Advice",
     "Bound",
     "BoundError",
     "Comparison",
@@ -22,11 +27,15 @@ __all__ = [
     "Ledger",
     "LedgerFile",
     "Meaning",
+    "NormHistogram",
     "Phase",
     "Plan",
+    "Probe",
+    "Release",
     "Settings",
     "TradeOff",
     "advantage",
+    "advise",
     "bayes_success",
     "certify",
     "compare",
@@ -37,9 +46,11 @@ __all__ = [
     "privacy_profile",
     "solve",
     "trade_off",
+    "tune_cost",
 ]
 
 _HOME = {
+    "Advice": "advisor",
     "Bound": "bound",
     "BoundError": "bound",
     "Comparison": "comparison",
@@ -47,11 +58,15 @@ _HOME = {
     "Ledger": "ledger",
     "LedgerFile": "ledger",
     "Meaning": "meaning",
+    "NormHistogram": "histogram",
     "Phase": "plan",
     "Plan": "plan",
+    "Probe": "probe",
+    "Release": "plan",
     "Settings": "settings",
     "TradeOff": "meaning",
     "advantage": "meaning",
+    "advise": "advisor",
     "bayes_success": "meaning",
     "certify": "certificate",
     "compare": "comparison",
@@ -62,6 +77,7 @@ _HOME = {
     "privacy_profile": "meaning",
     "solve": "calibrate",
     "trade_off": "meaning",
+    "tune_cost": "tuning",
 }
 
 

@@ -1,6 +1,6 @@
 """Solve for one knob of a run under a target (epsilon, delta); always returns the safe end of the last bracket."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from math import log
@@ -82,12 +82,13 @@ def solve_for(
     start: float,
     epsilon: float,
     delta: float,
+    besides: Sequence[Settings] = (),
     tight: bool = True,
 ) -> float:
     """The x next to `knob.useful` for which the settings `build(x)` meet the target, searched from `start`.
 
     First by the fast bounds; where the tight one differs (mixing) and is asked for, on from there by that, with a wider
-    tolerance.
+    tolerance. The target pays for the phases `besides` too.
     Epsilon is taken to be monotone in x; where it is not, the result still meets the target. Raises Infeasible.
     """
     epsilon = _check.positive("epsilon", epsilon)
@@ -95,7 +96,7 @@ def solve_for(
 
     @cache
     def excess(x: float, tight: bool = False) -> float:
-        return log(max(TINY, upper_epsilon([build(x)], delta, tight=tight)) / epsilon)
+        return log(max(TINY, upper_epsilon([*besides, build(x)], delta, tight=tight)) / epsilon)
 
     found = _edge(excess, knob, start, TOLERANCE)
     here = knob.private if found is None else found
@@ -104,7 +105,7 @@ def solve_for(
         near = Knob(private=here, useful=round(end) if knob.whole else end, whole=knob.whole)
         found = _edge(lambda x: excess(x, tight=True), near, here, TIGHT_TOLERANCE)
     if found is None:
-        best = upper_epsilon([build(knob.private)], delta, tight=tight)
+        best = upper_epsilon([*besides, build(knob.private)], delta, tight=tight)
         message = (
             f"`{name}` alone cannot reach epsilon {epsilon:g}: "
             f"the best reachable is {best:.6g}, at {name} = {knob.private:g}."
@@ -136,21 +137,29 @@ def _with(settings: Settings, name: str, value: float) -> Settings:
     return replace(settings, **changed)
 
 
-def _remedy(settings: Settings, tried: str, epsilon: float, delta: float, tight: bool) -> str:
+def _remedy(settings: Settings, tried: str, target: dict[str, Any]) -> str:
     for name, knob in KNOBS.items():
         if name == tried:
             continue
         build = partial(_with, settings, name)
         try:
             start = getattr(settings, name)
-            value = solve_for(build, knob, name=name, start=start, epsilon=epsilon, delta=delta, tight=tight)
+            value = solve_for(build, knob, name=name, start=start, **target)
         except Infeasible:
             continue
         return f" {name} = {value:.6g} would reach it."
     return " Nor can any other knob alone."
 
 
-def solve(settings: Settings, name: str, *, epsilon: float, delta: float, tight: bool = True) -> Settings:
+def solve(
+    settings: Settings,
+    name: str,
+    *,
+    epsilon: float,
+    delta: float,
+    besides: Sequence[Settings] = (),
+    tight: bool = True,
+) -> Settings:
     """`settings` with one knob changed so that epsilon at `delta` is at most `epsilon`, and no more private than needed.
 
     Args:
@@ -158,6 +167,7 @@ def solve(settings: Settings, name: str, *, epsilon: float, delta: float, tight:
         name: "noise_multiplier" (smallest that meets the target), "steps" (largest), "sample_rate" (largest),
             "mixing" (smallest) or "truncation" (smallest).
         epsilon, delta: the target, epsilon > 0.
+        besides: phases that the target has to pay for as well, for example an earlier release.
         tight: as for `epsilon`; False takes a fraction of the time and, with mixing, asks for more noise than needed.
 
     Returns:
@@ -175,8 +185,9 @@ def solve(settings: Settings, name: str, *, epsilon: float, delta: float, tight:
     knob = KNOBS[_check.choice("name", name, tuple(KNOBS))]
     build = partial(_with, settings, name)
     start = getattr(settings, name)
+    target: dict[str, Any] = {"epsilon": epsilon, "delta": delta, "besides": besides, "tight": tight}
     try:
-        return build(solve_for(build, knob, name=name, start=start, epsilon=epsilon, delta=delta, tight=tight))
+        return build(solve_for(build, knob, name=name, start=start, **target))
     except Infeasible as error:
-        message = f"{error}{_remedy(settings, name, epsilon, delta, tight)}"
+        message = f"{error}{_remedy(settings, name, target)}"
         raise Infeasible(message, best=error.best, value=error.value) from None

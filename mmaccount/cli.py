@@ -293,7 +293,7 @@ def _spent(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     plan = ledger.plan
     delta = plan.delta if arguments.delta is None else _check.probability("delta", arguments.delta)
     nothing = Bound(upper=0.0, lower=0.0, method="nothing released")
-    bound = bracket.epsilon(ledger.settings(), delta=delta) if ledger.runs else nothing
+    bound = bracket.epsilon(ledger.settings(), delta=delta) if ledger.settings() else nothing
     data = _json_bound(bound) | {"delta": delta, "charged": ledger.charged, "planned": plan.steps, "seeded": ledger.seeded}
     data |= {"fingerprint": plan.fingerprint, "settings": [phase.to_dict() for phase in ledger.settings()]}
     lines = [f"{ledger.charged} steps charged, {plan.steps} planned", _text_bound(bound, "epsilon", f"delta {delta:g}")]

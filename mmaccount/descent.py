@@ -106,6 +106,15 @@ def curve(probe: Probe, gram: Array | None = None, at: Array | None = None) -> C
     return made
 
 
+def curves(probe: Probe) -> list[Curve]:
+    """The curves at the points of a probe, at the same clip norms; a second point without a common direction is left out."""
+    first = curve(probe)
+    try:
+        return [first] if probe.later is None else [first, curve(probe, probe.later, first.clip_norms)]
+    except ValueError:
+        return [first]
+
+
 class Choice(NamedTuple):
     """A clip norm, and the interval within which the descent is at least 95 % of the best."""
 
@@ -138,12 +147,12 @@ class Forecast(NamedTuple):
 def forecast(
     curve: Curve,
     *,
-    index: int,
     batch_size: float,
     energy: float,
     steps: int,
     loss: float,
     learning_rate: float | None = None,
+    index: int = 0,
 ) -> Forecast:
     """The forecast at clip norm number `index` of the curve; `loss` is R_F.
 

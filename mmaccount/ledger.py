@@ -55,9 +55,11 @@ class Ledger:
         return sum(last - first + 1 for first, last in self.runs if self.plan.phase_of(first) == phase)
 
     def settings(self) -> list[Settings]:
-        """What was charged, as an accountant takes it; equal to `plan.settings()` once every step was charged once."""
+        """What was charged, and released before, as an accountant takes it; equal to `plan.settings()` once every step was
+        charged once. Empty if nothing was."""
         counts = [self.steps_of(index) for index in range(len(self.plan.phases))]
-        return [self.plan.priced(index, count) for index, count in enumerate(counts) if count]
+        trained = [self.plan.priced(index, count) for index, count in enumerate(counts) if count]
+        return [release.settings(self.plan.neighbours) for release in self.plan.releases] + trained
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists, ready for JSON. The plan is in it: a ledger can be priced by itself."""

@@ -10,7 +10,8 @@ from mmaccount import _check, _files, laws
 from mmaccount.settings import NEIGHBOURS, Settings
 
 SCHEMA = 1
-T = TypeVar("T", "Phase", "Plan")
+T = TypeVar("T", "Phase", "Plan", "Release")
+OPTIONAL = ("assumptions", "releases")  # left out of files where they are empty
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,31 @@ class Phase:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """What was learnt from the private records before training, by Gaussian noise: part of what the run costs.
+
+    Args:
+        what: one line, for people.
+        noise_multiplier: standard deviation of the noise over the l2 change that adding or removing a record makes.
+        sample_rate: probability in (0, 1] that a record took part.
+    """
+
+    what: str
+    noise_multiplier: float
+    sample_rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.what, str) or not self.what:
+            raise ValueError(f"`what` of a release must be text, got {self.what!r}.")
+        self.settings()
+
+    def settings(self, neighbours: str = NEIGHBOURS[0]) -> Settings:
+        """The release as an accountant takes it."""
+        noise = self.noise_multiplier
+        return Settings(sample_rate=self.sample_rate, steps=1, noise_multiplier=noise, neighbours=neighbours)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What a trainer carries out and an accountant prices: `plan.settings()` is what `mmaccount.epsilon` takes.
 
@@ -63,6 +89,8 @@ class Plan:
         delta: in (0, 1); the epsilon of the plan is stated at it.
         neighbours: the neighbouring relation, as for `Settings`; training is the same under all of them.
         target_epsilon: the epsilon asked for, if one was; a trainer refuses a plan that costs more.
+        assumptions: what the guarantee takes for granted beside the algorithm, one line each.
+        releases: what was learnt from the private records before training; priced with it.
 
     Raises:
         ValueError, TypeError: an argument is outside its range; the message names it.
@@ -75,6 +103,8 @@ class Plan:
     delta: float
     neighbours: str = NEIGHBOURS[0]
     target_epsilon: float | None = None
+    assumptions: tuple[str, ...] = ()
+    releases: tuple[Release, ...] = ()
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
@@ -84,6 +114,8 @@ class Plan:
             "delta": _check.probability("delta", self.delta),
             "neighbours": _check.choice("neighbours", self.neighbours, NEIGHBOURS),
             "phases": tuple(self.phases),
+            "assumptions": tuple(self.assumptions),
+            "releases": tuple(self.releases),
         }
         if self.target_epsilon is not None:
             checked["target_epsilon"] = _check.positive("target_epsilon", self.target_epsilon)
@@ -94,6 +126,10 @@ class Plan:
             raise ValueError(f"`batch_size` must be sample_rate * dataset_size = {expected:.9g}, got {self.batch_size!r}.")
         if not self.phases or not all(isinstance(phase, Phase) for phase in self.phases):
             raise ValueError("`phases` must be one or more Phase.")
+        if not all(isinstance(line, str) for line in self.assumptions):
+            raise ValueError("`assumptions` must be lines of text.")
+        if not all(isinstance(release, Release) for release in self.releases):
+            raise ValueError("`releases` must be Release.")
         self.settings()
 
     @property
@@ -112,8 +148,9 @@ class Plan:
         raise ValueError(f"`step` must be in [1, {self.steps}], the steps of the plan, got {step}.")
 
     def settings(self) -> list[Settings]:
-        """The phases as an accountant takes them."""
-        return [self.priced(index, phase.steps) for index, phase in enumerate(self.phases)]
+        """Earlier releases and all phases, as an accountant takes them."""
+        trained = [self.priced(index, phase.steps) for index, phase in enumerate(self.phases)]
+        return [release.settings(self.neighbours) for release in self.releases] + trained
 
     def priced(self, index: int, steps: int) -> Settings:
         """`steps` steps of phase number `index` as an accountant takes them."""
@@ -130,8 +167,8 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists, ready for JSON."""
-        data = asdict(self)
-        return {"schema": SCHEMA} | data | {"phases": list(data["phases"])}
+        data = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {"schema": SCHEMA} | {name: value for name, value in data.items() if value or name not in OPTIONAL}
 
     @property
     def fingerprint(self) -> str:
@@ -145,10 +182,10 @@ class Plan:
         schema, printed = given.pop("schema", None), given.pop("fingerprint", None)
         if schema != SCHEMA:
             raise ValueError(f"`schema` of the plan must be {SCHEMA}, got {schema!r}.")
-        phases = given.get("phases")
-        if not isinstance(phases, list) or not all(isinstance(phase, dict) for phase in phases):
-            raise ValueError("`phases` of the plan must be a list of objects.")
-        given["phases"] = tuple(_build(Phase, phase, "phase") for phase in phases)
+        given["phases"] = _list(Phase, given.get("phases"), "phase")
+        given["releases"] = _list(Release, given.get("releases", []), "release")
+        if not isinstance(given.get("assumptions", []), list):
+            raise ValueError("`assumptions` of the plan must be a list of lines.")
         plan = _build(cls, given, "plan")
         if printed is not None and printed != plan.fingerprint:
             raise ValueError("`fingerprint` does not fit the plan: it was changed by hand; remove the line if you mean it.")
@@ -172,3 +209,9 @@ def _build(kind: type[T], data: dict[str, Any], name: str) -> T:
         return kind(**data)
     except TypeError as error:
         raise ValueError(f"bad {name}: {error}") from error
+
+
+def _list(kind: type[T], data: object, name: str) -> tuple[T, ...]:
+    if not isinstance(data, list) or not all(isinstance(one, dict) for one in data):
+        raise ValueError(f"`{name}s` of the plan must be a list of objects.")
+    return tuple(_build(kind, one, name) for one in data)

@@ -141,3 +141,11 @@ def test_a_larger_batch_at_fixed_gap_is_not_monotone(resnet):
     assert found > 660
     with pytest.raises(Infeasible, match=r"best reachable is 4\..*, at batch_size = 1\."):
         solve_batch_size(build, dataset_size=50_000, epsilon=3.0, delta=DELTA, tight=False)
+
+
+def test_the_target_pays_for_other_phases_too(plain):
+    before = Settings(sample_rate=1.0, steps=1, noise_multiplier=2.0)
+    found = mm.solve(plain, "noise_multiplier", epsilon=3.0, delta=1e-5, besides=[before])
+    assert 3.0 * (1 - 1e-6) < mm.epsilon([before, found], delta=1e-5).upper <= 3.0
+    with pytest.raises(mm.Infeasible, match="best reachable"):
+        mm.solve(plain, "noise_multiplier", epsilon=0.1, delta=1e-5, besides=[before])

@@ -42,6 +42,10 @@ def test_plan_round_trip_and_fingerprint(plan, tmp_path):
         ({"neighbours": "replace"}, "neighbours"),
         ({"phases": []}, "phases"),
         ({"phases": [{"steps": 1}]}, "phase"),
+        ({"releases": {}}, "releases"),
+        ({"releases": [{"what": "", "noise_multiplier": 1}]}, "what"),
+        ({"releases": [{"what": "x", "noise_multiplier": -1}]}, "noise_multiplier"),
+        ({"assumptions": "all well"}, "assumptions"),
         ({"extra": 1}, "extra"),
         ({"sample_rate": float("nan")}, "sample_rate"),
         ({"fingerprint": "0"}, "fingerprint"),
@@ -50,6 +54,22 @@ def test_plan_round_trip_and_fingerprint(plan, tmp_path):
 def test_bad_plans_are_named(plan, change, message):
     with pytest.raises(ValueError, match=message):
         Plan.from_dict(plan.to_dict() | change)
+
+
+def test_what_was_learnt_before_training_is_in_the_plan_and_in_every_price(plan):
+    release = mm.Release(what="histogram of norms", noise_multiplier=4.0)
+    more = replace(plan, releases=(release,), assumptions=("the probe is public",))
+    assert Plan.from_dict(json.loads(json.dumps(more.to_dict()))) == more
+    assert len({plan.fingerprint, more.fingerprint, replace(more, releases=()).fingerprint}) == 3
+    assert "releases" not in plan.to_dict()
+    before = Settings(sample_rate=1.0, steps=1, noise_multiplier=4.0)
+    assert more.settings() == [before, *plan.settings()]
+    ledger = Ledger(plan=more)
+    assert ledger.settings() == [before]
+    for step in range(1, 9):
+        ledger = ledger.with_step(step)
+    assert ledger.settings() == more.settings()
+    assert mm.epsilon(more.settings(), delta=1e-5).upper > mm.epsilon(plan.settings(), delta=1e-5).upper
 
 
 @pytest.mark.parametrize("step", [0, 9, 2.5])

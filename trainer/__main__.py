@@ -1,4 +1,4 @@
-"""python -m trainer: carry out a plan. Exit status: 0 done; 2 bad input, one line on standard error; 130 interrupted."""
+"""python -m trainer: carry out a plan, or probe for one. Exit status: 0 done; 2 bad input, one line; 130 interrupted."""
 
 import argparse
 import json
@@ -9,9 +9,9 @@ from typing import NoReturn
 
 from mmaccount.bound import up
 from mmaccount.plan import Plan
-from trainer import data
+from trainer import data, probe
 from trainer.augment import Augmentation
-from trainer.loop import PAUSE, Options, train
+from trainer.loop import PAUSE, Options, losses, train
 from trainer.update import Update
 
 
@@ -34,11 +34,19 @@ class _Shown:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="trainer", description="Train with DP-SGD or ModelMix exactly as a plan says.")
-    parser.add_argument("--plan", required=True, metavar="FILE", help="made by mmaccount plan")
+    parser.add_argument("--plan", metavar="FILE", help="made by mmaccount plan or mmaccount advise")
     parser.add_argument(
         "--data", required=True, help="digits, glyphs, glyphs:COUNT, cifar10:FOLDER, svhn:FOLDER or FILE.npz"
     )
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="where ledger, checkpoints and report go")
+    parser.add_argument("--out", metavar="FOLDER", help="where ledger, checkpoints and report go")
+    parser.add_argument(
+        "--probe", metavar="FILE", help="instead of training: per-record gradients of held-out (public) records, for advise"
+    )
+    parser.add_argument("--rows", type=int, default=1000, help="records to probe")
+    parser.add_argument(
+        "--private", action="store_true", help="probe the training records: a noisy histogram of norms, which plans pay for"
+    )
+    parser.add_argument("--probe-noise", type=float, default=20.0, metavar="Z", help="its noise, in records")
     parser.add_argument("--model", default="linear", help="linear, cnn, resnet20 or module:function")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
@@ -62,6 +70,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _probe(given: argparse.Namespace) -> str:
+    if given.plan is not None or given.out is not None:
+        raise ValueError("--probe comes before a plan: leave out --plan and --out.")
+    return probe.write(
+        data.load(given.data, _Shown()),
+        losses,
+        Path(given.probe),
+        private_noise=given.probe_noise if given.private else None,
+        rows=given.rows,
+        model=given.model,
+        device=given.device,
+        seed=given.seed,
+    )
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     given = _parser().parse_args(argv)
@@ -76,6 +99,11 @@ def main(argv: list[str] | None = None) -> int:
             max_physical_batch_size=given.max_physical_batch_size,
             checkpoint_every=given.checkpoint_every,
         )
+        if given.probe is not None:
+            print(_probe(given))
+            return 0
+        if given.plan is None or given.out is None:
+            raise ValueError("give --plan and --out to train, or --probe.")
         plan, records = Plan.load(given.plan), data.load(given.data, _Shown())
         made = train(plan, records, Path(given.out), options, seed=given.seed, resume=given.resume)
     except (ValueError, TypeError, OSError) as error:

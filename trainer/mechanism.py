@@ -117,6 +117,12 @@ def mixing_coefficients(words: Callable[[int], np.ndarray], size: int, law: str)
     return torch.from_numpy(drawn)
 
 
+def noisy_counts(counts: np.ndarray, noise_multiplier: float, randomness: Randomness) -> np.ndarray:
+    """Counts of a histogram, of which a record changes one by 1, plus N(0, noise_multiplier^2)."""
+    noise = normals(randomness.words("histogram", 0), len(counts)).numpy()
+    return counts + noise_multiplier * WIDEN * noise
+
+
 # ---------------------------------------------------------------------------------------------- one record's influence
 
 

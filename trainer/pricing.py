@@ -16,7 +16,7 @@ def _epsilon(settings: tuple[Settings, ...], delta: float) -> Bound:
 
 def spent(ledger: Ledger, delta: float | None = None) -> Bound:
     """Epsilon of everything the ledger charges, at `delta` (default: the plan's)."""
-    if not ledger.runs:
+    if not ledger.settings():
         return Bound(upper=0.0, lower=0.0, method="nothing released")
     return _epsilon(tuple(ledger.settings()), ledger.plan.delta if delta is None else delta)
 
@@ -27,7 +27,7 @@ def progress(ledger: Ledger, planned: Bound) -> float:
     plan = ledger.plan
     if all(phase.gap == 0.0 for phase in plan.phases):
         return spent(ledger).upper
-    quick = rdp.epsilon(ledger.settings(), delta=plan.delta).upper if ledger.runs else 0.0
+    quick = rdp.epsilon(ledger.settings(), delta=plan.delta).upper if ledger.settings() else 0.0
     inside = all(ledger.steps_of(index) <= phase.steps for index, phase in enumerate(plan.phases))
     return min(quick, planned.upper) if inside else quick
 

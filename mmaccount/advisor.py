@@ -1,0 +1,272 @@
+"""A plan from what is known about gradients: clip norm, noise, batch, steps, learning rate and gap, with reasons."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import log, log10, sqrt
+
+import numpy as np
+import numpy.typing as npt
+
+from mmaccount import _check, evidence, explain, schedule
+from mmaccount.accountants.bracket import epsilon as price
+from mmaccount.accountants.bracket import upper_epsilon
+from mmaccount.bound import Bound, BoundError
+from mmaccount.calibrate import solve
+from mmaccount.clipping import Problem
+from mmaccount.descent import Choice, Forecast, choose, forecast
+from mmaccount.evidence import Evidence
+from mmaccount.histogram import NormHistogram
+from mmaccount.plan import Phase, Plan
+from mmaccount.probe import Probe
+from mmaccount.schedule import Schedule
+from mmaccount.settings import Settings
+
+EPOCHS = 100.0  # passes over the data that are allowed for, if nothing is said
+AUTO = "auto"
+RECOVERY = 1.5  # mixing halves every step's way and lets a third of it back: an impulse ends with weight 2/3
+COARSE = 8  # every so many clip norms the noise beside a gap is solved for
+FACTORS = (0.5, sqrt(0.5), 1.0, sqrt(2.0), 2.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """A recommendation.
+
+    Attributes:
+        plan: what the trainer carries out.
+        bound: its epsilon; `bound.upper` is at most the target.
+        reasons: for each knob what it follows from, for people; also "outlook" and cross-checks.
+        rejected: what was not done, and why.
+        forecast: learning rate, share of the gradient's alignment that remains, decrease of the loss in the first step.
+        choice: clip norm, and the interval within which it hardly matters.
+        evidence: what all of this was derived from, the descent curves among it.
+    """
+
+    plan: Plan
+    bound: Bound
+    reasons: dict[str, str]
+    rejected: dict[str, str]
+    forecast: Forecast
+    choice: Choice
+    evidence: Evidence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Target:
+    dataset_size: int
+    epsilon: float
+    delta: float
+    clip_norm: float | None
+    learning_rate: float | None
+
+
+class _Option:
+    """A schedule with the clip norm that suits it and what is expected of it."""
+
+    def __init__(self, known: Evidence, made: Schedule, target: _Target, energy: float | None = None) -> None:
+        self.schedule, self.energy = made, made.noise_multiplier**2 if energy is None else energy
+        c = target.clip_norm
+        self.choice = choose(known.curves, made.batch_size, self.energy) if c is None else Choice(c, c, c)
+        self.forecast = expected(known, made, self.choice.clip_norm, self.energy, target.learning_rate)
+
+    def cost(self, private: bool) -> float:
+        """What is to be small. With a private histogram it must not depend on it: noise of the run's mean gradient then."""
+        b, t, z = self.schedule
+        return z / (b * sqrt(t)) if private else self.forecast.remaining
+
+
+def expected(
+    known: Evidence, made: Schedule, clip_norm: float, energy: float, learning_rate: float | None = None
+) -> Forecast:
+    """The forecast of a plan; `energy` is z^2 + rho^2 / 12."""
+    return forecast(
+        known.at(clip_norm),
+        batch_size=made.batch_size,
+        energy=energy,
+        steps=made.steps,
+        loss=known.loss,
+        learning_rate=learning_rate,
+    )
+
+
+def advise(
+    probe: Probe | NormHistogram | npt.ArrayLike,
+    *,
+    dataset_size: int,
+    epsilon: float,
+    delta: float,
+    epochs: float = EPOCHS,
+    gap: float | str = AUTO,
+    batch_size: float | None = None,
+    steps: int | None = None,
+    clip_norm: float | None = None,
+    learning_rate: float | None = None,
+    loss: float | None = None,
+) -> Advice:
+    """A plan that meets (epsilon, delta) and is expected to train best, with the reasons for every number in it.
+
+    Clip norm: where the measured decrease of a step is largest. Batch, steps: within `epochs`, where the bound on what
+    remains of the gradient is smallest, each with the least noise that meets the target by the certified accountant.
+    Learning rate: the smaller of the best first step and the horizon's. In a flat optimum the middle is taken.
+
+    Args:
+        probe: of public records, a `Probe` or an m x d array of per-record gradients; or a `NormHistogram` of private ones,
+            which is paid for from the same target. Batch, steps and noise then do not depend on it (only clip norm and
+            learning rate do), so that the price composes as if all had been fixed beforehand.
+        dataset_size: n. epsilon, delta: the target.
+        epochs: limit on compute: batch_size * steps <= epochs * dataset_size.
+        gap: tau / learning_rate; "auto" takes what costs least by Theorem 3.1 of arXiv 2210.03843.
+        batch_size, steps, clip_norm, learning_rate: fixed by the user.
+        loss: R_F = F(start) - inf F, if the probe does not know it.
+
+    Raises:
+        Infeasible: no noise meets the target.
+        ValueError, TypeError: an argument is out of range, or the probe is useless; one line.
+    """
+    target = _Target(
+        dataset_size=_check.count("dataset_size", dataset_size),
+        epsilon=_check.positive("epsilon", epsilon),
+        delta=_check.probability("delta", delta),
+        clip_norm=None if clip_norm is None else _check.positive("clip_norm", clip_norm),
+        learning_rate=None if learning_rate is None else _check.positive("learning_rate", learning_rate),
+    )
+    shapes = schedule.shapes(target.dataset_size, _check.positive("epochs", epochs), batch_size, steps)
+    wanted = None if gap == AUTO else _check.nonnegative("gap", gap)
+    known, private = evidence.of(probe, loss), isinstance(probe, NormHistogram)
+    if private and wanted and clip_norm is None:
+        raise ValueError(
+            "`clip_norm` must be given with a gap and a private histogram: with a gap it changes the guarantee."
+        )
+    besides = [release.settings() for release in known.releases]
+    options = [
+        _Option(
+            known,
+            schedule.priced(
+                shape, dataset_size=target.dataset_size, epsilon=target.epsilon, delta=target.delta, besides=besides
+            ),
+            target,
+        )
+        for shape in shapes
+    ]
+    plain = options[schedule.middle([option.cost(private) for option in options])]
+    best_rho, energies = schedule.cheapest_mixing(plain.schedule.noise_multiplier)
+    if wanted is None:
+        wanted = best_rho * plain.choice.clip_norm / plain.schedule.batch_size
+    best = plain if wanted == 0.0 else _mixed(known, plain, wanted, target, besides)
+    plan = _plan(known, best, wanted, target)
+    bound = price(plan.settings(), delta=plan.delta)
+    if not bound.upper <= target.epsilon:
+        raise BoundError(f"the plan costs {bound.upper!r}, above the target {target.epsilon!r} it was solved for.")
+    problem = Problem(
+        known.curves[0].beta, known.loss, known.curves[0].dimension, target.dataset_size, target.epsilon, target.delta
+    )
+    rivals = [(option.schedule, option.cost(private)) for option in options]
+    story = explain.Story(plan, bound, known, best.choice, best.forecast, problem)
+    return Advice(
+        plan=plan,
+        bound=bound,
+        reasons=story.reasons(rivals, epochs, plain.schedule.noise_multiplier),
+        rejected=story.rejected(rivals, energies, plain.schedule.noise_multiplier, gap == AUTO),
+        forecast=best.forecast,
+        choice=best.choice,
+        evidence=known,
+    )
+
+
+def _mixed(known: Evidence, plain: _Option, gap: float, target: _Target, besides: Sequence[Settings]) -> _Option:
+    """The same batches and steps with mixing: clip norm and noise again, since the mixing in clip norms depends on both."""
+    b, t, z = plain.schedule
+
+    def noise(c: float, tight: bool) -> float:
+        start = Settings(sample_rate=b / target.dataset_size, steps=t, noise_multiplier=z, mixing=gap * b / c)
+        start = replace(start, truncation=known.truncation)
+        goal = {"epsilon": target.epsilon, "delta": target.delta}
+        return solve(start, "noise_multiplier", besides=besides, tight=tight, **goal).noise_multiplier
+
+    choice = plain.choice
+    if target.clip_norm is None:
+        at, rough = known.curves[0].clip_norms, known.curves[0].clip_norms[::COARSE]
+        energy = np.exp(np.interp(np.log(at), np.log(rough), [2.0 * log(noise(float(c), False)) for c in rough]))
+        choice = choose(known.curves, b, energy + (gap * b / at) ** 2 / 12.0)
+    c = choice.clip_norm
+    made = Schedule(b, t, noise(c, True))
+    option = _Option(known, made, replace(target, clip_norm=c), made.noise_multiplier**2 + (gap * b / c) ** 2 / 12.0)
+    option.choice = choice
+    if target.learning_rate is None:
+        eta = RECOVERY * option.forecast.learning_rate
+        option.forecast = option.forecast._replace(learning_rate=eta)
+    return option
+
+
+def _rounded(value: float) -> float:
+    """Three digits: more would claim to know."""
+    return round(value, 2 - int(np.floor(log10(value))))
+
+
+def _plan(known: Evidence, best: _Option, gap: float, target: _Target) -> Plan:
+    b, t, z = best.schedule
+    eta = best.forecast.learning_rate if target.learning_rate else _rounded(best.forecast.learning_rate)
+    c = best.choice.clip_norm if target.clip_norm or gap else _rounded(best.choice.clip_norm)
+    phase = Phase(
+        steps=t, noise_multiplier=z, clip_norm=c, learning_rate=eta, gap=gap, truncation=known.truncation if gap else 1.0
+    )
+    return Plan(
+        dataset_size=target.dataset_size,
+        sample_rate=b / target.dataset_size,
+        batch_size=b,
+        phases=(phase,),
+        delta=target.delta,
+        target_epsilon=target.epsilon,
+        assumptions=known.assumptions,
+        releases=known.releases,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbour:
+    """A plan that differs from the recommended one in one knob: its epsilon, and what is expected of it (None where norms
+    are all that is known)."""
+
+    knob: str
+    factor: float
+    value: float
+    epsilon: float
+    remaining: float | None
+    first: float | None
+
+
+def around(advice: Advice) -> list[Neighbour]:
+    """The recommendation with each knob times 0.5 ... 2, all else as it is; batches do not grow beyond the data."""
+    made = []
+    for knob in ("clip_norm", "learning_rate", "noise_multiplier", "steps", "batch_size"):
+        for factor in FACTORS:
+            plan = _changed(advice.plan, knob, factor)
+            if plan is not None:
+                made.append(_neighbour(advice, plan, knob, factor))
+    return made
+
+
+def _changed(plan: Plan, knob: str, factor: float) -> Plan | None:
+    if knob == "batch_size":
+        rate = plan.sample_rate * factor
+        return replace(plan, sample_rate=rate, batch_size=rate * plan.dataset_size) if rate <= 1.0 else None
+    phase = plan.phases[0]
+    if knob == "steps":
+        return replace(plan, phases=(replace(phase, steps=max(1, round(phase.steps * factor))),))
+    return replace(plan, phases=(replace(phase, **{knob: getattr(phase, knob) * factor}),))
+
+
+def _neighbour(advice: Advice, plan: Plan, knob: str, factor: float) -> Neighbour:
+    phase, rho = plan.phases[0], plan.settings()[-1].mixing
+    shape = Schedule(plan.batch_size, phase.steps, phase.noise_multiplier)
+    eta = phase.learning_rate / (RECOVERY if rho else 1.0)
+    seen = expected(advice.evidence, shape, phase.clip_norm, phase.noise_multiplier**2 + rho**2 / 12.0, eta)
+    value = plan.batch_size if knob == "batch_size" else getattr(phase, knob)
+    return Neighbour(
+        knob=knob,
+        factor=factor,
+        value=value,
+        epsilon=upper_epsilon(plan.settings(), plan.delta),
+        remaining=None if plan.releases else seen.remaining,
+        first=None if plan.releases else seen.first,
+    )
