@@ -22,7 +22,7 @@ CHUNK = 2**26  # gradient coordinates held at a time
 PROBES = 8  # random directions for the trace of the Hessian
 ROUNDS = 10  # of power iteration for its largest eigenvalue
 FAR = 1e-2  # length of the steps that gradient differences are taken over, relative to the weights
-HALF, LIMIT = 0.5, 200  # the second point is where the loss has halved, or so many steps of gradient descent on
+HALF, LIMIT = 0.5, 50  # the second point is where the loss has halved, or so many steps of gradient descent on
 
 
 class Landscape:
@@ -55,7 +55,7 @@ class Landscape:
         """Per-record gradients, [rows, d] each, made when called."""
 
         def rows(x: Tensor, y: Tensor) -> np.ndarray:
-            return torch.cat([one.flatten(1) for one in self.per_record(weights, x, y)], dim=1).detach().cpu().numpy()
+            return torch.cat([one.flatten(1) for one in self.per_record(weights, x, y)[0]], dim=1).detach().cpu().numpy()
 
         parts = zip(self.x.split(self.chunk), self.y.split(self.chunk), strict=True)
         return [lambda x=x, y=y: rows(x, y) for x, y in parts]
@@ -93,8 +93,9 @@ def _chunk(model: nn.Module) -> int:
 
 def public(data: Dataset, loss: Loss, *, model: str, rows: int, device: str = "cpu", seed: int | None = None) -> Probe:
     """Probe the first `rows` held-out records, at the initial weights and where their loss has halved."""
+    checks.device(device)
     module = models.build(model, tuple(data.x.shape[1:]), data.classes, seed).to(device)
-    checks.refuse_layers(module)
+    checks.module(module)
     x, y = data.prepare(data.held_out_x[:rows].to(device)), data.held_out_y[:rows].to(device)
     if not len(x):
         raise ValueError("the data have no held-out records to probe; a probe of private ones needs --private.")
@@ -122,12 +123,13 @@ def private(
     data: Dataset, loss: Loss, *, model: str, noise_multiplier: float, device: str = "cpu", seed: int | None = None
 ) -> NormHistogram:
     """Gradient norms of all training records as a noisy histogram: a release, which a plan made from it pays for."""
+    checks.device(device)
     module = models.build(model, tuple(data.x.shape[1:]), data.classes, seed).to(device)
-    checks.refuse_layers(module)
+    checks.module(module)
     oracle = Oracle(module, loss)  # isolates records by construction
     weights, norms = oracle.layout.flat(module), []
     for x, y in zip(data.x.split(_chunk(module)), data.y.split(_chunk(module)), strict=True):
-        made = oracle(weights, data.prepare(x.to(device)), y.to(device))
+        made, _ = oracle(weights, data.prepare(x.to(device)), y.to(device))
         norms.append(torch.stack([one.flatten(1).double().norm(dim=1) for one in made]).norm(dim=0).cpu())
     counts = true_counts(torch.cat(norms).numpy())
     return NormHistogram(
