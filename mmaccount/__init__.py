@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mmaccount.meaning import Meaning, TradeOff, advantage, bayes_success, gdp_mu, meaning_of, privacy_profile, trade_off
     from mmaccount.plan import Phase, Plan, Release
     from mmaccount.probe import Probe
+    from mmaccount.sampling import once_per_epoch, refuse_unless_poisson
     from mmaccount.settings import Settings
     from mmaccount.tuning import tune_cost
 
@@ -43,7 +44,9 @@ __all__ = [
     "epsilon",
     "gdp_mu",
     "meaning_of",
+    "once_per_epoch",
     "privacy_profile",
+    "refuse_unless_poisson",
     "solve",
     "trade_off",
     "tune_cost",
@@ -74,7 +77,9 @@ _HOME = {
     "epsilon": "accountants.bracket",
     "gdp_mu": "meaning",
     "meaning_of": "meaning",
+    "once_per_epoch": "sampling",
     "privacy_profile": "meaning",
+    "refuse_unless_poisson": "sampling",
     "solve": "calibrate",
     "trade_off": "meaning",
     "tune_cost": "tuning",

@@ -20,6 +20,7 @@ from mmaccount.comparison import Comparison, compare
 from mmaccount.laws import UNIFORM
 from mmaccount.ledger import Ledger
 from mmaccount.plan import Phase, Plan
+from mmaccount.sampling import SAMPLINGS, refuse_unless_poisson
 from mmaccount.settings import NEIGHBOURS, NOISES, Settings
 
 RUN = (
@@ -134,6 +135,7 @@ def _text_bound(bound: Bound, name: str, given: str) -> str:
 
 def _epsilon(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     run = _settings(_given(arguments))
+    refuse_unless_poisson(arguments.sampling, run, delta=arguments.delta)
     made = compare(run, delta=arguments.delta, tight=not arguments.fast)
     data = _json_bound(made.as_given) | {"delta": arguments.delta, "settings": run.to_dict()} | _json_comparison(made)
     lines = [_text_bound(made.as_given, "epsilon", f"delta {arguments.delta:g}"), *_text_comparison(made)]
@@ -387,6 +389,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(made)
     delta(made, "--delta", metavar="D", help="delta, in (0, 1)")
     made.add_argument("--prior", type=float, metavar="P", help="say what an attacker can do; chance that the record is in")
+    made.add_argument(
+        "--sampling", choices=SAMPLINGS, default=SAMPLINGS[0], help="all but poisson are refused, with what they cost"
+    )
     made.add_argument("--exact", action="store_true", help="recompute the best bound that can be certified in intervals")
     made.add_argument("--certificate", metavar="FILE", help="write a proof of that bound, for mmaccount verify")
     made = command("delta", _delta, "The delta of a run at a given epsilon.", f"{RUN} --epsilon 8")

@@ -17,7 +17,7 @@ LAYERS = [  # each may import what stands above it
     {"kernels"},
     {"divergences"},
     {"accountants"},
-    {"calibrate", "certificate", "clipping", "comparison", "histogram", "meaning", "probe", "reproduce"},
+    {"calibrate", "certificate", "clipping", "comparison", "histogram", "meaning", "probe", "reproduce", "sampling"},
     {"descent", "schedule", "tuning"},
     {"evidence"},
     {"explain"},

@@ -1,5 +1,6 @@
 """Neighbouring relations and groups: closed forms, other implementations, random search for something worse."""
 
+import json
 from functools import partial
 from math import asinh, exp, log, sinh
 
@@ -14,6 +15,7 @@ import mmaccount as mm
 from mmaccount.accountants import inversion, mixed, rdp, relations
 from mmaccount.accountants.coupling import coupled
 from mmaccount.accountants.lattice import Atoms
+from mmaccount.cli import main
 from mmaccount.divergences import geometry
 from mmaccount.kernels import loss, mixture
 
@@ -329,3 +331,34 @@ def test_what_is_no_relation_is_refused(changes, message):
 def test_a_certificate_of_another_relation_is_refused(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         mm.certify(mm.Settings(**RUN, **changes), delta=1e-5)
+
+
+@pytest.mark.parametrize("command", ["epsilon", "compare"])
+def test_commands_take_the_relation(command, capsys):
+    options = ["--sample-rate", "0.01", "--steps", "1000", "--noise-multiplier", "1", "--delta", "1e-5", "--json"]
+    assert main([command, *options, "--neighbours", "replace-one", "--group-size", "2"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    run = mm.Settings(**RUN, **REPLACED, group_size=2)
+    assert (made["settings"], made["epsilon"]) == (run.to_dict(), mm.epsilon(run, delta=1e-5).upper)
+
+
+def test_a_plan_keeps_its_relation(tmp_path, capsys):
+    path = tmp_path / "plan.json"
+    options = [
+        "--dataset-size",
+        "1000",
+        "--batch-size",
+        "10",
+        "--steps",
+        "1000",
+        "--noise-multiplier",
+        "1",
+        "--clip-norm",
+        "1",
+    ]
+    options += ["--learning-rate", "1", "--delta", "1e-5", "--out", str(path)]
+    assert main(["plan", *options, "--neighbours", "replace-one"]) == 0
+    plan = mm.Plan.load(path)
+    assert plan.settings() == [mm.Settings(**RUN, **REPLACED)]
+    assert main(["plan", *options, "--group-size", "2"]) == 2
+    assert "`--group-size`" in capsys.readouterr().err
