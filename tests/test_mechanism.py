@@ -151,6 +151,11 @@ def test_mixing_coefficients_follow_their_law(law):
     assert len(np.unique(drawn)) == len(drawn)
 
 
+def test_mixing_coefficients_have_53_bits():
+    ends = mixing_coefficients(lambda count: np.array([0, 2**11, 2**64 - 1], dtype=np.uint64), 3, "uniform")
+    assert ends.tolist() == [0.0, 2.0**-53, 1.0 - 2.0**-53]
+
+
 @pytest.mark.parametrize("law", ["beta-0.5", "beta-x", "normal", ""])
 def test_unknown_laws_are_refused(law):
     with pytest.raises(ValueError, match=r"mixing_law|convert"):

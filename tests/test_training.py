@@ -19,7 +19,8 @@
 18 seeds: test_mechanism::test_streams_are_fresh_or_repeatable..., test_seeded_runs_say_so
 19 rollback: test_many_kills, test_a_ledger_that_was_moved_back_is_refused
 20 changed on resume: test_resume_refuses_what_changed
-21 finite precision: test_mechanism::test_noise_reaches_beyond_what_float32_can
+21 finite precision: test_mechanism::test_noise_reaches_beyond_what_float32_can,
+   test_gradients::test_a_record_has_the_same_gradient_to_the_bit...
 22 parameters without noise: test_every_parameter_gets_noise_and_nothing_else_moves
 23 loop against accountant, 24 adaptive steps: test_phases_are_followed_and_priced
 """
@@ -273,6 +274,9 @@ def test_resume_needs_a_run_and_data_must_fit_the_plan(tmp_path):
         ({"augmentation": Augmentation(flip=True)}, "images"),
         ({"plan": plan_of(replace(PHASE, clip_norm=1e-10))}, "clip_norm"),
         ({"device": "cuda:99"}, "device"),
+        ({"checkpoint_every": 0}, "checkpoint_every"),
+        ({"max_physical_batch_size": 0}, "max_physical_batch_size"),
+        ({"data": (records()[0].numpy(), records()[1])}, "tensors"),
         ({"module": nn.Linear(5, 3).double()}, "float32"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -120,6 +120,8 @@ def data(plan: Plan, x: Tensor, y: Tensor, classes: int | None) -> None:
     """Refuse data that are not what the plan was made for, and what would stop a step half-way."""
     if not min(phase.clip_norm for phase in plan.phases) >= SMALLEST:
         raise ValueError(f"`clip_norm` of the plan must be at least {SMALLEST:g}.")
+    if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
+        raise ValueError(f"`data` must be a pair of tensors, got {type(x).__name__} and {type(y).__name__}.")
     if len(x) != plan.dataset_size or len(y) != len(x):
         raise ValueError(f"the plan is for {plan.dataset_size} records, the data have {len(x)} and {len(y)} labels.")
     if classes is not None and len(y) and not (int(y.min()) >= 0 and int(y.max()) < classes):

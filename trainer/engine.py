@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmaccount import _files
+from mmaccount import _check, _files
 from mmaccount.bound import Bound
 from mmaccount.ledger import Ledger, LedgerFile
 from mmaccount.plan import Plan
@@ -91,9 +91,10 @@ class PrivateTrainer:
         self.augmentation(data[0][:0], np.random.default_rng(0))  # no record: only whether the shape will do
         self.module, self.prepare, self.randomness = module.to(device), prepare, Randomness(seed)
         self.x, self.y = (part.to(device) for part in data)
-        self.layout, self.checkpoint_every = Layout(module), checkpoint_every
+        self.layout, self.checkpoint_every = Layout(module), _check.count("checkpoint_every", checkpoint_every)
         room = MEMORY[torch.device(device).type] // (4 * self.layout.total * self.augmentation.views)
-        most = max_physical_batch_size or min(MOST, room - room % 16) or 1
+        most = max_physical_batch_size
+        most = (min(MOST, room - room % 16) or 1) if most is None else _check.count("max_physical_batch_size", most)
         self.chunk = physical_batch_size(plan.batch_size, plan.sample_rate, most)
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             example = self._example(classes)

@@ -91,8 +91,8 @@ def normals(words: Callable[[int], np.ndarray], size: int) -> Tensor:
 
 
 def uniforms(words: Callable[[int], np.ndarray], size: int) -> np.ndarray:
-    """Uniforms in (0, 1) with 53 bits."""
-    return ((words(size) >> np.uint64(64 - BITS + 1)).astype(np.float64) + 0.5) * 2.0 ** -(BITS - 1)
+    """Uniforms in [0, 1): multiples of 2^-53."""
+    return (words(size) >> np.uint64(64 - BITS)).astype(np.float64) * 2.0**-BITS
 
 
 def peak_one(law: str) -> Callable[[np.ndarray], np.ndarray]:
