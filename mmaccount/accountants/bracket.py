@@ -96,7 +96,8 @@ def _bracket(phases: Sequence[Settings], proven: Bound, ask: _Question, tight: b
     attacks = {OWN_ATTACK: found.lower}
     if any(phase.mixing > 0.0 for phase in phases):
         attacks = {SPREAD_OUT: ask.exact(spread_out(phases)).lower}
-        attacks |= {name: ask.side(side) for name, side in mixed.attacks(phases) if tight}
+        if tight:
+            attacks |= {name: ask.side(side) for name, side in mixed.attacks(phases)}
     best = max(attacks, key=lambda name: attacks[name])
     crossed(attacks[best], proven.upper, best)
     return replace(proven, lower=min(attacks[best], proven.upper), attack=best)

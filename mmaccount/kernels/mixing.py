@@ -70,16 +70,26 @@ def _add(state: tuple[float, float], order: float, log_weight: np.ndarray, log_r
 
 
 @jit
-def _far_peak(state: tuple[float, float], order: float, shift: float, gap: float, mixing: Mixing) -> tuple[float, float]:
-    """Add the peak at order * shift, and a bound on the stretch of length `gap` before it (see `log_moments`)."""
-    stop = order * shift + WINDOW
-    resume = stop - 2.0 * WINDOW
-    log_weight, log_r = _nodes(_edges(stop, resume, 0.0, _half_panel(order), GROW), -shift, mixing)
-    state = _add(state, order, log_weight, log_r)
-    far = log_density(resume, mixing) + order * log_ratio(resume, -shift, mixing)
-    near = log_density(shift + WINDOW, mixing) + log(order - 1.0)
-    state = scaled_add(state[0], state[1], far, gap)
-    return scaled_add(state[0], state[1], near, gap)
+def _stretch(order: float, shift: float, power: float) -> tuple[float, float]:
+    """Where a stretch begins and ends on which p r^k rises (see `log_moments`); empty if it cannot be shown to."""
+    reach = WINDOW + 2.0 * (power + 1.0) / shift
+    first, last = reach, (order - 1.0) * shift - reach  # of s = t - v
+    for s in (first, last):
+        if not (order - 1.0) * shift - s - order * (power + 1.0) / s > 0.0:
+            return 0.0, 0.0
+    return (shift + first, shift + last) if last > first else (0.0, 0.0)
+
+
+@jit
+def _far_peak(order: float, shift: float, stretch: tuple[float, float], mixing: Mixing) -> tuple[float, float]:
+    """The sum over the peak near order * shift, and a bound on the stretch before it."""
+    begin, end = stretch
+    log_weight, log_r = _nodes(_edges(order * shift + WINDOW, end, 0.0, _half_panel(order), GROW), -shift, mixing)
+    state = _add((-inf, 0.0), order, log_weight, log_r)
+    far = log_density(end, mixing) + order * log_ratio(end, -shift, mixing)
+    near = log_density(begin, mixing) + log(order - 1.0)
+    state = scaled_add(state[0], state[1], far, end - begin)
+    return scaled_add(state[0], state[1], near, end - begin)
 
 
 @jit
@@ -102,19 +112,19 @@ def log_moments(orders: np.ndarray, shift: float, mixing: Mixing) -> np.ndarray:
 
     The line is cut at the symmetry point x = v/2; each side is addressed from its own edge. As in gaussian.py the stretch
     before a far peak is bounded instead of summed: with s = t - v the log-integrand of p r^k has slope at least (k-1) v - s
-    - k B/s there, as E[d | s] <= B/s (d given s is, in the likelihood ratio order, below a Gamma law of shape B and
-    rate s: the rest of its density, (1 - d/L)^{B-1} or (sin(pi d/L)/d)^2, times e^{-d^2/2}, falls with d).
+    - k B/s there, a concave function of s, as E[d | s] <= B/s (d given s is, in the likelihood ratio order, below a Gamma
+    law of shape B and rate s: the rest of its density, (1 - d/L)^{B-1} or (sin(pi d/L)/d)^2, times e^{-d^2/2}, falls with
+    d). Where it is positive at both ends p r^k is largest at the far one, (k-1) p at the near one: length times both is
+    added. Both ends keep 2 B/v further away than the peak needs, which is moved by B/v.
     """
     out, first = np.empty(orders.size), 0
     while first < orders.size:
         last = _share(orders, first, shift)
         top = np.max(orders[first:last])
         half, start = _half_panel(top), top * shift + WINDOW
-        gap = (top - 1.0) * shift - 2.0 * WINDOW
-        state = (-inf, 0.0)
-        if last == first + 1 and gap > max(0.0, top * (mixing.power + 1.0) / WINDOW - WINDOW):
-            state = _far_peak(state, top, shift, gap, mixing)
-            start = shift + WINDOW
+        stretch, state = _stretch(top, shift, mixing.power), (-inf, 0.0)
+        if last == first + 1 and stretch[1] > 0.0:
+            state, start = _far_peak(top, shift, stretch, mixing), stretch[0]
         centre = 0.5 * (shift - mixing.width)
         right = _nodes(_edges(start, centre, 0.0, half, GROW), -shift, mixing)
         left = _nodes(_edges(WINDOW, -0.5 * (shift + mixing.width), -shift, half, GROW), shift, mixing)
