@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from mmaccount.bound import Bound, BoundError
     from mmaccount.calibrate import Infeasible, solve
     from mmaccount.certificate import certify
-    from mmaccount.comparison import Comparison, compare
+    from mmaccount.comparison import Comparison, LawRow, compare, compare_laws
     from mmaccount.histogram import NormHistogram
     from mmaccount.ledger import Ledger, LedgerFile
     from mmaccount.meaning import Meaning, TradeOff, advantage, bayes_success, gdp_mu, meaning_of, privacy_profile, trade_off
@@ -25,6 +25,7 @@ __all__ = [
     "BoundError",
     "Comparison",
     "Infeasible",
+    "LawRow",
     "Ledger",
     "LedgerFile",
     "Meaning",
@@ -40,6 +41,7 @@ __all__ = [
     "bayes_success",
     "certify",
     "compare",
+    "compare_laws",
     "delta",
     "epsilon",
     "gdp_mu",
@@ -58,6 +60,7 @@ _HOME = {
     "BoundError": "bound",
     "Comparison": "comparison",
     "Infeasible": "calibrate",
+    "LawRow": "comparison",
     "Ledger": "ledger",
     "LedgerFile": "ledger",
     "Meaning": "meaning",
@@ -73,6 +76,7 @@ _HOME = {
     "bayes_success": "meaning",
     "certify": "certificate",
     "compare": "comparison",
+    "compare_laws": "comparison",
     "delta": "accountants.bracket",
     "epsilon": "accountants.bracket",
     "gdp_mu": "meaning",

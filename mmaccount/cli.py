@@ -16,7 +16,7 @@ from mmaccount import _check, _files
 from mmaccount.accountants import bracket
 from mmaccount.bound import Bound, BoundError, up
 from mmaccount.calibrate import KNOBS, Infeasible, solve, solve_batch_size, solve_for
-from mmaccount.comparison import Comparison, compare
+from mmaccount.comparison import Comparison, LawRow, compare, compare_laws
 from mmaccount.laws import UNIFORM
 from mmaccount.ledger import Ledger
 from mmaccount.plan import Phase, Plan
@@ -246,7 +246,23 @@ def _compare(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         lines.append(f"{name:26}{z:17.4g}{lower:>12}{up(bound.upper):>12}")
     if made.effective_noise_multiplier is not None:
         lines.append(f"{'effective (spread-out)':26}{made.effective_noise_multiplier:17.4g}   a description, not a bound")
-    return data, lines
+    laws = compare_laws(run, delta=arguments.delta)
+    data["laws"] = [
+        {"law": row.law, "matched": row.matched, "mixing": row.settings.mixing} | _json_bound(row.bound) for row in laws
+    ]
+    return data, lines + _text_laws(laws)
+
+
+def _text_laws(laws: list[LawRow]) -> list[str]:
+    if not laws:
+        return []
+    lines = [f"{'other mixing laws':26}{'mixing':>17}{'epsilon >=':>12}{'epsilon <=':>12}   by the bounds of --fast"]
+    named = {"itself": "", "support": ", same width", "variance": ", same energy"}
+    for row in laws:
+        lower = "?" if row.bound.lower is None else up(row.bound.lower, rounding=ROUND_FLOOR)
+        name = row.law + named[row.matched]
+        lines.append(f"{name:26}{row.settings.mixing:17.4g}{lower:>12}{up(row.bound.upper):>12}")
+    return lines
 
 
 def _plan(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:

@@ -139,7 +139,13 @@ def test_compare_json_and_text(capsys, resnet):
     data = as_json(capsys, "compare", *words(RUN), "--delta", "1e-5")
     assert data["noise_multiplier"] < data["effective_noise_multiplier"] < data["equal_noise"]["noise_multiplier"]
     assert data["equal_noise"]["epsilon"] < data["epsilon"] < data["without_mixing"]
+    assert [(row["law"], row["matched"]) for row in data["laws"][:3]] == [
+        ("uniform", "itself"),
+        ("raised-cosine", "support"),
+        ("raised-cosine", "variance"),
+    ]
     _, out, _ = call(capsys, "compare", *words(RUN), "--delta", "1e-5")
+    assert "raised-cosine, same energy            17.97" in out
     assert [line.split()[-1] for line in out.splitlines()[1:4]] == ["6.76892", "277.285", "2.23242"]
 
 

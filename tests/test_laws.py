@@ -258,6 +258,26 @@ def test_hostile_settings_have_a_sound_answer(changes, law):
     assert bound.upper <= rdp.epsilon(replace(run, mixing=0.0), delta=DELTA).upper * (1 + 1e-6)
 
 
+def test_compare_shows_the_laws_at_equal_width_and_at_equal_energy():
+    run = replace(A, mixing_law="beta-3")
+    itself, *others = mm.compare_laws(run, delta=DELTA)
+    assert (itself.settings, itself.matched) == (run, "itself")
+    assert [(row.law, row.matched) for row in others] == [
+        (law, matched) for law in ("uniform", "raised-cosine", "beta-2") for matched in ("support", "variance")
+    ]
+    energy = mm.compare(run, delta=DELTA, tight=False).equal_noise_multiplier
+    for row in others:
+        made = mm.compare(row.settings, delta=DELTA, tight=False)
+        assert row.bound == made.as_given == mm.epsilon(row.settings, delta=DELTA, tight=False)
+        if row.matched == "variance":
+            assert made.equal_noise_multiplier == pytest.approx(energy, rel=1e-12)
+            assert made.equal_noise.upper <= row.bound.upper
+        else:
+            assert row.settings == replace(run, mixing_law=row.law)
+    assert mm.compare_laws(replace(A, mixing=0.0), delta=DELTA) == []
+    assert mm.compare_laws(replace(A, noise="laplace"), delta=DELTA) == []
+
+
 @pytest.mark.parametrize("law", LAWS)
 def test_certificates_refuse_the_laws(law):
     from mmaccount.certificate import certify

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from scipy import stats
 
-from mmaccount import Phase, Plan
+from mmaccount import Phase, Plan, laws
+from mmaccount.kernels import density as kernels
 from trainer import mechanism
 from trainer.mechanism import Randomness, clip_truncate_sum, coins, mix, mixing_coefficients, normals, private_step
 
@@ -156,6 +157,16 @@ def test_mixing_coefficients_have_53_bits():
     assert ends.tolist() == [0.0, 2.0**-53, 1.0 - 2.0**-53]
 
 
+@pytest.mark.parametrize("law", sorted(set(LAWS) - {"uniform", "beta-1"}))
+def test_the_law_that_is_drawn_is_the_law_that_is_priced(law):
+    """The density that alpha is drawn from against the accountant's, where the mixing is so wide that noise is nothing."""
+    width, drawn = 1e7, mechanism.peak_one(law)
+    priced = kernels.named(law, width)
+    for alpha in (0.01, 0.1, 0.3, 0.49):
+        height = kernels.log_density(-alpha * width, priced) - kernels.log_density(-0.5 * width, priced)
+        assert math.exp(height) == pytest.approx(drawn(alpha), rel=1e-9) == pytest.approx(drawn(1 - alpha), rel=1e-12)
+
+
 @pytest.mark.parametrize("law", ["beta-0.5", "beta-x", "normal", ""])
 def test_unknown_laws_are_refused(law):
     with pytest.raises(ValueError, match=r"mixing_law|convert"):
@@ -269,11 +280,12 @@ def test_noise_is_added_once_with_the_planned_size_and_divided_by_the_constant()
     assert len(made.noisy) == 100_000
 
 
-@pytest.mark.parametrize("law", ["uniform", "raised-cosine"])
-def test_the_first_step_mixes_every_coordinate(law, monkeypatch):
-    monkeypatch.setattr(mechanism.Plan, "settings", lambda self: [])  # the accountant's laws are not under test
-    made, _, _plan = one_step(torch.zeros(20, 20_000), gap=0.4, z=1e-9, law=law)
+@pytest.mark.parametrize("law", LAWS)
+def test_the_first_step_mixes_every_coordinate_by_the_law_that_is_priced(law):
+    made, _, plan = one_step(torch.zeros(20, 20_000), gap=0.4, z=1e-9, law=law)
     assert made.noisy is None
+    (priced,) = plan.settings()
+    assert LAWS[priced.mixing_law].var() == pytest.approx(laws.variance(priced.mixing_law), rel=1e-12) == LAWS[law].var()
     centred = made.weights.numpy() / (0.4 * 0.5) + 0.5
     assert stats.kstest(centred, LAWS[law].cdf).pvalue > P_VALUE
     for factor in (2 / 3, 3 / 2):
