@@ -278,6 +278,17 @@ def test_compare_shows_the_laws_at_equal_width_and_at_equal_energy():
     assert mm.compare_laws(replace(A, noise="laplace"), delta=DELTA) == []
 
 
+def test_a_replaced_record_costs_more_with_any_law():
+    run = replace(A, mixing_law="beta-2", noise_multiplier=1.0)
+    one, two = (mm.epsilon(replace(run, neighbours=kind), delta=DELTA, tight=False) for kind in ("zero-out", "replace-one"))
+    assert one == mm.epsilon(run, delta=DELTA, tight=False)
+    assert one.upper < two.upper < inf
+    batch = replace(run, sample_rate=1.0, steps=10)
+    twice = replace(batch, noise_multiplier=0.5, mixing=batch.mixing / 2)
+    replaced = mm.epsilon(replace(batch, neighbours="replace-one"), delta=DELTA, tight=False)
+    assert replaced.upper == pytest.approx(mm.epsilon(twice, delta=DELTA, tight=False).upper, rel=1e-9)
+
+
 @pytest.mark.parametrize("law", LAWS)
 def test_certificates_refuse_the_laws(law):
     from mmaccount.certificate import certify
