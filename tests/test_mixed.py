@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 import mmaccount as mm
-from mmaccount.accountants import mixed
+from mmaccount.accountants import catalyst, mixed
 from mmaccount.accountants.envelope import envelope
-from mmaccount.accountants.lattice import Atoms, merge, power, split
+from mmaccount.accountants.lattice import Atoms, Lattice, merge, power, split, subsampled
 from mmaccount.divergences import Geometry
 from mmaccount.kernels.gaussian import log_moments
 from mmaccount.kernels.shifts import lines_of_moments
@@ -103,7 +103,7 @@ def test_sparse_attack_meets_the_reference_and_stays_below_every_upper_bound(q, 
     assert found.attack == "gradient spread evenly over p coordinates"
 
 
-GOALS = [(0, 0.02), (2, 0.02), (4, 0.03), (5, 0.02), (6, 0.02)]  # of ATTACKS, and the slack that is allowed
+GOALS = [(0, 0.014), (2, 0.016), (4, 0.011), (5, 0.016), (6, 0.007)]  # of ATTACKS, and the slack that is allowed
 
 
 @pytest.mark.parametrize(("row", "slack"), GOALS)
@@ -111,7 +111,7 @@ def test_slack_for_truncated_gradients(row, slack):
     q, z, rho, p, steps, *_ = ATTACKS[row]
     found = mm.epsilon(mm.Settings(sample_rate=q, steps=steps, noise_multiplier=z, mixing=rho, truncation=p), delta=1e-5)
     assert found.upper <= (1 + slack) * found.lower
-    assert "envelope" in found.method
+    assert ("catalyst" if row == 4 else "envelope") in found.method
 
 
 def test_fast_bounds_are_looser_and_bracket_the_tight_ones():
@@ -217,3 +217,51 @@ def test_envelope_is_a_pair_of_probability_laws():
     assert np.sum(pair.masses * np.exp(pair.losses)) + pair.infinite == pytest.approx(1.0, rel=1e-9)
     x = np.exp(np.linspace(0.0, 3.0, 20))
     assert profile(pair, 1 / x) == pytest.approx(1 - 1 / x + profile(pair, x) / x, rel=2e-3)
+
+
+# ------------------------------------------------------------------------------------------------------------- catalyst
+
+CATALYSED = Geometry("gaussian", 0.5, 12.0, 10.0), 0.05
+
+
+@pytest.fixture(scope="module")
+def exchange():
+    found = catalyst.exchanges(*CATALYSED)
+    assert found
+    return found[0]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_no_shift_exceeds_star_next_to_the_catalyst(exchange, data):
+    (_, shift, width, copies, _), q = CATALYSED
+    whole = data.draw(st.integers(0, int(copies)))
+    part = data.draw(st.floats(0.15, 0.95))
+    rest = int((copies - whole) / part**2)
+    levels = {v: count for v, count in ((shift, whole), (part * shift, rest)) if count > 0}
+    x = np.exp(np.array([-0.6, -0.3, -0.1, -0.03, 0.0, 0.03, 0.1, 0.3, 0.6, 1.0]))
+    lower = merge(subsampled(_any_shift(levels, width), q), exchange.star.spacing)
+    below, above = (
+        Lattice(law.start + exchange.catalyst.start, law.spacing, np.convolve(law.masses, exchange.catalyst.masses))
+        for law in (lower, exchange.star)
+    )
+    assert np.all(profile(below, x) <= profile(above, x) * (1 + 1e-9))
+
+
+def test_star_alone_does_not_dominate_every_shift(exchange):
+    """Without the catalyst the spread-out shift tells more near epsilon 0: the check has to see it, and does."""
+    (_, shift, width, copies, _), q = CATALYSED
+    spread = subsampled(_any_shift({shift / 8: int(copies) * 64}, width), q)
+    assert profile(spread, 1.0) > profile(exchange.star, 1.0)
+    nothing = split(Atoms(np.zeros(1), np.ones(1)), exchange.star.spacing)
+    assert not catalyst._dominated(split(spread, exchange.star.spacing), exchange.star, nothing)
+
+
+def test_steps_of_several_kinds_stay_below_the_catalysed_bound():
+    """An adversary who spreads the gradient in half of the steps and not in the others."""
+    run = mm.Settings(sample_rate=0.03, steps=3400, noise_multiplier=0.335, mixing=11.25, truncation=25)
+    found = mm.epsilon(run, delta=1e-5)
+    assert "catalyst" in found.method
+    assert found.upper <= 1.02 * found.lower
+    pairs = [(mixed.shifted(1 / 0.335 / m**0.5, 11.25 / 0.335, m), 0.03, 1700) for m in (25, 400)]
+    assert mixed.Side(pairs, remove=True, upper=False).epsilon(1e-5) < found.lower

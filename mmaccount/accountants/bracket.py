@@ -13,6 +13,7 @@ from mmaccount.divergences import fisher_information
 from mmaccount.settings import Settings
 
 ENVELOPE = "privacy loss distribution of the envelope of all shifts, both directions"
+CATALYST = "privacy loss distribution of the nearly sparse shifts next to a catalyst, both directions"
 EXACT = "privacy loss distribution, both directions"
 OWN_ATTACK = "likelihood ratio test"
 SPREAD_OUT = "gradient spread over ever more coordinates"
@@ -48,6 +49,7 @@ class _Question(NamedTuple):
     renyi: Callable[[Sequence[Settings]], float]
     exact: Callable[[Sequence[Settings]], Pair]
     side: Callable[[mixed.Side], float]
+    wide: float  # relative width from which it is worth some seconds to look for a narrower bracket
 
 
 def _epsilon_at(delta: float) -> _Question:
@@ -55,6 +57,7 @@ def _epsilon_at(delta: float) -> _Question:
         lambda runs: rdp.epsilon(runs, delta=delta).upper,
         lambda runs: inversion.epsilon(runs, delta),
         lambda side: side.epsilon(delta),
+        0.02,
     )
 
 
@@ -63,6 +66,7 @@ def _delta_at(epsilon: float, about: float) -> _Question:
         lambda runs: rdp.delta(runs, epsilon=epsilon).upper,
         lambda runs: inversion.delta(runs, epsilon, about),
         lambda side: side.delta(epsilon),
+        0.5,
     )
 
 
@@ -99,6 +103,10 @@ def _bracket(phases: Sequence[Settings], proven: Bound, ask: _Question, tight: b
         if tight:
             attacks |= {name: ask.side(side) for name, side in mixed.attacks(phases)}
     best = max(attacks, key=lambda name: attacks[name])
+    if tight and proven.method == ENVELOPE and proven.upper > (1.0 + ask.wide) * attacks[best]:
+        upper = max((ask.side(side) for side in mixed.exchanged(phases)), default=inf)
+        if upper < proven.upper:
+            proven = Bound(upper=upper, method=CATALYST)
     crossed(attacks[best], proven.upper, best)
     return replace(proven, lower=min(attacks[best], proven.upper), attack=best)
 

@@ -51,18 +51,20 @@ TILTS = (1.0, 2.5)
 SMOOTHING = 0.07  # sigma over the standard deviation of the loss
 FREQUENCY = 7.5  # highest frequency times sigma; beyond, S is below e^-28
 SMALLEST = 80.0  # s over the first shift of the grid
-RATIO = 0.03  # of neighbouring shifts, as a logarithm
+RATIO = 0.035  # of neighbouring shifts at most, as a logarithm
+DENSER = 1.5  # power by which the grid is denser towards s
 CELLS = 8  # of theta
 PARTS = 20  # lattice points per standard deviation of the loss
 MOMENT_ERROR = 1e-14  # absolute, of F(w); measured below 1e-15
 ROUNDING = 1e-11  # relative, of sums over frequencies, added to every value
+LEFT_OUT = 1e-20  # size of terms, relative to the largest, that are only bounded
 NEGLIGIBLE = 1e-20  # probability, beyond which the profile is constant
 FARTHEST = 50.0  # |A| up to which Phi_nu is compared with Phi_th
 LARGEST = 700.0  # log of a moment; beyond, nothing is said
 MOMENT_ORDERS = 1.0 + 2.0 ** (np.arange(-16, 49) / 4.0)
 
 
-class _Line(NamedTuple):
+class Line(NamedTuple):
     """The terms of the derivation at one tilt. Shapes: frequencies (y), grid shifts (v), cells between them (v - 1)."""
 
     tilt: float
@@ -76,11 +78,21 @@ class _Line(NamedTuple):
     log_largest: np.ndarray  # sup over u of log|F_w| / u
     parts: np.ndarray  # u / s^2 of the grid
 
+    @property
+    def difference(self) -> np.ndarray:
+        """psi_s - psi_0."""
+        return np.asarray(self.psi[-1] - self.psi_0)
 
-def _lines(step: Geometry, tilts: Sequence[float], sigma: float, period: float) -> list[_Line]:
-    shift = step.shift
-    grid = shift * np.exp(-np.linspace(log(SMALLEST), 0.0, ceil(log(SMALLEST) / RATIO) + 1))
-    grid[-1] = shift
+    @property
+    def rho(self) -> np.ndarray:
+        """rho_w(u), v x y."""
+        return np.asarray(self.psi - self.psi_0 - self.parts[:, None] * self.difference)
+
+
+def lines(step: Geometry, tilts: Sequence[float], sigma: float, period: float, *, ratio: float = RATIO) -> list[Line]:
+    """The terms for a grid of shifts, neighbours differing by at most about `ratio`, at each tilt."""
+    size = ceil(DENSER * log(SMALLEST) / ratio)
+    grid = step.shift * np.exp(-log(SMALLEST) * np.linspace(1.0, 0.0, size + 1) ** DENSER)
     spacing = 2.0 * pi / period
     count = ceil(FREQUENCY / sigma / spacing) + 1
     shifts = np.concatenate([[0.0], grid])
@@ -92,7 +104,7 @@ def _lines(step: Geometry, tilts: Sequence[float], sigma: float, period: float) 
     return [_line(grid, tilt, sigma, spacing, *table) for tilt, *table in zip(tilts, moments, real, strict=True)]
 
 
-def _line(grid: np.ndarray, tilt: float, sigma: float, spacing: float, moments: np.ndarray, real: np.ndarray) -> _Line:
+def _line(grid: np.ndarray, tilt: float, sigma: float, spacing: float, moments: np.ndarray, real: np.ndarray) -> Line:
     shift, count = float(grid[-1]), moments.shape[1]
     one, square, fourth, curve = (real * (1.0 + ROUNDING)).T
     absolute = np.sqrt(one * square)
@@ -121,7 +133,7 @@ def _line(grid: np.ndarray, tilt: float, sigma: float, spacing: float, moments: 
     moved = u[0] * 0.5 * size**2 * square[0] + u[0] ** 2 / 24.0 * fourth_derivative
     near_zero = u[0] / 24.0 * fourth_derivative + moved**2 / (2.0 * u[0] * np.maximum(0.1, 1.0 - moved))
     below = np.where(moved < 0.5, psi_0.real + near_zero, 0.5 * (size**2 * square[1] + size * curve[1]))
-    return _Line(
+    return Line(
         tilt=tilt,
         frequencies=y,
         kernel=kernel,
@@ -135,39 +147,69 @@ def _line(grid: np.ndarray, tilt: float, sigma: float, spacing: float, moments: 
     )
 
 
-def _bound(line: _Line, budget: float, epsilons: np.ndarray) -> np.ndarray:
+class Expansion(NamedTuple):
+    """T[Phi_nu] at each epsilon, to first order in A = Int f dnu + (a number) * direction, around a reference."""
+
+    value: np.ndarray  # T[Phi], Phi the reference
+    rows: np.ndarray  # epsilon x v: X T[Phi f(v)]
+    between: np.ndarray  # epsilon x (v - 1): what rows miss between grid shifts
+    near_zero: np.ndarray  # X T of absolute values [|Phi| near_zero]
+    along: np.ndarray  # X T[Phi direction]
+    rest: np.ndarray  # all else, positive
+
+
+class Expander:
+    """Makes expansions at given epsilons from one line."""
+
+    def __init__(self, line: Line, budget: float, epsilons: np.ndarray) -> None:
+        self.line, self.budget = line, budget
+        self.decay = np.exp(-line.tilt * epsilons)
+        self.waves = np.exp(-1j * np.outer(epsilons, line.frequencies)) * self.decay[:, None]
+        self.any_shift = np.exp(np.where(budget * line.log_largest < LARGEST, budget * line.log_largest, inf))
+        # S falls by e^{-56 / count} a step, or faster
+        self.beyond = float(self.any_shift[0] * 2.0 * abs(line.kernel[-1]) * line.frequencies.size)
+
+    def around(self, exponent: np.ndarray, largest: np.ndarray, rows: np.ndarray, along: np.ndarray) -> Expansion:
+        """The reference is exp(X exponent); `largest` bounds |A|, `rows` are f(v) (v x y), `along` the direction (y)."""
+        line, budget, size = self.line, self.budget, np.abs(self.line.kernel)
+        reference = np.exp(np.minimum(LARGEST - 2.0 * FARTHEST, (budget * exponent).real) + 1j * (budget * exponent).imag)
+        modulus, bounded = np.abs(reference), np.minimum(largest, FARTHEST)
+        remainder = modulus * (np.expm1(bounded) - bounded)
+        used = line.trusted & (largest < FARTHEST) & (remainder < self.any_shift + modulus)
+        kept = used & (size * modulus > LEFT_OUT * np.max(size * modulus * used))
+        others = np.where(used, remainder + modulus * (1.0 + bounded), self.any_shift)
+        rest = float(np.sum(size * np.where(kept, remainder, others))) + self.beyond
+        waves, terms, sizes = self.waves[:, kept], (line.kernel * reference)[kept], (size * modulus)[kept]
+        return Expansion(
+            value=(waves @ terms).real,
+            rows=budget * (waves @ (terms * rows[:, kept]).T).real,
+            between=budget * np.outer(self.decay, line.missed[:, kept] @ sizes),
+            near_zero=budget * self.decay * float(line.near_zero[kept] @ sizes),
+            along=budget * (waves @ (terms * along[kept])).real,
+            rest=self.decay * (rest + ROUNDING * float(np.sum(sizes))),
+        )
+
+
+def largest_between(values: np.ndarray, missed: np.ndarray, ratio: float) -> np.ndarray:
+    """sup over each cell of the grid of a function of u whose values at the grid shifts are given along the last axis: u
+    times the function is interpolated, and the chord of u exceeds u by a relative ratio^2 / 2 at most."""
+    return np.asarray((1.0 + ratio**2) * np.maximum(0.0, np.maximum(values[..., :-1], values[..., 1:]) + missed))
+
+
+def _bound(line: Line, budget: float, epsilons: np.ndarray) -> np.ndarray:
     """E(e^epsilon) from one line."""
-    waves = np.exp(-1j * np.outer(epsilons, line.frequencies)) * np.exp(-line.tilt * epsilons)[:, None]
-    decay = np.exp(-line.tilt * epsilons)
-    psi_s, half, kernel, size = line.psi[-1], 0.5 / CELLS, line.kernel, np.abs(line.kernel)
-    difference = psi_s - line.psi_0
-    bowed = line.psi - line.psi_0 - line.parts[:, None] * difference  # rho_w(u)
-    largest = np.max(np.maximum(np.abs(bowed[:-1]), np.abs(bowed[1:])) + line.missed, axis=0)
-    largest = budget * (
-        np.maximum((1.0 + RATIO**2) * largest, line.near_zero + line.parts[0] * np.abs(difference))
-        + half * np.abs(difference)
-    )
     if budget * np.max(line.log_largest) > LARGEST:
         return np.full(epsilons.size, inf)
-    any_shift = np.exp(budget * line.log_largest)
-    beyond = float(any_shift[0] * 2.0 * size[-1] * line.frequencies.size)  # S falls by e^{-56 / count} a step, or faster
+    expander, half = Expander(line, budget, epsilons), 0.5 / CELLS
+    difference, rho = line.difference, line.rho
+    largest = np.max(largest_between(np.abs(rho).T, line.missed.T, RATIO), axis=1)
+    largest = np.maximum(largest, line.near_zero + line.parts[0] * np.abs(difference)) + half * np.abs(difference)
     best = np.zeros(epsilons.size)
-    for cell in range(CELLS):
-        theta = (cell + 0.5) / CELLS
-        reference = np.exp(budget * (line.psi_0 + theta * difference))
-        modulus = np.abs(reference)
-        remainder = modulus * (np.expm1(np.minimum(largest, FARTHEST)) - largest)
-        used = line.trusted & (largest < FARTHEST) & (remainder < any_shift + modulus)
-        terms = np.where(used, kernel * reference, 0.0)
-        value = (waves @ terms).real
-        slope = np.abs((waves @ (terms * budget * difference)).real)
-        bow = (waves @ (terms * budget * bowed).T).real
-        between = np.sum(np.where(used, size * modulus * budget * line.missed, 0.0), axis=1)
-        bow = (1.0 + RATIO**2) * np.max(np.maximum(bow[:, :-1], bow[:, 1:]) + decay[:, None] * between, axis=1)
-        zero = decay * np.sum(np.where(used, size * modulus * budget * line.near_zero, 0.0)) + line.parts[0] * slope
-        rest = decay * (np.sum(np.where(used, size * remainder, size * any_shift)) + beyond)
-        total = decay * np.sum(np.where(used, size * modulus, 0.0))
-        best = np.maximum(best, value + half * slope + np.maximum(0.0, np.maximum(bow, zero)) + rest + ROUNDING * total)
+    for theta in (np.arange(CELLS) + 0.5) / CELLS:
+        made = expander.around(line.psi_0 + theta * difference, budget * largest, rho, difference)
+        bow = np.max(largest_between(made.rows, made.between, RATIO), axis=1)
+        zero = made.near_zero + line.parts[0] * np.abs(made.along)
+        best = np.maximum(best, made.value + half * np.abs(made.along) + np.maximum(bow, zero) + made.rest)
     return best
 
 
@@ -180,11 +222,8 @@ def _chernoff(step: Geometry, epsilons: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=32)
-def envelope(step: Geometry) -> Lattice:
-    """A pair that dominates one unsubsampled step with any admitted shift.
-
-    By the reflection x -> v - x it does so in both directions.
-    """
+def profile(step: Geometry) -> tuple[np.ndarray, np.ndarray]:
+    """(epsilons from 0 on, E(e^epsilon))."""
     budget = step.copies * step.shift**2
     spread = float(step.copies * step.moments(np.array([2.0]), step.shift)[0]) ** 0.5
     spacing = spread / PARTS
@@ -192,13 +231,18 @@ def envelope(step: Geometry) -> Lattice:
     tail = _chernoff(step, reach)
     epsilons = np.concatenate([[0.0], reach[: int(np.searchsorted(-tail, -NEGLIGIBLE)) + 1]])
     upper = _chernoff(step, epsilons)
-    for line in _lines(step, TILTS, SMOOTHING * spread, 2.0 * float(epsilons[-1]) + 10.0):
+    for line in lines(step, TILTS, SMOOTHING * spread, 2.0 * float(epsilons[-1]) + 10.0):
         found = _bound(line, budget, epsilons)
         upper = np.minimum(upper, np.where(np.isfinite(found), found, inf))
-    return _from_profile(epsilons, upper)
+    return epsilons, upper
 
 
-def _from_profile(epsilons: np.ndarray, upper: np.ndarray) -> Lattice:
+def envelope(step: Geometry) -> Lattice:
+    """A pair that dominates one unsubsampled step with any admitted shift, in both directions (reflect x -> v - x)."""
+    return from_profile(*profile(step))
+
+
+def from_profile(epsilons: np.ndarray, upper: np.ndarray) -> Lattice:
     """The pair whose profile is the lower convex hull of E at the points e^{+-epsilon}, with E(1/x) = 1 - 1/x + E(x)/x.
 
     The hull has that symmetry too. So the masses below loss 0 are those that P has above it: read off there they keep their

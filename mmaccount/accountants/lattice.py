@@ -62,11 +62,27 @@ class Lattice(NamedTuple):
         return Atoms(self.losses[held], self.masses[held], self.infinite, self.absent)
 
 
+def reverse(atoms: Atoms) -> Atoms:
+    """The pair (Q, P)."""
+    return Atoms(-atoms.losses, atoms.masses * np.exp(atoms.losses), atoms.absent, atoms.infinite)
+
+
+def subsampled(pair: Atoms, q: float) -> Atoms:
+    """The step with sampling rate q, in the removal direction: (q P + (1 - q) Q, Q) (arXiv 2106.08567, Theorem 11)."""
+    if q == 1.0:
+        return pair
+    high = pair.losses > 30.0
+    losses = np.log1p(q * np.expm1(np.where(high, 30.0, pair.losses)))
+    losses = np.where(high, pair.losses + np.log(q + (1.0 - q) * np.exp(-np.abs(pair.losses))), losses)
+    return Atoms(np.append(losses, log1p(-q)), np.append(pair.masses, pair.absent), q * pair.infinite)
+
+
 def split(atoms: Atoms, spacing: float, spans: tuple[np.ndarray, np.ndarray] | None = None) -> Lattice:
-    """The upper rule. `spans`: smallest and largest loss of what each atom stands for (a cell of outcomes)."""
+    """The upper rule, on multiples of the spacing. `spans`: smallest and largest loss of what each atom stands for (a cell
+    of outcomes)."""
     lows, highs = (atoms.losses, atoms.losses) if spans is None else spans
-    offset = float(np.min(lows))
-    below = np.floor((lows - offset) / spacing).astype(np.int64)
+    offset = floor(float(np.min(lows)) / spacing) * spacing
+    below = np.maximum(0, np.floor((lows - offset) / spacing).astype(np.int64))
     above = np.maximum(np.ceil((highs - offset) / spacing).astype(np.int64), below + 1)
     low, high = offset + below * spacing, offset + above * spacing
     share = np.clip(np.expm1(atoms.losses - low) / np.expm1(high - low), 0.0, 1.0)

@@ -2,15 +2,28 @@
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from math import ceil, inf, log, log1p
+from math import ceil, inf, log
 
 import numpy as np
 
 from mmaccount import laws
 from mmaccount.accountants import relations
+from mmaccount.accountants.catalyst import exchanges
 from mmaccount.accountants.coupling import coupled
 from mmaccount.accountants.envelope import envelope
-from mmaccount.accountants.lattice import Atoms, Composed, Lattice, compose, merge, moments, power, split, tilted
+from mmaccount.accountants.lattice import (
+    Atoms,
+    Composed,
+    Lattice,
+    compose,
+    merge,
+    moments,
+    power,
+    reverse,
+    split,
+    subsampled,
+    tilted,
+)
 from mmaccount.accountants.rdp import epsilon_at, log_delta_at, minimise_over_orders
 from mmaccount.divergences import Geometry, geometry, log_moments
 from mmaccount.kernels import density, mixing
@@ -30,6 +43,7 @@ MOST_COPIES = 1e5  # coordinates of an attack; more are as good as infinitely ma
 FACTORS = (1, 4, 16)  # coordinates of an attack over the fewest that truncation allows
 LARGEST_SUM, MOST_RECORDS = 20.0, 8  # Gaussian shift, and number of gradients with mixing, in a sum that is looked at
 CUT = 1e-36  # probability of outcomes beyond the cells
+CHEAP = 30.0  # steps for each step that a catalyst is worth
 SPLIT = 0.1  # relative, by which splitting may raise epsilon
 ROOT = 1e-6  # relative tolerance of the search for epsilon
 
@@ -65,35 +79,21 @@ def dominating(step: Geometry) -> Atoms:
     return envelope(step).atoms()
 
 
-def subsampled(pair: Atoms, q: float, *, remove: bool) -> Atoms:
-    """The step with sampling rate q: (q P + (1 - q) Q, Q), or the other way round (arXiv 2106.08567, Theorem 11)."""
-    losses = log1p_q(q, pair.losses)
-    if remove:
-        if q < 1.0:
-            losses = np.append(losses, log1p(-q))
-            return Atoms(losses, np.append(pair.masses, pair.absent), q * pair.infinite)
-        return Atoms(losses, pair.masses, pair.infinite)
-    masses = pair.masses * np.exp(losses)
-    if q < 1.0:
-        return Atoms(np.append(-losses, -log1p(-q)), np.append(masses, pair.absent * (1.0 - q)))
-    return Atoms(-losses, masses, pair.absent)
-
-
-def log1p_q(q: float, losses: np.ndarray) -> np.ndarray:
-    """log(1 - q + q e^loss)."""
-    if q == 1.0:
-        return losses
-    high = losses > 30.0
-    low = np.log1p(q * np.expm1(np.minimum(losses, 30.0)))
-    return np.asarray(np.where(high, losses + np.log(q + (1.0 - q) * np.exp(-np.abs(losses))), low))
-
-
 class Side:
     """One direction of a run whose steps are given by pairs, each bounding the true one from the same side."""
 
-    def __init__(self, pairs: Sequence[tuple[Atoms, float, int]], *, remove: bool, upper: bool) -> None:
-        """`pairs`: the unsubsampled pair, sampling rate and number of steps of each phase."""
-        self.steps = [(subsampled(pair, q, remove=remove), count) for pair, q, count in pairs]
+    def __init__(
+        self,
+        pairs: Sequence[tuple[Atoms, float, int]],
+        *,
+        remove: bool,
+        upper: bool,
+        whole: Sequence[tuple[Atoms, int]] = (),
+    ) -> None:
+        """`pairs`: the unsubsampled pair, sampling rate and number of steps of each phase; `whole`: pairs of subsampled
+        steps, in the removal direction, and how many."""
+        steps = [(subsampled(pair, q), count) for pair, q, count in pairs] + list(whole)
+        self.steps = steps if remove else [(reverse(atoms), count) for atoms, count in steps]
         self.upper = upper
 
     def log_moment(self, order: float) -> float:
@@ -106,7 +106,7 @@ class Side:
         points = sum(count for _, count in self.steps)
         spacing = max((variance / points) ** 0.5 / PARTS, 60.0 * (variance**0.5 + 0.1) / MOST_POINTS)
         rule = split if self.upper else merge
-        smallest = max(-float(np.min(atoms.losses)) for atoms, _ in self.steps)
+        smallest = max((-float(np.min(atoms.losses)) for atoms, count in self.steps if count > 1), default=0.0)
         if smallest > 0.0:  # the smallest loss of a step, where much mass may sit, becomes a point
             spacing = smallest / ceil(smallest / spacing)
         return [(rule(atoms, spacing), count) for atoms, count in self.steps]
@@ -199,6 +199,26 @@ def attacks(phases: Sequence[Settings], *, remove: bool = True) -> Iterator[tupl
             pairs.append((pair, phase.sample_rate, phase.steps))
         count = "p" if factor == 1 else f"{factor} p"
         yield f"gradient spread evenly over {count} coordinates", Side(pairs, remove=remove, upper=False)
+
+
+def exchanged(phases: Sequence[Settings]) -> list[Side]:
+    """Both directions of a smaller run than `dominated` that dominates the given one (catalyst.py), or an empty list."""
+    steps = [geometry(phase) for phase in phases]
+    if relations.changes(phases[0]) > 1 or not all(_worthwhile(step) for step in steps):
+        return []
+    pairs, whole, catalysts = [], [], {}
+    for step, phase in zip(steps, phases, strict=True):
+        if step.width == 0.0:
+            pairs.append((dominating(step), phase.sample_rate, phase.steps))
+            continue
+        found = exchanges(step, phase.sample_rate)
+        fitting = [exchange for exchange in found if exchange.worth * CHEAP <= phase.steps]
+        if not fitting:
+            return []
+        whole.append((fitting[0].star.atoms(), phase.steps))
+        catalysts[step, phase.sample_rate] = (fitting[0].catalyst.atoms(), 1)
+    whole += catalysts.values()
+    return [Side(pairs, remove=remove, upper=True, whole=whole) for remove in (True, False)]
 
 
 def dominated(phases: Sequence[Settings]) -> list[Side]:
