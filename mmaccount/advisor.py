@@ -1,8 +1,8 @@
 """A plan from what is known about gradients: clip norm, noise, batch, steps, learning rate and gap, with reasons."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from math import log, log10, sqrt
+from dataclasses import asdict, dataclass, replace
+from math import isfinite, log, log10, sqrt
 
 import numpy as np
 import numpy.typing as npt
@@ -233,6 +233,10 @@ class Neighbour:
     epsilon: float
     remaining: float | None
     first: float | None
+
+    def to_dict(self) -> dict[str, str | float | None]:
+        """Plain values, ready for JSON; an unbounded epsilon is None."""
+        return asdict(self) | {"epsilon": self.epsilon if isfinite(self.epsilon) else None}
 
 
 def around(advice: Advice) -> list[Neighbour]:

@@ -1,8 +1,9 @@
 """What every privacy question returns: a number with a direction."""
 
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Context, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from math import isfinite
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,3 +32,22 @@ def up(value: float, digits: int = 6, rounding: str = ROUND_CEILING) -> str:
     if not isfinite(value):
         return "unbounded"
     return f"{float(Context(prec=digits, rounding=rounding).create_decimal(Decimal(value))):.{digits}g}"
+
+
+def as_json(bound: Bound, name: str = "epsilon") -> dict[str, Any]:
+    """A bound as the commands print it with --json; an unbounded one is None, with the reason."""
+    finite = isfinite(bound.upper)
+    made = {name: bound.upper if finite else None, "lower": bound.lower, "attack": bound.attack}
+    made |= {"order": bound.order, "method": bound.method}
+    return made if finite else made | {"reason": bound.reason}
+
+
+def as_text(bound: Bound, name: str, given: str) -> str:
+    """A bound in words; `given` is what it is stated at."""
+    if bound.reason is not None:
+        return f"{name} unbounded at {given}: {bound.reason}"
+    order = "" if bound.order is None else f", order {bound.order:.4g}"
+    line = f"{name} <= {up(bound.upper)} at {given}  ({bound.method}{order})"
+    if bound.lower is not None:
+        line += f"\n{' ' * len(name)} >= {up(bound.lower, rounding=ROUND_FLOOR)}  (attack: {bound.attack})"
+    return line

@@ -12,9 +12,9 @@ from math import isclose, isfinite
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mmaccount import _check, _files
+from mmaccount import _check, _files, cli_advice
 from mmaccount.accountants import bracket
-from mmaccount.bound import Bound, BoundError, up
+from mmaccount.bound import Bound, BoundError, as_json, as_text, up
 from mmaccount.calibrate import KNOBS, Infeasible, solve, solve_batch_size, solve_for
 from mmaccount.comparison import Comparison, LawRow, compare, compare_laws
 from mmaccount.laws import UNIFORM
@@ -90,13 +90,6 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------ the commands
 
 
-def _json_bound(bound: Bound, name: str = "epsilon") -> dict[str, Any]:
-    finite = isfinite(bound.upper)
-    made = {name: bound.upper if finite else None, "lower": bound.lower, "attack": bound.attack}
-    made |= {"order": bound.order, "method": bound.method}
-    return made if finite else made | {"reason": bound.reason}
-
-
 def _json_comparison(made: Comparison) -> dict[str, Any]:
     def finite(bound: Bound) -> float | None:
         return bound.upper if isfinite(bound.upper) else None
@@ -123,22 +116,12 @@ def _text_comparison(made: Comparison) -> list[str]:
     return lines
 
 
-def _text_bound(bound: Bound, name: str, given: str) -> str:
-    if bound.reason is not None:
-        return f"{name} unbounded at {given}: {bound.reason}"
-    order = "" if bound.order is None else f", order {bound.order:.4g}"
-    line = f"{name} <= {up(bound.upper)} at {given}  ({bound.method}{order})"
-    if bound.lower is not None:
-        line += f"\n{' ' * len(name)} >= {up(bound.lower, rounding=ROUND_FLOOR)}  (attack: {bound.attack})"
-    return line
-
-
 def _epsilon(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     run = _settings(_given(arguments))
     refuse_unless_poisson(arguments.sampling, run, delta=arguments.delta)
     made = compare(run, delta=arguments.delta, tight=not arguments.fast)
-    data = _json_bound(made.as_given) | {"delta": arguments.delta, "settings": run.to_dict()} | _json_comparison(made)
-    lines = [_text_bound(made.as_given, "epsilon", f"delta {arguments.delta:g}"), *_text_comparison(made)]
+    data = as_json(made.as_given) | {"delta": arguments.delta, "settings": run.to_dict()} | _json_comparison(made)
+    lines = [as_text(made.as_given, "epsilon", f"delta {arguments.delta:g}"), *_text_comparison(made)]
     if arguments.json or arguments.prior is not None:
         found, more = _meaning(run, made.as_given, arguments)
         data["meaning"] = found
@@ -188,8 +171,8 @@ def _verify(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
 def _delta(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     run = _settings(_given(arguments))
     bound = bracket.delta(run, epsilon=arguments.epsilon, tight=not arguments.fast)
-    data = _json_bound(bound, "delta") | {"epsilon": arguments.epsilon, "settings": run.to_dict()}
-    return data, [_text_bound(bound, "delta", f"epsilon {arguments.epsilon:g}")]
+    data = as_json(bound, "delta") | {"epsilon": arguments.epsilon, "settings": run.to_dict()}
+    return data, [as_text(bound, "delta", f"epsilon {arguments.epsilon:g}")]
 
 
 def _solve(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
@@ -207,10 +190,10 @@ def _solve(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         found = solve(_settings(given), name, epsilon=epsilon, delta=delta, tight=tight)
         value = getattr(found, name)
     bound = bracket.epsilon(found, delta=delta, tight=tight)
-    data = {name: value} | _json_bound(bound) | {"delta": delta, "settings": found.to_dict()}
+    data = {name: value} | as_json(bound) | {"delta": delta, "settings": found.to_dict()}
     private_is_high = name in ("noise_multiplier", "mixing", "gap", "truncation")
     shown = f"{value:.0f}" if isinstance(value, int) else up(value, 7, ROUND_CEILING if private_is_high else ROUND_FLOOR)
-    return data, [f"{name} = {shown}", _text_bound(bound, "epsilon", f"delta {delta:g}")]
+    return data, [f"{name} = {shown}", as_text(bound, "epsilon", f"delta {delta:g}")]
 
 
 def _solve_training(given: dict[str, Any], name: str, epsilon: float, delta: float, tight: bool) -> tuple[float, Settings]:
@@ -234,7 +217,7 @@ def _compare(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     run = _settings(_given(arguments))
     made = compare(run, delta=arguments.delta, tight=not arguments.fast)
     data = {"delta": arguments.delta, "settings": run.to_dict(), "noise_multiplier": made.noise_multiplier}
-    data |= _json_bound(made.as_given) | _json_comparison(made)
+    data |= as_json(made.as_given) | _json_comparison(made)
     rows = [
         ("as given", made.noise_multiplier, made.as_given),
         ("without mixing", made.noise_multiplier, made.without_mixing),
@@ -301,9 +284,9 @@ def _plan(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     )
     bound = bracket.epsilon(plan.settings(), delta=plan.delta)
     plan.save(arguments.out)
-    data = _json_bound(bound) | {"delta": plan.delta, "plan": plan.to_dict(), "fingerprint": plan.fingerprint}
+    data = as_json(bound) | {"delta": plan.delta, "plan": plan.to_dict(), "fingerprint": plan.fingerprint}
     head = f"{arguments.out}: {plan.steps} steps, noise_multiplier {up(phase.noise_multiplier, 7)}"
-    return data, [head, _text_bound(bound, "epsilon", f"delta {plan.delta:g}")]
+    return data, [head, as_text(bound, "epsilon", f"delta {plan.delta:g}")]
 
 
 def _spent(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
@@ -312,9 +295,9 @@ def _spent(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     delta = plan.delta if arguments.delta is None else _check.probability("delta", arguments.delta)
     nothing = Bound(upper=0.0, lower=0.0, method="nothing released")
     bound = bracket.epsilon(ledger.settings(), delta=delta) if ledger.settings() else nothing
-    data = _json_bound(bound) | {"delta": delta, "charged": ledger.charged, "planned": plan.steps, "seeded": ledger.seeded}
+    data = as_json(bound) | {"delta": delta, "charged": ledger.charged, "planned": plan.steps, "seeded": ledger.seeded}
     data |= {"fingerprint": plan.fingerprint, "settings": [phase.to_dict() for phase in ledger.settings()]}
-    lines = [f"{ledger.charged} steps charged, {plan.steps} planned", _text_bound(bound, "epsilon", f"delta {delta:g}")]
+    lines = [f"{ledger.charged} steps charged, {plan.steps} planned", as_text(bound, "epsilon", f"delta {delta:g}")]
     return data, lines + ["seeded: not private"] * ledger.seeded
 
 
@@ -445,6 +428,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(made)
     made.add_argument("--delta", type=float, metavar="D", help="delta, in (0, 1); not for profile and trade-off")
     made.add_argument("--out", required=True, metavar="FILE", help="the picture, .png or .svg")
+    cli_advice.add(command)
     command("reproduce", _reproduce, "The published figures of the ModelMix paper beside ours.", "")
     return parser
 

@@ -64,7 +64,7 @@ class Story(NamedTuple):
     ) -> dict[str, str]:
         """What was not done, and why."""
         phase, plan, plain = self.plan.phases[0], self.plan, energies[0.0]
-        made = {"clip norm of the theory": self._floor()}
+        made = {"theory's clip norm": self._floor()}
         others = [
             (shape, cost) for shape, cost in rivals if (shape.batch_size, shape.steps) != (plan.batch_size, phase.steps)
         ]
@@ -81,8 +81,8 @@ class Story(NamedTuple):
                 f"{min(e for rho, e in energies.items() if rho) / plain:.6f} times (Cramer-Rao)"
             )
         steps, rate = horizon(self.problem), step_size(self.problem, phase.clip_norm)
-        made["steps and learning rate of Theorem B.1"] = (
-            f"T = {steps:.4g}, eta = {rate:.4g}: they take curvature beta = {self.problem.beta:.3g} in all "
+        made["Theorem B.1"] = (
+            f"its T = {steps:.4g}, eta = {rate:.4g}: they take curvature beta = {self.problem.beta:.3g} in all "
             f"{self.problem.dimension} directions, where it adds up to {self.known.curves[0].trace:.3g}"
         )
         return made

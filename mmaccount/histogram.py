@@ -20,7 +20,7 @@ Array = npt.NDArray[np.float64]
 SCHEMA = 1
 EDGES = np.exp2(np.arange(-80, 81) / 4.0)  # quarter octaves from 2^-20 to 2^20; what lies outside counts in the end bins
 HALF_BIN = 2.0**0.125  # from the middle of a bin to its edge
-VISIBLE = 3.0  # standard deviations a count must have to be taken for more than noise
+VISIBLE = 5.0  # standard deviations a count must have to be taken for more than noise: 1 in 20,000 for all bins together
 SPREAD = 2.0  # standard deviations of an error bar
 TAIL = 0.9  # share of records below which kappa is not measured
 

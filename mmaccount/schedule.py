@@ -32,7 +32,8 @@ def shapes(
         batch_size = _check.real("batch_size", batch_size, f"(0, {n} = dataset_size]", 0.0, n)
         return [(batch_size, _check.count("steps", steps) if steps is not None else max(1, int(epochs * n / batch_size)))]
     if steps is not None:
-        return [(float(min(n, max(1, round(epochs * n / _check.count("steps", steps))))), steps)]
+        steps = _check.count("steps", steps)
+        return [(float(min(n, max(1, round(epochs * n / steps)))), steps)]
     counts = sorted({max(1, round(epochs * 2.0**k)) for k in range(-FEWEST, MOST + 1)})
     made = {count: min(n, round(epochs * n / count)) for count in counts}
     return [(float(batch), count) for count, batch in made.items() if batch >= 1]

@@ -23,6 +23,8 @@ LAYERS = [  # each may import what stands above it
     {"explain"},
     {"advisor"},
     {"plots"},
+    {"plot_advice"},
+    {"cli_advice"},
     {"cli"},
     {"__main__", "__init__"},
 ]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmaccount import _check
 from mmaccount.histogram import EDGES, NormHistogram, true_counts
 from mmaccount.probe import Probe, gram_matrix, kept_by_truncation
 from trainer import checks, models
@@ -96,6 +97,8 @@ def public(data: Dataset, loss: Loss, *, model: str, rows: int, device: str = "c
     checks.device(device)
     module = models.build(model, tuple(data.x.shape[1:]), data.classes, seed).to(device)
     checks.module(module)
+    if rows < 1:
+        raise ValueError(f"`rows` must be at least 1, got {rows}.")
     x, y = data.prepare(data.held_out_x[:rows].to(device)), data.held_out_y[:rows].to(device)
     if not len(x):
         raise ValueError("the data have no held-out records to probe; a probe of private ones needs --private.")
@@ -124,6 +127,7 @@ def private(
 ) -> NormHistogram:
     """Gradient norms of all training records as a noisy histogram: a release, which a plan made from it pays for."""
     checks.device(device)
+    _check.positive("noise_multiplier", noise_multiplier)
     module = models.build(model, tuple(data.x.shape[1:]), data.classes, seed).to(device)
     checks.module(module)
     oracle = Oracle(module, loss)  # isolates records by construction
