@@ -231,7 +231,7 @@ def _compare(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         lines.append(f"{'effective (spread-out)':26}{made.effective_noise_multiplier:17.4g}   a description, not a bound")
     laws = compare_laws(run, delta=arguments.delta)
     data["laws"] = [
-        {"law": row.law, "matched": row.matched, "mixing": row.settings.mixing} | _json_bound(row.bound) for row in laws
+        {"law": row.law, "matched": row.matched, "mixing": row.settings.mixing} | as_json(row.bound) for row in laws
     ]
     return data, lines + _text_laws(laws)
 
