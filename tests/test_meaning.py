@@ -1,5 +1,6 @@
 """The profile, the trade-off curve and what follows from them: closed forms inside, both bounds sound by themselves."""
 
+from dataclasses import replace
 from math import exp, log, log1p
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from dp_accounting.pld import privacy_loss_distribution
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import norm
+from scipy.stats import binom, norm
 
 import mmaccount as mm
 from mmaccount import meaning
@@ -153,6 +154,35 @@ def test_laplace_has_an_upper_side_only():
     summary = mm.meaning_of(run)
     assert summary.to_dict()["advantage"]["lower"] is None
     assert summary.bayes_success.lower is None
+
+
+def test_replacing_a_record_looks_the_same_from_both_sides():
+    run = mm.Settings(sample_rate=0.05, steps=200, noise_multiplier=1.0, neighbours="replace-one")
+    made = mm.meaning_of(run, prior=0.3)
+    assert made.bayes_success.upper == pytest.approx(mm.bayes_success(run, prior=0.7).upper, rel=1e-4)
+    assert made.advantage.upper == pytest.approx(mm.delta(run, epsilon=0.0).upper, rel=2e-4)
+    always = mm.Settings(sample_rate=1, steps=4, noise_multiplier=8.0, neighbours="replace-one")
+    assert mm.advantage(always).upper == pytest.approx(2 * norm.cdf(0.25) - 1, rel=1e-5)  # moves twice as far
+
+
+def test_a_group_has_the_error_rates_of_its_test():
+    """One step, q < 1: sum_i b_i N(i v, 1) against N(0, 1), best told apart by a threshold."""
+    run = mm.Settings(sample_rate=0.4, steps=1, noise_multiplier=1.5, group_size=3)
+    sizes = np.arange(4)
+    exact = binom.pmf(sizes, 3, 0.4) @ norm.cdf(norm.isf(RATES) - sizes[:, None] / 1.5)
+    made = mm.trade_off(run, RATES)
+    assert np.all(made.lower <= exact + TIGHT)
+    assert np.all(made.upper >= exact - TIGHT)
+    assert np.max(made.upper - made.lower) < 5e-3
+
+
+def test_other_mixing_laws(resnet):
+    run = replace(resnet, mixing_law="raised-cosine")
+    made = mm.privacy_profile(run, [0.0, 2.0], tight=False)
+    for i, epsilon in enumerate(made.epsilons):
+        alone = mm.delta(run, epsilon=float(epsilon), tight=False)
+        assert alone.upper * (1 - 1e-9) <= made.upper[i] <= alone.upper * 1.05
+        assert made.lower[i] == pytest.approx(alone.lower, rel=1e-3)
 
 
 def test_phases_and_unbounded_runs(plain):

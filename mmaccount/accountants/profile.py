@@ -84,7 +84,8 @@ def _exact(phases: Sequence[Settings], epsilons: np.ndarray) -> tuple[Curve, Cur
 
         return _priced(near, epsilons, about)
 
-    return one(True), one(False)
+    removal = one(True)
+    return removal, removal if phases[0].neighbours == "replace-one" else one(False)  # its directions are mirror images
 
 
 def _lattice(side: mixed.Side, epsilons: np.ndarray, about: np.ndarray) -> Curve:

@@ -20,10 +20,11 @@ START, LOWEST, HIGHEST = 2, -10, 16  # orders are searched at 1 + 2^e: first e, 
 REFINEMENTS = 24  # golden-section steps; the last bracket is 1e-5 wide in log2(order - 1)
 GOLDEN = 0.5 * (5**0.5 - 1.0)
 ROUNDING = 8.0 * float_info.epsilon  # of each term of a conversion, added to the result
+DENSE = 32  # up to which the table below holds every whole order
 TABLE = tuple(  # orders that price many epsilons at once: fractions where they pay, then whole numbers
     [1.0 + 2.0 ** (e / 4.0) for e in range(4 * LOWEST, 0)]
-    + [float(order) for order in range(2, 33)]
-    + [float(round(2.0 ** (e / 4.0))) for e in range(21, 4 * HIGHEST + 1)]
+    + [float(order) for order in range(2, DENSE + 1)]
+    + [float(round(DENSE * 2.0 ** (e / 4.0))) for e in range(1, 4 * (HIGHEST - 5) + 1)]
 )
 
 
@@ -202,8 +203,15 @@ def delta(
 
 
 def deltas(phases: Sequence[Settings], epsilons: np.ndarray) -> np.ndarray:
-    """Upper bounds on delta at many epsilons >= 0 at once, from the orders of TABLE; errors as `delta`."""
-    moments = [(log_moment(phases, order), order) for order in TABLE]
+    """Upper bounds on delta at many ascending epsilons >= 0 at once, from orders of TABLE; errors as `delta`."""
+    moments: list[tuple[float, float]] = []
+    best, largest = inf, float(epsilons[-1])
+    for order in TABLE:
+        moments.append((log_moment(phases, order), order))
+        last = log_delta_at(*moments[-1], largest)
+        if order > DENSE and last >= best:  # smaller epsilons have lower best orders
+            break
+        best = min(best, last)
     found = [min((log_delta_at(moment, order, e), order) for moment, order in moments) for e in epsilons.tolist()]
     for order in {order for _, order in found}:
         _check_phases(phases, order)
