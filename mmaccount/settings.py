@@ -30,7 +30,8 @@ class Settings:
         neighbours: what may be done to a record. "add-or-remove" it; "zero-out": its gradients become 0, which changes a
             sum of gradients exactly as removing it does, so the numbers are the same, with a public number of records;
             "replace-one": put any other record in its place, which may move a sum twice as far.
-        group_size: g >= 1, number of records to which that may be done at once (group privacy).
+        group_size: g >= 1, number of records to which that may be done at once (group privacy): up to g records are all
+            added, or all removed, or all zeroed out, or all replaced.
 
     Raises:
         ValueError, TypeError: an argument is outside its range; the message names it.

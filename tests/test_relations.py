@@ -47,7 +47,7 @@ def one_step_delta(p, q, epsilon):
 
 
 @pytest.mark.parametrize("changes", [REPLACED, {"group_size": 3}, REPLACED | {"group_size": 2}])
-@pytest.mark.parametrize(("q", "z", "epsilon"), [(0.3, 1.0, 1.0), (0.01, 0.5, 3.0), (0.9, 5.0, 0.1)])
+@pytest.mark.parametrize(("q", "z", "epsilon"), [(0.3, 1.0, 1.0), (0.05, 0.7, 2.0), (0.9, 5.0, 0.1)])
 def test_one_step_is_the_pair_of_the_definition(changes, q, z, epsilon):
     run = mm.Settings(sample_rate=q, steps=1, noise_multiplier=z, **changes)
     p, other = worst_pair(run)
@@ -55,7 +55,7 @@ def test_one_step_is_the_pair_of_the_definition(changes, q, z, epsilon):
     addition = 0.0 if run.neighbours == "replace-one" else one_step_delta((-other[0], other[1]), (-p[0], p[1]), epsilon)
     found = mm.delta(run, epsilon=epsilon)
     assert found.lower * (1 - 1e-9) <= max(removal, addition) <= found.upper * (1 + 1e-9)
-    assert found.upper <= max(removal, addition) * (2.0 if q < 0.1 else 1.02)  # wide for one step at a small rate
+    assert found.upper <= max(removal, addition) * 1.02
 
 
 def test_replacing_has_the_published_quantile():
@@ -224,7 +224,7 @@ def test_mixing_is_never_worse_than_the_coupled_envelopes(changes):
         records = run.group_size
         moves = [[move(1.0) for _ in range(records)]]
         moves += [[move(-1.0)]] if run.neighbours == "replace-one" else [[np.zeros(24)] * records]
-        x = (rng.uniform(size=(15_000, 24)) - 0.5) * step.width + rng.normal(size=(15_000, 24))  # P_0
+        x = (rng.uniform(size=(8_000, 24)) - 0.5) * step.width + rng.normal(size=(8_000, 24))  # P_0
 
         def ratio(shift, x=x):
             density = [norm.cdf(y + step.width / 2) - norm.cdf(y - step.width / 2) for y in (x - shift, x)]

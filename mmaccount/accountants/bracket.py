@@ -8,6 +8,7 @@ from typing import NamedTuple
 from mmaccount import _check
 from mmaccount.accountants import inversion, mixed, rdp
 from mmaccount.accountants.contour import Pair
+from mmaccount.accountants.relations import changes
 from mmaccount.bound import Bound, BoundError
 from mmaccount.divergences import fisher_information
 from mmaccount.settings import Settings
@@ -18,6 +19,7 @@ EXACT = "privacy loss distribution, both directions"
 OWN_ATTACK = "likelihood ratio test"
 SPREAD_OUT = "gradient spread over ever more coordinates"
 WORTH = 2.0  # Renyi bound without mixing over the one with it, up to which the exact answer without mixing is tried
+WIDE = 1.01  # upper over lower bound without mixing, from which other neighbours are looked at by a lattice too
 CROSSING = 1e-9  # relative, by which a lower bound may exceed an upper one: rounding of the search
 FISHER_ERROR = 1e-6  # relative, by which the effective noise of the spread-out attack is raised
 
@@ -85,10 +87,11 @@ def _upper(phases: Sequence[Settings], proven: Bound, ask: _Question, tight: boo
         crossed(found.lower, min(found.upper, proven.upper), OWN_ATTACK)
     if found.upper < proven.upper:
         proven = Bound(upper=found.upper, method=f"{EXACT}, mixing not credited" if is_mixed else EXACT)
-    if is_mixed and tight and all(phase.noise == "gaussian" for phase in phases):
+    wide = changes(phases[0]) > 1 and found.upper > WIDE * found.lower  # few steps at a small rate
+    if (is_mixed or wide) and tight and all(phase.noise == "gaussian" for phase in phases):
         upper = max((ask.side(side) for side in mixed.dominated(phases)), default=inf)
         if upper < proven.upper:
-            proven = Bound(upper=upper, method=ENVELOPE)
+            proven = Bound(upper=upper, method=ENVELOPE if is_mixed else EXACT)
     return proven, found
 
 

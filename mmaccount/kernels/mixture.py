@@ -11,7 +11,8 @@ import numpy as np
 from mmaccount.kernels.logspace import LOG_SQRT_2PI, jit, log_add, log_total, scaled_add
 from mmaccount.kernels.loss import DIGITS, SHARPNESS, WINDOW, _log_kept
 
-NARROWER = 0.6  # factor from one strip of analyticity that is tried to the next
+WIDEST = 0.499  # angle over pi at the edge of the widest strip of analyticity that is tried
+NARROWER, STRIPS = 0.6, 16  # factor from one strip to the next, and how many are tried at most
 
 
 @jit
@@ -98,8 +99,8 @@ def grid(
     """
     lo, hi = _peaks(shift, log_a, log_b, order, cut)
     lo, hi = lo - WINDOW, hi + WINDOW
-    best, strip = 0.0, min(1.5, 0.5 * pi / shift / (max(log_a.size, log_b.size) - 1))
-    while True:
+    best, strip = 0.0, min(1.5, WIDEST * pi / shift / (max(log_a.size, log_b.size) - 1))
+    for _ in range(STRIPS):
         growth = _log_growth(strip, shift, log_a, log_b, order, frequency, cut, lo, hi)
         for k in (0.0, 1.0):  # Q and P
             growth = max(growth, _log_growth(strip, shift, log_a, log_b, k, 0.0, cut, lo, hi))
