@@ -2,15 +2,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := --dataset-size 50000 --batch-size 1500 --steps 3400 --noise-multiplier 0.335 --clip-norm 20 --gap 0.15 --truncation 100 --delta 1e-5
-DIGITS := --dataset-size 1437 --batch-size 400 --steps 150 --clip-norm 1 --learning-rate 2 --target-epsilon 3 --delta 1e-4
+DIGITS := --dataset-size 1437 --target-epsilon 3 --delta 1e-4 --epochs 40
 
 .PHONY: run test slow bench reference clean
 
-run: $(VENV)/run.done  ## price the paper's run, solve for a noise, then plan, train on handwritten digits and price what was spent
+run: $(VENV)/run.done  ## price the paper's run, solve for a noise, then probe, advise, train on handwritten digits and price what was spent
 	$(BIN)/mmaccount compare $(RUN)
 	$(BIN)/mmaccount solve --for noise-multiplier --target-epsilon 3 $(RUN)
 	rm -rf runs/digits && mkdir -p runs
-	$(BIN)/mmaccount plan $(DIGITS) --out runs/digits.json
+	$(BIN)/python -m trainer --probe runs/probe.npz --data digits
+	$(BIN)/mmaccount advise $(DIGITS) --probe runs/probe.npz --out runs/digits.json --picture runs/advice.png
 	$(BIN)/python -m trainer --plan runs/digits.json --data digits --checkpoint-every 10 --out runs/digits
 	$(BIN)/mmaccount spent runs/digits/ledger.json
 
@@ -28,6 +29,7 @@ bench: $(VENV)/test.done  ## time brackets and per-record gradients against othe
 	$(BIN)/python tests/bench/persample.py
 	$(BIN)/python tests/bench/digits.py
 	$(BIN)/python tests/bench/glyphs.py
+	$(BIN)/python tests/bench/advice.py
 
 reference: $(VENV)/test.done  ## make the 50-digit tables of tests/reference again (about 15 minutes)
 	for script in tests/reference/make_*.py; do $(BIN)/python $$script || exit 1; done

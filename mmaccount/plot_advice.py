@@ -26,6 +26,7 @@ def descent(ax: "Axes", advice: Advice) -> "Axes":
     ax.axvspan(advice.choice.low, advice.choice.high, color=COLOURS[2], alpha=0.15)
     ax.axvline(plan.phases[0].clip_norm, color=COLOURS[2], label="recommended")
     ax.set_xscale("log")
+    ax.xaxis.set_minor_formatter("")
     ax.set_xlabel("clip norm")
     ax.set_ylabel("decrease of one step / best")
     ax.legend(fontsize="small")
@@ -39,7 +40,10 @@ def knobs(ax: "Axes", rows: Sequence[Neighbour], value: str = "epsilon") -> "Axe
         if points:
             x, y = zip(*points, strict=True)
             ax.plot(x, y, color=COLOURS[i], marker=MARKERS[i], markersize=3.5, label=knob.replace("_", " "))
-    ax.set_xscale("log", base=2)
+    factors = sorted({row.factor for row in rows})
+    ax.set_xscale("log")
+    ax.set_xticks(factors, labels=[f"{factor:.2g}" for factor in factors], minor=False)
+    ax.set_xticks([], minor=True)
     ax.set_xlabel("times the recommendation")
     ax.set_ylabel(
         {"remaining": "share of the gradient that remains", "first": "decrease in the first step"}.get(value, value)

@@ -1,6 +1,7 @@
 """Gradients before training, for `mmaccount advise`: of public records in full, of private ones as a noisy histogram.
 
 By default the held-out records are probed: they are nobody's training records, and the plan notes that they are public.
+Their accuracy in a report is then not that of records never looked at: gradients of the first two points have been.
 """
 
 import math
