@@ -112,7 +112,7 @@ def test_modelmix(resnet):
     assert np.all(np.diff(made.lower) <= 0.0)
     for i in (0, 10, 31):
         alone = mm.delta(resnet, epsilon=float(EPSILONS[i]))
-        assert made.upper[i] == pytest.approx(alone.upper, rel=1e-3)
+        assert alone.lower < made.upper[i] <= alone.upper * (1 + 1e-3)  # the catalyst, which `delta` takes where it must
         assert made.lower[i] == pytest.approx(alone.lower, rel=1e-3)
     loose = mm.privacy_profile(resnet, EPSILONS, tight=False)
     assert np.all(loose.upper >= made.upper)

@@ -120,8 +120,9 @@ def _uppers(phases: Sequence[Settings], epsilons: np.ndarray, about: np.ndarray,
     if plain:
         best = [curve.upper for curve in _exact(plain, epsilons)]
     if tight and all(phase.noise == "gaussian" for phase in phases):
-        for i, side in enumerate(mixed.dominated(phases)):
-            best[i] = np.minimum(best[i], _lattice(side, epsilons, about).upper)
+        for sides in (mixed.dominated(phases), mixed.exchanged(phases)):
+            for i, side in enumerate(sides):
+                best[i] = np.minimum(best[i], _lattice(side, epsilons, about).upper)
     return best
 
 
