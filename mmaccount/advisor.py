@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from math import isfinite, log, log10, sqrt
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -90,7 +91,7 @@ def expected(
 
 
 def advise(
-    probe: Probe | NormHistogram | npt.ArrayLike,
+    probe: Probe | NormHistogram | str | Path | npt.ArrayLike,
     *,
     dataset_size: int,
     epsilon: float,
@@ -111,8 +112,8 @@ def advise(
 
     Args:
         probe: of public records, a `Probe` or an m x d array of per-record gradients; or a `NormHistogram` of private ones,
-            which is paid for from the same target. Batch, steps and noise then do not depend on it (only clip norm and
-            learning rate do), so that the price composes as if all had been fixed beforehand.
+            which is paid for from the same target; or the file of any of these. Batch, steps and noise do not depend on a
+            histogram (only clip norm and learning rate do), so that the price composes as if all had been fixed beforehand.
         dataset_size: n. epsilon, delta: the target.
         epochs: limit on compute: batch_size * steps <= epochs * dataset_size.
         gap: tau / learning_rate; "auto" takes what costs least by Theorem 3.1 of arXiv 2210.03843.
@@ -132,7 +133,8 @@ def advise(
     )
     shapes = schedule.shapes(target.dataset_size, _check.positive("epochs", epochs), batch_size, steps)
     wanted = None if gap == AUTO else _check.nonnegative("gap", gap)
-    known, private = evidence.of(probe, loss), isinstance(probe, NormHistogram)
+    known = evidence.of(probe, loss)
+    private = bool(known.releases)
     if private and wanted and clip_norm is None:
         raise ValueError(
             "`clip_norm` must be given with a gap and a private histogram: with a gap it changes the guarantee."

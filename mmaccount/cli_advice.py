@@ -24,14 +24,13 @@ def _indented(name: str, text: str) -> str:
 
 
 def _advise(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    from mmaccount import histogram, probe
     from mmaccount.advisor import advise, around
 
     if arguments.picture is not None and Path(arguments.picture).suffix not in PICTURES:
         raise ValueError(f"`--picture` must end in {' or '.join(PICTURES)}, got {arguments.picture!r}.")
     options = ("epochs", "gap", "batch_size", "steps", "clip_norm", "learning_rate", "loss")
     advice = advise(
-        histogram.load(arguments.probe) or probe.load(arguments.probe),
+        arguments.probe,
         dataset_size=arguments.dataset_size,
         epsilon=arguments.target_epsilon,
         delta=arguments.delta,

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from mmaccount import _check, descent, probe
+from mmaccount import _check, descent, histogram, probe
 from mmaccount.descent import Curve
 from mmaccount.histogram import NormHistogram
 from mmaccount.plan import Release
@@ -43,9 +44,12 @@ class Evidence:
     assumptions: tuple[str, ...] = ()
 
 
-def of(source: Probe | NormHistogram | npt.ArrayLike, loss: float | None) -> Evidence:
-    """What a probe, a histogram or an m x d array of public per-record gradients tells; `loss` overrides its R_F."""
+def of(source: Probe | NormHistogram | str | Path | npt.ArrayLike, loss: float | None) -> Evidence:
+    """What a probe, a histogram, the file of one, or an m x d array of public per-record gradients tells; `loss` overrides
+    its R_F."""
     loss = None if loss is None else _check.positive("loss", loss)
+    if isinstance(source, str | Path):
+        source = histogram.load(source) or probe.load(source)
     if isinstance(source, NormHistogram):
         return _of_histogram(source, loss)
     found = source if isinstance(source, Probe) else probe.from_gradients(source)
