@@ -44,7 +44,7 @@ def _advise(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         figure(advice, rows).savefig(arguments.picture)
     data = as_json(advice.bound) | {"delta": advice.plan.delta, "plan": advice.plan.to_dict()}
     data |= {"fingerprint": advice.plan.fingerprint, "reasons": advice.reasons, "rejected": advice.rejected}
-    data |= {"around": [row.to_dict() for row in rows]}
+    data |= {"around": [row.to_dict() for row in rows], "curve": advice.curve()}
     lines = [f"{arguments.out}: " + as_text(advice.bound, "epsilon", f"delta {advice.plan.delta:g}"), "because"]
     lines += [_indented(name, text) for name, text in advice.reasons.items()]
     lines += ["rejected", *(_indented(name, text) for name, text in advice.rejected.items())]

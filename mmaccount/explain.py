@@ -64,7 +64,7 @@ class Story(NamedTuple):
     ) -> dict[str, str]:
         """What was not done, and why."""
         phase, plan, plain = self.plan.phases[0], self.plan, energies[0.0]
-        made = {"theory's clip norm": self._floor()}
+        made = {"theory's clip norm": self._floor(), "equal curvature": self._isotropic()}
         others = [
             (shape, cost) for shape, cost in rivals if (shape.batch_size, shape.steps) != (plan.batch_size, phase.steps)
         ]
@@ -108,6 +108,16 @@ class Story(NamedTuple):
             f"{floor:.4g} (up to {safe:.4g} with 95 % confidence; kappa {kappa:.3g} to {upper:.3g}): from there up the "
             f"proof bounds the bias of clipping, by {alignment(floor, kappa).offset:.3g}, below the noise floor, whatever "
             f"the gradient; the measured decrease, bias included, is larger at {c:.4g} at {floor / c:.3g} times less noise"
+        )
+
+    def _isotropic(self) -> str:
+        curve, batch = self.known.curves[0], self.plan.batch_size
+        ratio = curve.isotropic(batch, self._energy())
+        i = int(ratio.argmax())
+        rate = float(ratio[i] / (curve.signal[i] * curve.beta))
+        return (
+            f"if curvature were {curve.beta:.3g} in all directions, as in the proof, one step would gain most at clip norm "
+            f"{curve.clip_norms[i]:.3g} and learning rate {rate:.3g}"
         )
 
     def _shape(self, rivals: Sequence[tuple[Schedule, float]], epochs: float) -> str:

@@ -223,6 +223,7 @@ def test_command_line(gradients, tmp_path, capsys):
     assert plan.to_dict() == data["plan"]
     assert data["epsilon"] == mm.epsilon(plan.settings(), delta=1e-5).upper <= 2.0
     assert len(data["around"]) > 20
+    assert max(data["curve"], key=lambda row: row["descent"])["descent"] > 0.0
     assert picture.read_bytes()[:4] == b"\x89PNG"
     assert cli.main(["advise", *words, *more]) == 0
     assert "because" in capsys.readouterr().out
