@@ -52,8 +52,8 @@ class Advice:
     evidence: Evidence
 
     def curve(self) -> list[dict[str, float]]:
-        """For each clip norm the best decrease of one step times 2, at the start: as measured, and R(c) / beta, where curvature
-        is equal in all directions; both with the noise and gap of the plan, ready for JSON."""
+        """For each clip norm the best decrease of one step times 2, at the start: as measured, and R(c) / beta, where
+        curvature is equal in all directions; both with the noise and gap of the plan, ready for JSON."""
         one, phase, batch = self.evidence.curves[0], self.plan.phases[0], self.plan.batch_size
         energy = phase.noise_multiplier**2 + np.square(phase.gap * batch / one.clip_norms) / 12.0
         columns = (one.clip_norms, one.descent(batch, energy), one.isotropic(batch, energy) / one.beta)
