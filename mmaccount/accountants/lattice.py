@@ -27,7 +27,7 @@ from mmaccount.kernels.lattice import fuse
 MASS_ERROR = 1e-13  # relative, of a mass that a projection makes, the tilting of it and of the sum of all included
 FFT_ERROR = 8.0 * 2.0**-53  # per log2 of the length, relative to the 2-norm of what is transformed
 TILTS = (0.0, 0.5, 1.0, 2.0)  # at which powers are taken; per atom the one with the smallest error counts
-SCALES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)  # Chernoff exponents tried, in units of one over the standard deviation
+SCALES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)  # Chernoff exponents tried, over the standard deviation and over the span
 OUTSIDE = 40.0  # e^-40 of the tilted mass may lie outside of a window
 ALIGNED = 1e-9  # of a spacing, by which the smallest loss may miss its point
 TINY = 1e-300  # stands in for zero masses in logarithms
@@ -116,16 +116,16 @@ def moments(pair: Atoms | Lattice, order: float) -> tuple[float, float, float]:
     return log_total, mean, float(np.sum(weights * (pair.losses - mean) ** 2))
 
 
-def _window(parts: Sequence[tuple[Lattice, int]], order: float) -> tuple[float, float]:
+def window(parts: Sequence[tuple[Atoms | Lattice, int]], order: float) -> tuple[float, float]:
     """Losses between which all but e^-OUTSIDE of the tilted composed law lies, on each side (Chernoff)."""
-    found = [(steps, *moments(lattice, order)) for lattice, steps in parts]
+    found = [(steps, *moments(pair, order)) for pair, steps in parts]
     here, mean, variance = (sum(steps * values[i] for steps, *values in found) for i in range(3))
+    span = max(float(np.ptp(pair.losses)) for pair, _ in parts)
     low, high = -inf, inf
-    for scale in SCALES:
-        for side in (-1.0, 1.0):
-            move = side * scale / max(variance, TINY) ** 0.5
-            bound = sum(steps * tilted(lattice, order + move)[1] for lattice, steps in parts) - here + OUTSIDE
-            if side > 0.0:
+    for unit in {1.0 / max(variance, TINY) ** 0.5, 1.0 / max(span, TINY)}:  # bulk, and rare large losses
+        for move in (side * scale * unit for scale in SCALES for side in (-1.0, 1.0)):
+            bound = sum(steps * tilted(pair, order + move)[1] for pair, steps in parts) - here + OUTSIDE
+            if move > 0.0:
                 high = min(high, bound / move)
             else:
                 low = max(low, bound / move)
@@ -140,9 +140,20 @@ def _points(parts: Sequence[tuple[Lattice, int]], low: float, high: float) -> tu
     return first, float(start + first * spacing) + np.arange(size) * parts[0][0].spacing
 
 
-def _composed(parts: Sequence[tuple[Lattice, int]], order: float, first: int, size: int) -> tuple[np.ndarray, float, float]:
+class _Error(NamedTuple):
+    """Bounds on the errors of masses: the largest of one, and the root of the sum of squares (Parseval)."""
+
+    largest: float
+    norm: float
+
+    def of(self, worth: np.ndarray) -> float:
+        """A bound on the error of the sum of masses times `worth`."""
+        return min(self.largest * float(np.sum(worth)), self.norm * float(np.linalg.norm(worth)))
+
+
+def _composed(parts: Sequence[tuple[Lattice, int]], order: float, first: int, size: int) -> tuple[np.ndarray, _Error, float]:
     """The composed law with weights e^(order * loss): masses over their total on points first .. first + size - 1 after
-    the sum of the starts, the largest error of one of them, and the log of the total."""
+    the sum of the starts, their errors, and the log of the total."""
     log_transform, rounding = np.zeros(size // 2 + 1, dtype=complex), np.zeros(size // 2 + 1)
     log_total, unit = 0.0, FFT_ERROR * log2(size + 1)
     for lattice, steps in parts:
@@ -157,22 +168,24 @@ def _composed(parts: Sequence[tuple[Lattice, int]], order: float, first: int, si
     spent = np.minimum(1.0 + size_of, np.exp(np.minimum(700.0, log_transform.real + rounding)) - size_of)
     phase = np.exp(2j * np.pi * (np.arange(size // 2 + 1) * (first % size) % size) / size)
     masses = irfft(np.exp(log_transform) * phase, size)
-    error = 2.0 * float(np.sum(spent) + unit * np.sum(size_of**2) ** 0.5 * size**0.5) / size
-    return masses, error + 2.0 * exp(-OUTSIDE), log_total
+    whole = float(np.sum(size_of**2)) ** 0.5
+    largest = 2.0 * (float(np.sum(spent)) / size + unit * whole / size**0.5 + exp(-OUTSIDE))
+    norm = 2.0 * ((float(np.sum(spent**2)) ** 0.5 + unit * whole) / size**0.5 + exp(-OUTSIDE))
+    return masses, _Error(largest, norm), log_total
 
 
 def power(lattice: Lattice, copies: int, *, upper: bool) -> Lattice:
     """The law of the sum of `copies` independent losses, each mass on the chosen side of the true one."""
     parts = [(lattice, copies)]
-    spans = [_window(parts, tilt) for tilt in TILTS]
+    spans = [window(parts, tilt) for tilt in TILTS]
     first, losses = _points(parts, min(low for low, _ in spans), max(high for _, high in spans))
     size = losses.size
     best, smallest = np.zeros(size), np.full(size, inf)
     for tilt in TILTS:
         masses, error, log_total = _composed(parts, tilt, first, size)
         scale = np.exp(np.minimum(700.0, log_total - tilt * losses))
-        better = error * scale < smallest
-        best[better], smallest[better] = (masses * scale)[better], (error * scale)[better]
+        better = error.largest * scale < smallest
+        best[better], smallest[better] = (masses * scale)[better], (error.largest * scale)[better]
     if upper:
         outside = 4.0 * exp(-OUTSIDE)  # of P above, of Q below the window
         infinite = -expm1(copies * log1p(-lattice.infinite)) + outside
@@ -183,13 +196,13 @@ def power(lattice: Lattice, copies: int, *, upper: bool) -> Lattice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Composed:
-    """A composed loss, tilted: masses of e^{t loss} dP over e^log_total, the largest error of one of them."""
+    """A composed loss, tilted: masses of e^{t loss} dP over e^log_total, and their errors."""
 
     tilt: float
     log_total: float
     losses: np.ndarray
     masses: np.ndarray
-    error: float
+    error: _Error
     infinite: float
 
     def delta(self, epsilon: float, *, upper: bool) -> float:
@@ -199,7 +212,7 @@ class Composed:
         worth = np.exp(-self.tilt * over[held]) * -np.expm1(-over[held])
         height = exp(min(700.0, self.log_total - self.tilt * epsilon))
         value = height * float(np.sum(self.masses[held] * worth))
-        error = height * (self.error * float(np.sum(worth)) + 2.0 * exp(-OUTSIDE)) + 1e-12 * abs(value)
+        error = height * (self.error.of(worth) + 2.0 * exp(-OUTSIDE)) + 1e-12 * abs(value)
         if upper:
             return min(1.0, value + error + self.infinite)
         return min(1.0, max(0.0, value - error))
@@ -207,7 +220,7 @@ class Composed:
 
 def compose(parts: Sequence[tuple[Lattice, int]], tilt: float) -> Composed:
     """`steps` copies of each lattice (all of one spacing), accurate where e^{tilt * loss} dP has its mass."""
-    low, high = _window(parts, 1.0 + tilt)
+    low, high = window(parts, 1.0 + tilt)
     first, losses = _points(parts, low, high)
     masses, error, log_total = _composed(parts, 1.0 + tilt, first, losses.size)
     infinite = -expm1(sum(steps * log1p(-min(1.0, lattice.infinite)) for lattice, steps in parts))

@@ -23,6 +23,7 @@ from mmaccount.accountants.lattice import (
     split,
     subsampled,
     tilted,
+    window,
 )
 from mmaccount.accountants.rdp import epsilon_at, log_delta_at, minimise_over_orders
 from mmaccount.divergences import Geometry, geometry, log_moments
@@ -35,9 +36,11 @@ CELL = 0.02  # width of a cell of outcomes of one coordinate, in std of the nois
 COORDINATE_PARTS = 80.0  # lattice points per shift of one coordinate
 PARTS = 40.0  # lattice points per standard deviation of a step's loss
 MOST_POINTS = 2**20  # of a lattice; above, spacing grows
+FINER = 4.0  # by which spacing may shrink to meet a loss
 FEWEST_COPIES, SMALLEST_SHIFT, LARGEST_SHIFT = 8.0, 1e-4, 1.0  # where the envelope is worth its time
 WIDEST = 200.0  # mixing by other laws than the uniform, for which the envelope takes time in proportion
 LARGEST_DIVERGENCE = 1000.0, 25.0  # of one step, up to which a lattice of its loss, and the envelope, are tried
+SMALLEST_DIVERGENCE = 1e-3  # of one step; below, the envelope takes ever more frequencies
 LARGEST_ATTACK = 30.0  # shift of one coordinate; beyond, densities underflow
 MOST_COPIES = 1e5  # coordinates of an attack; more are as good as infinitely many
 FACTORS = (1, 4, 16)  # coordinates of an attack over the fewest that truncation allows
@@ -45,6 +48,7 @@ LARGEST_SUM, MOST_RECORDS = 20.0, 8  # Gaussian shift, and number of gradients w
 CUT = 1e-36  # probability of outcomes beyond the cells
 CHEAP = 30.0  # steps for each step that a catalyst is worth
 SPLIT = 0.1  # relative, by which splitting may raise epsilon
+FAR = 0.5  # of the first guess, below which epsilon is searched for again
 ROOT = 1e-6  # relative tolerance of the search for epsilon
 
 
@@ -104,10 +108,12 @@ class Side:
         """The steps on one lattice, fine enough for where e^{tilt * loss} dP has its mass."""
         variance = sum(count * moments(atoms, 1.0 + tilt)[2] for atoms, count in self.steps)
         points = sum(count for _, count in self.steps)
-        spacing = max((variance / points) ** 0.5 / PARTS, 60.0 * (variance**0.5 + 0.1) / MOST_POINTS)
+        low, high = window(self.steps, 1.0 + tilt)
+        span = max(float(np.ptp(atoms.losses)) for atoms, _ in self.steps)
+        spacing = max((variance / points) ** 0.5 / PARTS, (high - low) / MOST_POINTS, span / MOST_POINTS)
         rule = split if self.upper else merge
         smallest = max((-float(np.min(atoms.losses)) for atoms, count in self.steps if count > 1), default=0.0)
-        if smallest > 0.0:  # the smallest loss of a step, where much mass may sit, becomes a point
+        if smallest > spacing / FINER:  # the smallest loss of a step, where much mass may sit, becomes a point
             spacing = smallest / ceil(smallest / spacing)
         return [(rule(atoms, spacing), count) for atoms, count in self.steps]
 
@@ -124,7 +130,15 @@ class Side:
         start, order = minimise_over_orders(lambda a: epsilon_at(max(0.0, self.log_moment(a)), a, delta))
         if not 0.0 < start < inf:
             return inf if self.upper else 0.0
-        loss, log_delta = self.composed(order - 1.0), log(delta)
+        found = self._root(delta, start, order - 1.0)
+        if not found < FAR * start:
+            return found
+        closer = max(2.0 * found, start / 16.0)  # far from where Renyi moments led, another tilt sees more
+        return (min if self.upper else max)(found, self._root(delta, closer, self.tilt(closer)))
+
+    def _root(self, delta: float, start: float, tilt: float) -> float:
+        """A bound on epsilon at delta, searched for up to about `start`."""
+        loss, log_delta = self.composed(tilt), log(delta)
 
         def above(epsilon: float) -> float:
             return log(max(1e-320, loss.delta(epsilon, upper=self.upper))) - log_delta
@@ -175,7 +189,10 @@ def _worthwhile(step: Geometry) -> bool:
         return False
     if step.law != laws.UNIFORM and step.width > WIDEST:
         return False
-    return step.width == 0.0 or (step.copies >= FEWEST_COPIES and SMALLEST_SHIFT <= step.shift <= LARGEST_SHIFT)
+    if step.width == 0.0:
+        return True
+    small = step.shift < SMALLEST_SHIFT or _divergence(step) < SMALLEST_DIVERGENCE
+    return not small and step.copies >= FEWEST_COPIES and step.shift <= LARGEST_SHIFT
 
 
 def attacks(phases: Sequence[Settings], *, remove: bool = True) -> Iterator[tuple[str, Side]]:
