@@ -92,7 +92,7 @@ def test_no_frequency_is_compared_too_far(monkeypatch):
     """e^|A| - 1 - |A| was cut off at |A| = 50 and used beyond. Where the comparison ends must not lower the envelope."""
     shift, width, copies = 0.4, 20.0, 30.0
     epsilons = np.linspace(0.0, 6.0, 40)
-    (line,) = envelopes._lines(Geometry("gaussian", shift, width, copies), (1.0,), 0.07, 25.0)
+    (line,) = envelopes.lines(Geometry("gaussian", shift, width, copies), (1.0,), 0.07, 25.0)
     far = envelopes._bound(line, copies * shift**2, epsilons)
     monkeypatch.setattr(envelopes, "FARTHEST", 5.0)
     near = envelopes._bound(line, copies * shift**2, epsilons)

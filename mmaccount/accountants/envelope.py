@@ -172,10 +172,11 @@ class Expander:
     def around(self, exponent: np.ndarray, largest: np.ndarray, rows: np.ndarray, along: np.ndarray) -> Expansion:
         """The reference is exp(X exponent); `largest` bounds |A|, `rows` are f(v) (v x y), `along` the direction (y)."""
         line, budget, size = self.line, self.budget, np.abs(self.line.kernel)
-        reference = np.exp(np.minimum(LARGEST - 2.0 * FARTHEST, (budget * exponent).real) + 1j * (budget * exponent).imag)
+        known = (budget * exponent).real < LARGEST - 2.0 * FARTHEST
+        reference = np.exp(np.where(known, budget * exponent, 0.0))
         modulus, bounded = np.abs(reference), np.minimum(largest, FARTHEST)
         remainder = modulus * (np.expm1(bounded) - bounded)
-        used = line.trusted & (largest < FARTHEST) & (remainder < self.any_shift + modulus)
+        used = line.trusted & known & (largest < FARTHEST) & (remainder < self.any_shift + modulus)
         kept = used & (size * modulus > LEFT_OUT * np.max(size * modulus * used))
         others = np.where(used, remainder + modulus * (1.0 + bounded), self.any_shift)
         rest = float(np.sum(size * np.where(kept, remainder, others))) + self.beyond
