@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from math import isfinite, log, log10, sqrt
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -70,19 +71,24 @@ class _Target:
     learning_rate: float | None
 
 
-class _Option:
-    """A schedule with the clip norm that suits it and what is expected of it."""
+class _Option(NamedTuple):
+    """A schedule with the clip norm that suits it and what is expected of it; `energy` is z^2 + rho^2 / 12."""
 
-    def __init__(self, known: Evidence, made: Schedule, target: _Target, energy: float | None = None) -> None:
-        self.schedule, self.energy = made, made.noise_multiplier**2 if energy is None else energy
-        c = target.clip_norm
-        self.choice = choose(known.curves, made.batch_size, self.energy) if c is None else Choice(c, c, c)
-        self.forecast = expected(known, made, self.choice.clip_norm, self.energy, target.learning_rate)
+    schedule: Schedule
+    energy: float
+    choice: Choice
+    forecast: Forecast
 
     def cost(self, private: bool) -> float:
         """What is to be small. With a private histogram it must not depend on it: noise of the run's mean gradient then."""
         b, t, z = self.schedule
         return z / (b * sqrt(t)) if private else self.forecast.remaining
+
+
+def _plain(known: Evidence, made: Schedule, target: _Target) -> _Option:
+    c, energy = target.clip_norm, made.noise_multiplier**2
+    choice = choose(known.curves, made.batch_size, energy) if c is None else Choice(c, c, c)
+    return _Option(made, energy, choice, expected(known, made, choice.clip_norm, energy, target.learning_rate))
 
 
 def expected(
@@ -149,16 +155,9 @@ def advise(
             "`clip_norm` must be given with a gap and a private histogram: with a gap it changes the guarantee."
         )
     besides = [release.settings() for release in known.releases]
-    options = [
-        _Option(
-            known,
-            schedule.priced(
-                shape, dataset_size=target.dataset_size, epsilon=target.epsilon, delta=target.delta, besides=besides
-            ),
-            target,
-        )
-        for shape in shapes
-    ]
+    goal = {"epsilon": target.epsilon, "delta": target.delta}
+    made = [schedule.priced(shape, dataset_size=target.dataset_size, besides=besides, **goal) for shape in shapes]
+    options = [_plain(known, one, target) for one in made]
     plain = options[schedule.middle([option.cost(private) for option in options])]
     best_rho, energies = schedule.cheapest_mixing(plain.schedule.noise_multiplier)
     if wanted is None:
@@ -197,16 +196,14 @@ def _mixed(known: Evidence, plain: _Option, gap: float, target: _Target, besides
     choice = plain.choice
     if target.clip_norm is None:
         at, rough = known.curves[0].clip_norms, known.curves[0].clip_norms[::COARSE]
-        energy = np.exp(np.interp(np.log(at), np.log(rough), [2.0 * log(noise(float(c), False)) for c in rough]))
-        choice = choose(known.curves, b, energy + (gap * b / at) ** 2 / 12.0)
+        squares = np.exp(np.interp(np.log(at), np.log(rough), [2.0 * log(noise(float(c), False)) for c in rough]))
+        choice = choose(known.curves, b, squares + (gap * b / at) ** 2 / 12.0)
     c = choice.clip_norm
     made = Schedule(b, t, noise(c, True))
-    option = _Option(known, made, replace(target, clip_norm=c), made.noise_multiplier**2 + (gap * b / c) ** 2 / 12.0)
-    option.choice = choice
-    if target.learning_rate is None:
-        eta = RECOVERY * option.forecast.learning_rate
-        option.forecast = option.forecast._replace(learning_rate=eta)
-    return option
+    energy = made.noise_multiplier**2 + (gap * b / c) ** 2 / 12.0
+    given = target.learning_rate
+    found = expected(known, made, c, energy, None if given is None else given / RECOVERY)
+    return _Option(made, energy, choice, found._replace(learning_rate=given or RECOVERY * found.learning_rate))
 
 
 def _rounded(value: float) -> float:
