@@ -107,7 +107,7 @@ class Story(NamedTuple):
         return (
             f"{floor:.4g} (up to {safe:.4g} with 95 % confidence; kappa {kappa:.3g} to {upper:.3g}): from there up the "
             f"proof bounds the bias of clipping, by {alignment(floor, kappa).offset:.3g}, below the noise floor, whatever "
-            f"the gradient; the measured decrease, bias included, is larger at {c:.4g} at {floor / c:.3g} times less noise"
+            f"the gradient; the measured decrease, bias included, is larger at {c:.4g} (noise / {floor / c:.3g})"
         )
 
     def _isotropic(self) -> str:
@@ -134,7 +134,7 @@ class Story(NamedTuple):
     def _learning_rate(self) -> str:
         phase, known = self.plan.phases[0], self.known
         first = float(known.at(phase.clip_norm).best_rate(self.plan.batch_size, self._energy())[0])
-        source = "measured" if known.measured else "estimated from gradients alone (as for a loss in nats)"
+        source = "measured" if known.measured else "estimated from gradients alone, for a loss in nats (see --loss)"
         return (
             f"{phase.learning_rate:.4g}: the smaller of the best first step, {first:.3g}, and sqrt(2 R_F / (T noise)), "
             f"times 3/2 with mixing, unless given; R_F = {known.loss:.3g}, curvature {known.curves[0].trace:.3g}, {source}"

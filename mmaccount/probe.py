@@ -23,6 +23,7 @@ SCHEMA = 1
 TRUNCATIONS = tuple(float(2.0 ** (i / 2.0)) for i in range(41))  # p that are tried, 1 ... 2^20
 TAIL = 0.9  # quantile of the noise norms from which kappa is measured
 KEPT = 0.999  # share of the clipped mean that truncation must leave
+UNKNOWN_LOSS = 1.0  # nats; a guess among 2 to 100 classes has 0.7 to 4.6, and learning rates go with its root
 EQUAL = 1e-5  # noise over gradient norm below which records count as all equal; float32 gradients are off by less
 
 
@@ -99,8 +100,8 @@ class Probe:
 
     @property
     def gap_to_minimum(self) -> float:
-        """R_F: the recorded loss, or |mean gradient|^2 / (2 beta), which smoothness makes a lower bound on it."""
-        return self.loss or float(self.gram.mean()) / (2.0 * self.beta)
+        """R_F: the recorded loss; else 1 nat, or |mean gradient|^2 / (2 beta) where smoothness says that it is more."""
+        return self.loss or max(UNKNOWN_LOSS, float(self.gram.mean()) / (2.0 * self.beta))
 
     @property
     def truncation(self) -> float:
