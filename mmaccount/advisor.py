@@ -150,6 +150,8 @@ def advise(
     wanted = None if gap == AUTO else _check.nonnegative("gap", gap)
     known = evidence.of(probe, loss)
     private = bool(known.releases)
+    if known.records not in (None, target.dataset_size):
+        raise ValueError(f"`dataset_size` must be {known.records}, the records of the histogram, got {dataset_size!r}.")
     if private and wanted and clip_norm is None:
         raise ValueError(
             "`clip_norm` must be given with a gap and a private histogram: with a gap it changes the guarantee."

@@ -28,6 +28,7 @@ class Evidence:
     kappa, kappa_upper: scale of the tail of gradient noise, and with 95 % confidence.
     truncation: p that leaves 99.9 % of the mean clipped gradient.
     median: median norm.
+    records: number of private records it was learnt from.
     releases, assumptions: what a plan made from this must say.
     """
 
@@ -40,6 +41,7 @@ class Evidence:
     kappa_upper: float
     truncation: float
     median: float
+    records: int | None = None
     releases: tuple[Release, ...] = ()
     assumptions: tuple[str, ...] = ()
 
@@ -86,6 +88,7 @@ def _of_histogram(source: NormHistogram, loss: float | None) -> Evidence:
         kappa_upper=kappa[1],
         truncation=1.0,
         median=source.quantile(MIDDLE)[1],
+        records=source.dataset_size,
         releases=(source.release,),
     )
 

@@ -194,6 +194,11 @@ def test_bad_arguments_are_one_clear_line(gradients, change, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_histogram_of_other_data_is_refused(private):
+    with pytest.raises(ValueError, match="dataset_size"):
+        mm.advise(private, **(COMMON | {"dataset_size": 2001}))
+
+
 def test_a_release_that_costs_more_than_the_target_is_refused(private):
     with pytest.raises(Infeasible, match="best reachable"):
         mm.advise(private, **(COMMON | {"epsilon": 0.01}), steps=10)

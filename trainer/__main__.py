@@ -44,7 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rows", type=int, default=1000, help="records to probe")
     parser.add_argument(
-        "--private", action="store_true", help="probe the training records: a noisy histogram of norms, which plans pay for"
+        "--private",
+        action="store_true",
+        help="probe the training records: a noisy histogram of norms, a release every time, which plans pay for",
     )
     parser.add_argument("--probe-noise", type=float, default=20.0, metavar="Z", help="its noise, in records")
     parser.add_argument("--model", default="linear", help="linear, cnn, resnet20 or module:function")

@@ -126,7 +126,10 @@ def public(data: Dataset, loss: Loss, *, model: str, rows: int, device: str = "c
 def private(
     data: Dataset, loss: Loss, *, model: str, noise_multiplier: float, device: str = "cpu", seed: int | None = None
 ) -> NormHistogram:
-    """Gradient norms of all training records as a noisy histogram: a release, which a plan made from it pays for."""
+    """Gradient norms of all training records as a noisy histogram: a release, which a plan made from it pays for.
+
+    Every call is another release; a plan made from one pays for that one alone.
+    """
     checks.device(device)
     _check.positive("noise_multiplier", noise_multiplier)
     module = models.build(model, tuple(data.x.shape[1:]), data.classes, seed).to(device)
