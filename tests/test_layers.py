@@ -33,7 +33,7 @@ LAYERS = [  # each may import what stands above it
     {"descent", "schedule", "tuning"},
     {"evidence"},
     {"explain"},
-    {"advisor"},
+    {"advisor", "audit"},
     {"plots"},
     {"plot_advice"},
     {"cli_advice"},
@@ -80,8 +80,8 @@ def test_the_trainer_sees_only_records(path):
     if path.name == "pricing.py":
         return
     assert "mmaccount" not in imported(path)
-    probing = {"probe", "histogram"} if path.name == "probe.py" else set()
-    assert seen <= ({"plan"} if path.name == "mechanism.py" else RECORDS | probing)
+    statistics = {"probe.py": {"probe", "histogram"}, "audit.py": {"audit"}}.get(path.name, set())
+    assert seen <= ({"plan"} if path.name == "mechanism.py" else RECORDS | statistics)
     assert path.name != "mechanism.py" or not any(name.startswith("trainer") for name in imported(path))
 
 

@@ -1,0 +1,131 @@
+"""Ways to lose the guarantee, each a small change of the trainer's own source, made while a test runs."""
+
+import inspect
+import textwrap
+
+import pytest
+
+from trainer import engine, mechanism, update
+
+
+def rewritten(monkeypatch: pytest.MonkeyPatch, function, *changes: tuple[str, str], users=()) -> None:
+    """Put a version of `function` in its place in which each (old, new) is changed; `old` must be there exactly once."""
+    source = textwrap.dedent(inspect.getsource(function))
+    for old, new in changes:
+        assert source.count(old) == 1, f"{function.__qualname__} no longer has {old!r} once: adapt the control"
+        source = source.replace(old, new)
+    owner = inspect.getmodule(function)
+    space = dict(vars(owner))
+    exec(compile(source, f"broken {function.__qualname__}", "exec"), space)
+    made, (*holders, name) = space[function.__name__], function.__qualname__.split(".")
+    place = owner
+    for holder in holders:
+        place = getattr(place, holder)
+    for user in (place, *users):
+        monkeypatch.setattr(user, name, made)
+
+
+def less_noise(patch):
+    """Noise 10 % too small."""
+    rewritten(patch, mechanism.private_step, ("scale = ", "scale = 0.9 * "), users=[engine])
+
+
+def clipped_after_averaging(patch):
+    """The average is clipped, not each record's gradient."""
+
+    def clip(gradients, clip_norm, truncation):
+        raw = mechanism.torch.cat([one.flatten(1) for one in gradients], 1).double()
+        total = raw.sum(0)
+        size = total.norm() / len(raw)
+        return mechanism.Clipped(total * min(1.0, clip_norm / float(size)), raw.norm(dim=1))
+
+    patch.setattr(mechanism, "clip_truncate_sum", clip)
+
+
+def not_truncated(patch):
+    """Coordinates are not cut after clipping."""
+    patch.setattr(mechanism, "coordinate_bound", lambda clip_norm, truncation: clip_norm)
+
+
+def realised_batch(patch):
+    """Sums are divided by the number of records that were drawn."""
+    rewritten(patch, mechanism.private_step, ("/ plan.batch_size", "/ max(1, len(batch))"), users=[engine])
+
+
+def sign_of_zero(patch):
+    """Coordinates are pushed apart along sign(w_prev - w_last), which is 0 where they are equal."""
+
+    def mix(w_prev, w_last, threshold, alpha):
+        gap = w_prev - w_last
+        return (w_prev + w_last) / 2.0 + (alpha - 0.5) * gap.sign() * gap.abs().clamp_min(threshold)
+
+    patch.setattr(mechanism, "mix", mix)
+
+
+def layer_left_out(patch):
+    """The second half of the weights is not mixed."""
+    whole = mechanism.mix
+
+    def mix(w_prev, w_last, threshold, alpha):
+        made, half = whole(w_prev, w_last, threshold, alpha), len(w_prev) // 2
+        return mechanism.torch.cat([made[:half], w_prev[half:]])
+
+    patch.setattr(mechanism, "mix", mix)
+
+
+def private_momentum(patch):
+    """The velocity is fed with the private noisy gradient."""
+    rewritten(patch, mechanism.private_step, ("noisy=None if phase.gap > 0.0 else noisy", "noisy=noisy"), users=[engine])
+    fed = 'made["velocity"] = (centre - made["weights"].double()) / phase.learning_rate'
+    rewritten(patch, update.Update.after, (fed, 'made["velocity"] = released.noisy + self.drift(state)'))
+
+
+def gradient_at_the_mixed_point(patch):
+    """Gradients are taken where the mixing led, which is secret."""
+    rewritten(
+        patch,
+        mechanism.private_step,
+        (
+            "    for chunk in gradients(w_prev, batch):",
+            "    width = nextafter(phase.gap * phase.learning_rate, float('inf')) * WIDEN\n"
+            "    alpha = mixing_coefficients(randomness.words('mixing', step), total.numel(), phase.mixing_law)\n"
+            "    there = mix(w_prev.double(), w_last.double(), width, alpha).to(w_prev.dtype)\n"
+            "    for chunk in gradients(there, batch):",
+        ),
+        users=[engine],
+    )
+
+
+def _same_words(patch, purposes, seed):
+    fresh = mechanism.Randomness.words
+
+    def words(self, purpose, step):
+        return fresh(mechanism.Randomness(seed) if purpose in purposes else self, purpose, step)
+
+    patch.setattr(mechanism.Randomness, "words", words)
+
+
+def known_seed(patch):
+    """Mixing coefficients come from a seed that everybody knows."""
+    from trainer import audit
+
+    _same_words(patch, ("mixing",), audit.GUESS)
+
+
+def noise_used_twice(patch):
+    """A step that is redone has the same noise and mixing, and another batch."""
+    _same_words(patch, ("noise", "mixing"), 99)
+
+
+CONTROLS = {  # what is broken: the attack that catches it
+    less_noise: "plain, 1 step",
+    clipped_after_averaging: "plain, 20 steps",
+    not_truncated: "gradient in one coordinate",
+    realised_batch: "realised batch size",
+    sign_of_zero: "first step not mixed",
+    layer_left_out: "last layer not mixed",
+    private_momentum: "momentum of private gradients",
+    gradient_at_the_mixed_point: "gradient at the mixed point",
+    known_seed: "mixing coefficients known",
+    noise_used_twice: "noise of a redone step",
+}
