@@ -13,7 +13,7 @@ from math import isclose, isfinite
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mmaccount import _check, _files, cli_advice
+from mmaccount import _check, _files, cli_advice, cli_report
 from mmaccount.accountants import bracket
 from mmaccount.bound import Bound, BoundError, as_json, as_text, up
 from mmaccount.calibrate import KNOBS, Infeasible, solve, solve_batch_size, solve_for
@@ -21,6 +21,7 @@ from mmaccount.comparison import Comparison, LawRow, compare, compare_laws
 from mmaccount.laws import UNIFORM
 from mmaccount.ledger import Ledger
 from mmaccount.plan import Phase, Plan
+from mmaccount.run_folder import spent
 from mmaccount.sampling import SAMPLINGS, refuse_unless_poisson
 from mmaccount.settings import NEIGHBOURS, NOISES, Settings
 
@@ -294,8 +295,7 @@ def _spent(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     ledger = Ledger.load(arguments.ledger)
     plan = ledger.plan
     delta = plan.delta if arguments.delta is None else _check.probability("delta", arguments.delta)
-    nothing = Bound(upper=0.0, lower=0.0, method="nothing released")
-    bound = bracket.epsilon(ledger.settings(), delta=delta) if ledger.settings() else nothing
+    bound = spent(ledger, delta=delta)
     data = as_json(bound) | {"delta": delta, "charged": ledger.charged, "planned": plan.steps, "seeded": ledger.seeded}
     data |= {"fingerprint": plan.fingerprint, "settings": [phase.to_dict() for phase in ledger.settings()]}
     lines = [f"{ledger.charged} steps charged, {plan.steps} planned", as_text(bound, "epsilon", f"delta {delta:g}")]
@@ -455,6 +455,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--delta", type=float, metavar="D", help="delta, in (0, 1); not for profile and trade-off")
     made.add_argument("--out", required=True, metavar="FILE", help="the picture, .png or .svg")
     cli_advice.add(command)
+    cli_report.add(command, _counted)
     command("reproduce", _reproduce, "The published figures of the ModelMix paper beside ours.", "")
     return parser
 

@@ -47,19 +47,26 @@ def compare(settings: Settings, *, delta: float, tight: bool = True) -> Comparis
     >>> f"{made.as_given.upper:.2f} {made.without_mixing.upper:.1f} {made.equal_noise.upper:.2f}"
     '6.77 277.3 2.23'
     """
-    plain = replace(settings, mixing=0.0)
-    z = settings.noise_multiplier
-    variance = settings.mixing**2 * laws.variance(settings.mixing_law)
-    equal = (z * z + variance / UNIT_VARIANCE[settings.noise]) ** 0.5
-    effective = z / fisher_information(settings) ** 0.5 if settings.noise == "gaussian" else None
+    equal = of_equal_energy(settings)
     return Comparison(
         as_given=epsilon(settings, delta=delta, tight=tight),
-        without_mixing=epsilon(plain, delta=delta),
-        equal_noise=epsilon(replace(plain, noise_multiplier=equal), delta=delta),
-        noise_multiplier=z,
-        effective_noise_multiplier=effective,
-        equal_noise_multiplier=equal,
+        without_mixing=epsilon(replace(settings, mixing=0.0), delta=delta),
+        equal_noise=epsilon(equal, delta=delta),
+        noise_multiplier=settings.noise_multiplier,
+        effective_noise_multiplier=effective_noise_multiplier(settings),
+        equal_noise_multiplier=equal.noise_multiplier,
     )
+
+
+def of_equal_energy(settings: Settings) -> Settings:
+    """Plain DP-SGD whose noise has the energy of noise and mixing together, z_eq of `Comparison`."""
+    variance = settings.mixing**2 * laws.variance(settings.mixing_law) / UNIT_VARIANCE[settings.noise]
+    return replace(settings, mixing=0.0, noise_multiplier=(settings.noise_multiplier**2 + variance) ** 0.5)
+
+
+def effective_noise_multiplier(settings: Settings) -> float | None:
+    """z_eff of `Comparison`; None for Laplace noise."""
+    return settings.noise_multiplier / fisher_information(settings) ** 0.5 if settings.noise == "gaussian" else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

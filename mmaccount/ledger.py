@@ -41,6 +41,15 @@ class Ledger:
         """Number of steps charged, repeated ones counted as often as they were run."""
         return sum(last - first + 1 for first, last in self.runs)
 
+    @property
+    def distinct(self) -> int:
+        """Number of different steps among them; `charged - distinct` were redone."""
+        found, end = 0, 0
+        for first, last in sorted(self.runs):
+            found += max(0, last - max(first - 1, end))
+            end = max(end, last)
+        return found
+
     def with_step(self, step: int) -> "Ledger":
         """This ledger and one step more. A step beyond the plan is a ValueError."""
         phase = self.plan.phase_of(step)

@@ -136,7 +136,9 @@ def profile(ax: "Axes", settings: Settings, epsilons: Sequence[float], *, tight:
     return _finish(ax, "epsilon", "delta")
 
 
-def trade_off_curve(ax: "Axes", settings: Settings, rates: Sequence[float], *, tight: bool = True) -> "Axes":
+def trade_off_curve(
+    ax: "Axes", settings: Settings | Iterable[Settings], rates: Sequence[float], *, tight: bool = True
+) -> "Axes":
     """False negative over false positive rate of the best attack, from both sides (`trade_off`), with a blind guess."""
     made = trade_off(settings, rates, tight=tight)
     _both(

@@ -190,3 +190,14 @@ def test_spent_refuses_what_is_no_ledger(content, tmp_path, capsys):
     assert cli.main(["spent", str(tmp_path / "ledger.json")]) == 2
     assert cli.main(["spent", str(tmp_path / "none.json")]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("runs", "distinct"),
+    [((), 0), (((1, 5),), 5), (((1, 5), (4, 9)), 9), (((1, 5), (2, 3), (7, 7)), 6), (((4, 6), (1, 4), (1, 2)), 6)],
+)
+def test_redone_steps_are_told_from_new_ones(runs, distinct):
+    phase = Phase(steps=10, noise_multiplier=1.0, clip_norm=1.0, learning_rate=1.0)
+    plan = Plan(dataset_size=10, sample_rate=1.0, batch_size=10, phases=(phase,), delta=0.1)
+    ledger = Ledger(plan=plan, runs=runs)
+    assert ledger.distinct == distinct == len({step for first, last in runs for step in range(first, last + 1)})
