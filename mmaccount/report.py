@@ -18,7 +18,6 @@ from mmaccount.accountants.bracket import epsilon
 from mmaccount.bound import Bound, up
 from mmaccount.comparison import effective_noise_multiplier, of_equal_energy
 from mmaccount.describe import RELATIONS, conditions, settings_rows, words
-from mmaccount.ledger import Ledger
 from mmaccount.meaning import meaning_of
 from mmaccount.plan import Plan
 from mmaccount.plots import DPI, HEIGHT, RATES, WIDTH, Progress, equal_energy, trade_off_curve
