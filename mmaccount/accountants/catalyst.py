@@ -24,9 +24,10 @@ The cells are bounded as in envelope.py, with two additions:
       |A| <= X (1 - a) sup_u [|rho(u)| / (1 - u/s^2) + |psi_s - psi_0|],
       T[Phi_s A] <= X (1 - a) sup_u T[Phi_s rho(u)]_+ / (1 - u/s^2) - X (1 - theta) T[Phi_s (psi_s - psi_0)].
   Between the last two grid shifts c < v < s interpolation of u rho errs by sup |h''| (v - c)(s - v) / 2, and rho(s^2) =
-  0, so |rho| / (1 - u/s^2) is at most its value at c with four times `missed` added.
+  0, so |rho| / (1 - u/s^2) is at most its value at c, or 0, with four times `missed` added. That psi_s is not known
+  exactly costs X times its error, which is below `missed` of that cell.
 - elsewhere rho(u) is written as f(u) rho(u*) and a rest, 0 <= f, at most about 1, u f linear in v between grid shifts.
-  The range of Int f dnu / X is cut into AMPLITUDES parts, and A is expanded around the middle of each.
+  The range of Int f dnu / X, up to 1 + ratio^2, is cut into AMPLITUDES parts, and A is expanded around the middle of each.
 """
 
 from functools import lru_cache
@@ -56,7 +57,7 @@ RATES = (0.8, 0.5, 0.35, 0.25)
 TAIL = 90.0  # exponents, after which the exponential tail of the catalyst ends
 BODY = 9.5  # standard deviations of its normal body
 EXTRA = 1e-34  # probability granted per step, for what is smaller than that
-TOLERANCE = 1e-10  # relative, of profiles; star's masses are larger by that much
+TOLERANCE = 1e-10  # relative, of profiles; star's masses are larger by twice that, for where rounding is the only difference
 ROUNDING = 1e-12  # of a mass, absolute or relative
 
 
@@ -68,28 +69,28 @@ class Exchange(NamedTuple):
     worth: float  # variance of the catalyst in steps
 
 
+def _per_distance(line: Line, values: np.ndarray, missed: np.ndarray, zero: np.ndarray) -> np.ndarray:
+    """sup over u of (a function, or 0) / (1 - u/s^2), the function given as largest_between takes it, its bound below the
+    grid and, at the last grid shift, 0."""
+    left = 1.0 - line.parts
+    inner = largest_between(values[:, :-1], missed[:, :-1], line.ratio) / left[1:-1]
+    end = (np.maximum(0.0, values[:, -2]) + 4.0 * missed[:, -1]) / left[-2]
+    return np.asarray(np.maximum(np.maximum(np.max(inner, axis=1), end), zero / left[0]))
+
+
 def _near_sparse(line: Line, expander: Expander, budget: float, a: float, b: float) -> np.ndarray:
     """E_cell of theta in [a, b], expanded around the p-sparse shift."""
-    last, first = 1.0 - line.parts[-2], 1.0 - line.parts[0]
-    before_end = 1.0 - line.parts[1:-1]
-
-    def per_distance(values: np.ndarray, missed: np.ndarray, zero: np.ndarray) -> np.ndarray:
-        """sup over u of a function over 1 - u/s^2, given as largest_between takes it, and its bound below the grid."""
-        inner = largest_between(values[:, :-1], missed[:, :-1], RATIO) / before_end
-        end = np.maximum(0.0, values[:, -2] + 4.0 * missed[:, -1]) / last
-        return np.asarray(np.maximum(np.maximum(np.max(inner, axis=1), end), zero / first))
-
     zero = line.near_zero + line.parts[0] * np.abs(line.difference)
-    largest = per_distance(np.abs(line.rho).T, line.missed.T, zero) + np.abs(line.difference)
-    made = expander.around(line.psi[-1], budget * (1.0 - a) * largest, line.rho, line.difference)
-    bow = per_distance(made.rows, made.between, made.near_zero + line.parts[0] * np.abs(made.along))
+    largest = _per_distance(line, np.abs(line.rho).T, line.missed.T, zero) + np.abs(line.difference)
+    made = expander.around(line.psi[-1], budget * ((1.0 - a) * largest + line.missed[-1]), line.rho, line.difference)
+    bow = _per_distance(line, made.rows, made.between, made.near_zero + line.parts[0] * np.abs(made.along))
     slope = np.maximum(-(1.0 - a) * made.along, -(1.0 - b) * made.along)
-    return np.asarray(made.value + slope + (1.0 - a) * bow + made.rest)
+    return np.asarray(made.value + slope + (1.0 - a) * bow + made.between[:, -1] + made.rest)
 
 
 def _anywhere(line: Line, expander: Expander, budget: float, a: float, b: float) -> np.ndarray:
     """E_cell of theta in [a, b], cut by amplitude."""
-    theta, half, part = 0.5 * (a + b), 0.5 * (b - a), 0.5 * (1.0 + RATIO**2) / AMPLITUDES
+    theta, half, part = 0.5 * (a + b), 0.5 * (b - a), 0.5 * (1.0 + line.ratio**2) / AMPLITUDES
     rho, difference = line.rho, line.difference
     weights = np.where(line.trusted, np.abs(line.kernel * np.exp(budget * (line.psi_0 + theta * difference))), 0.0)
     amplitude = np.max(np.abs(rho) * weights, axis=1)
@@ -97,14 +98,14 @@ def _anywhere(line: Line, expander: Expander, budget: float, a: float, b: float)
     shares = amplitude / np.max(amplitude)
     left = rho - shares[:, None] * top
     zero = line.near_zero + line.parts[0] * np.abs(difference) + shares[0] * np.abs(top)
-    largest = np.maximum(np.max(largest_between(np.abs(left).T, line.missed.T, RATIO), axis=1), zero)
+    largest = np.maximum(np.max(largest_between(np.abs(left).T, line.missed.T, line.ratio), axis=1), zero)
     largest = budget * (largest + half * np.abs(difference) + part * np.abs(top))
     found = np.zeros(expander.decay.size)
     for share in (2.0 * np.arange(AMPLITUDES) + 1.0) * part:
         exponent = line.psi_0 + theta * difference + share * top
-        made = expander.around(exponent, largest, np.vstack([left, top, difference]), difference)
-        rows, along, slope = made.rows[:, :-2], made.rows[:, -2], made.along
-        bow = np.max(largest_between(rows, made.between, RATIO), axis=1)
+        made = expander.around(exponent, largest, np.vstack([left, top]), difference)
+        rows, along, slope = made.rows[:, :-1], made.rows[:, -1], made.along
+        bow = np.max(largest_between(rows, made.between, line.ratio), axis=1)
         zero_here = made.near_zero + line.parts[0] * np.abs(slope) + shares[0] * np.abs(along)
         bound = made.value + half * np.abs(slope) + part * np.abs(along) + np.maximum(bow, zero_here) + made.rest
         found = np.maximum(found, bound)
@@ -139,8 +140,9 @@ def _smooth(sigma: float, rate: float, spacing: float) -> Lattice:
     return split(Atoms(losses - log(float(np.sum(masses * np.exp(losses)))), masses), spacing)
 
 
-def _difference(cell: Lattice, star: Lattice) -> tuple[int, np.ndarray, np.ndarray]:
-    """(index of the first point, masses of `cell` less those of `star`, their rounding errors), without zeros at both ends.
+def _difference(cell: Lattice, star: Lattice) -> tuple[int, np.ndarray]:
+    """(index of the first point, masses of `cell` raised by rounding errors less those of `star`) from the first to the last
+    point where they differ.
 
     Masses are second differences of a profile that is near 1 - x for x < 1: absolute errors there, relative ones above.
     """
@@ -152,7 +154,7 @@ def _difference(cell: Lattice, star: Lattice) -> tuple[int, np.ndarray, np.ndarr
     errors = ROUNDING * (both[0][:size] + both[1][:size] + (first + np.arange(size) <= 0))
     held = np.flatnonzero(np.abs(less) > 0.0)
     part = slice(held[0], held[-1] + 1) if held.size else slice(0, 1)
-    return first + (part.start or 0), less[part], errors[part]
+    return first + int(part.start), (less + errors)[part]
 
 
 def _calls_and_puts(law: Lattice, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -168,16 +170,19 @@ def _dominated(cell: Lattice, star: Lattice, catalyst: Lattice) -> bool:
     """Whether the profile of (cell, M) is nowhere above that of (star, M) by more than the tolerance.
 
     The excess is sum_j less_j call(y e^j) and, as masses and means agree, the same with puts: for removal it has to be small
-    against the call of M, for addition against the put, at every y. Beyond the points tried both are linear in y.
+    against the call of M, for addition against the put, at every y. Both are linear in y beyond the points tried: there the
+    limits decide, y -> 0 of puts and y -> infinity of calls over y.
     """
-    first, less, errors = _difference(cell, star)
+    first, less = _difference(cell, star)
+    forward = less * np.exp((first + np.arange(less.size)) * catalyst.spacing)
+    if max(np.sum(less), np.sum(forward)) > TOLERANCE or cell.infinite > star.infinite or cell.absent > star.absent:
+        return False
     start, size = round(catalyst.start / catalyst.spacing), catalyst.masses.size
     points = np.arange(-(start + size) - (first + less.size), 2 - start - first)
     wide = np.arange(points[0] + first, points[-1] + first + less.size)
     small = EXTRA * np.minimum(1.0, np.exp(points * catalyst.spacing))
     for near, own in zip(_calls_and_puts(catalyst, wide), _calls_and_puts(catalyst, points), strict=True):
-        excess = np.correlate(near, less, "valid") + np.correlate(near, errors, "valid")
-        if np.any(excess > TOLERANCE * own + small):
+        if np.any(np.correlate(near, less, "valid") > TOLERANCE * own + small):
             return False
     return True
 
@@ -205,7 +210,7 @@ def exchanges(step: Geometry, q: float) -> tuple[Exchange, ...]:
             if found and worth >= found[-1].worth:
                 break
             if all(_dominated(cell, star, catalyst) for cell in reversed(laws)):
-                masses = star.masses * (1.0 + TOLERANCE)
+                masses = star.masses * (1.0 + 2.0 * TOLERANCE)
                 law = Lattice(star.start, spacing, masses, star.infinite + EXTRA, star.absent + EXTRA)
                 found.append(Exchange(law, catalyst, worth))
                 break

@@ -55,7 +55,7 @@ RATIO = 0.035  # of neighbouring shifts at most, as a logarithm
 DENSER = 1.5  # power by which the grid is denser towards s
 CELLS = 8  # of theta
 PARTS = 20  # lattice points per standard deviation of the loss
-MOMENT_ERROR = 1e-14  # absolute, of F(w); measured below 1e-15
+MOMENT_ERROR = 1e-15  # of F(w), relative to |w| F(Re w), as errors of log r count; measured below 1e-16
 ROUNDING = 1e-11  # relative, of sums over frequencies, added to every value
 LEFT_OUT = 1e-20  # size of terms, relative to the largest, that are only bounded
 NEGLIGIBLE = 1e-20  # probability, beyond which the profile is constant
@@ -77,6 +77,7 @@ class Line(NamedTuple):
     trusted: np.ndarray  # frequencies where these bounds hold
     log_largest: np.ndarray  # sup over u of log|F_w| / u
     parts: np.ndarray  # u / s^2 of the grid
+    ratio: float  # of neighbours of the grid at most, as a logarithm
 
     @property
     def difference(self) -> np.ndarray:
@@ -124,8 +125,9 @@ def _line(grid: np.ndarray, tilt: float, sigma: float, spacing: float, moments: 
     psi = (logs.real + 1j * np.unwrap(logs.imag, axis=0)) / u[:, None]
     straight = 2.0 * np.abs(psi_0) + 12.0 * np.abs(psi[-1] - psi_0)  # of the second derivative of u (psi - rho)
     missed = gaps**2 / 8.0 * (second / np.maximum(lowest, 0.05) + (first / np.maximum(lowest, 0.05)) ** 2 + straight)
-    missed = (missed + MOMENT_ERROR / np.maximum(lowest, 0.05)) / u[:-1, None]
-    log_high = np.log(np.maximum(modulus[:-1], modulus[1:]) + gaps**2 / 8.0 * second)
+    error = MOMENT_ERROR * size * one[-1]  # of F; of psi it counts twice, once for psi_s
+    missed = (missed + 2.0 * error / np.maximum(np.min(lowest, axis=0), 0.05)) / u[:-1, None]
+    log_high = np.log(np.maximum(modulus[:-1], modulus[1:]) + gaps**2 / 8.0 * second + error)
     log_largest = np.max(log_high / np.where(log_high > 0.0, u[:-1, None], u[1:, None]), axis=0)
     # below the first one
     fourth_derivative = size**4 * fourth[1] + 6 * size**3 * square[1] + 3 * size**2 * curve[1]
@@ -144,6 +146,7 @@ def _line(grid: np.ndarray, tilt: float, sigma: float, spacing: float, moments: 
         trusted=np.all(lowest > 0.05, axis=0) & (moved < 0.5),
         log_largest=np.minimum(np.maximum(log_largest, below), log(one[-1]) / shift**2),
         parts=u / shift**2,
+        ratio=float(np.max(np.diff(np.log(grid)))),
     )
 
 
@@ -203,12 +206,12 @@ def _bound(line: Line, budget: float, epsilons: np.ndarray) -> np.ndarray:
         return np.full(epsilons.size, inf)
     expander, half = Expander(line, budget, epsilons), 0.5 / CELLS
     difference, rho = line.difference, line.rho
-    largest = np.max(largest_between(np.abs(rho).T, line.missed.T, RATIO), axis=1)
+    largest = np.max(largest_between(np.abs(rho).T, line.missed.T, line.ratio), axis=1)
     largest = np.maximum(largest, line.near_zero + line.parts[0] * np.abs(difference)) + half * np.abs(difference)
     best = np.zeros(epsilons.size)
     for theta in (np.arange(CELLS) + 0.5) / CELLS:
         made = expander.around(line.psi_0 + theta * difference, budget * largest, rho, difference)
-        bow = np.max(largest_between(made.rows, made.between, RATIO), axis=1)
+        bow = np.max(largest_between(made.rows, made.between, line.ratio), axis=1)
         zero = made.near_zero + line.parts[0] * np.abs(made.along)
         best = np.maximum(best, made.value + half * np.abs(made.along) + np.maximum(bow, zero) + made.rest)
     return best

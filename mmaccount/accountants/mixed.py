@@ -1,5 +1,6 @@
 """Privacy loss of runs with mixing, from both sides: attacks that exist, and the envelope of all shifts."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from math import ceil, inf, log
@@ -219,22 +220,24 @@ def attacks(phases: Sequence[Settings], *, remove: bool = True) -> Iterator[tupl
 
 
 def exchanged(phases: Sequence[Settings]) -> list[Side]:
-    """Both directions of a smaller run than `dominated` that dominates the given one (catalyst.py), or an empty list."""
-    steps = [geometry(phase) for phase in phases]
-    if relations.changes(phases[0]) > 1 or not all(_worthwhile(step) for step in steps):
+    """Both directions of a smaller run than `dominated` that dominates the given one (catalyst.py), or an empty list.
+
+    All steps of a kind, in whatever phases, share one star and one catalyst.
+    """
+    kinds: Counter[tuple[Geometry, float]] = Counter()
+    for phase in phases:
+        kinds[geometry(phase), phase.sample_rate] += phase.steps
+    if relations.changes(phases[0]) > 1 or not all(_worthwhile(step) for step, _ in kinds):
         return []
-    pairs, whole, catalysts = [], [], {}
-    for step, phase in zip(steps, phases, strict=True):
+    pairs, whole = [], []
+    for (step, q), count in kinds.items():
         if step.width == 0.0:
-            pairs.append((dominating(step), phase.sample_rate, phase.steps))
+            pairs.append((dominating(step), q, count))
             continue
-        found = exchanges(step, phase.sample_rate)
-        fitting = [exchange for exchange in found if exchange.worth * CHEAP <= phase.steps]
+        fitting = [exchange for exchange in exchanges(step, q) if exchange.worth * CHEAP <= count]
         if not fitting:
             return []
-        whole.append((fitting[0].star.atoms(), phase.steps))
-        catalysts[step, phase.sample_rate] = (fitting[0].catalyst.atoms(), 1)
-    whole += catalysts.values()
+        whole += [(fitting[0].star.atoms(), count), (fitting[0].catalyst.atoms(), 1)]
     return [Side(pairs, remove=remove, upper=True, whole=whole) for remove in (True, False)]
 
 
