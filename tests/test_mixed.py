@@ -1,5 +1,6 @@
 """Lattices of losses, attacks on mixing, and the envelope of all shifts."""
 
+from dataclasses import replace
 from math import exp, sqrt
 
 import mpmath
@@ -265,3 +266,10 @@ def test_steps_of_several_kinds_stay_below_the_catalysed_bound():
     assert found.upper <= 1.02 * found.lower
     pairs = [(mixed.shifted(1 / 0.335 / m**0.5, 11.25 / 0.335, m), 0.03, 1700) for m in (25, 400)]
     assert mixed.Side(pairs, remove=True, upper=False).epsilon(1e-5) < found.lower
+
+
+def test_steps_of_one_kind_share_a_catalyst_in_whatever_phases_they_come():
+    """Two phases of one kind had a star each, chosen by their length, and the catalyst of the last."""
+    run = mm.Settings(sample_rate=0.03, steps=3400, noise_multiplier=0.335, mixing=11.25, truncation=25)
+    whole = [side.epsilon(1e-5) for side in mixed.exchanged([replace(run, steps=4300)])]
+    assert [side.epsilon(1e-5) for side in mixed.exchanged([run, replace(run, steps=900)])] == whole

@@ -6,15 +6,16 @@ from math import exp, inf
 import mpmath
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, norm
 
 import mmaccount as mm
 from mmaccount.accountants import envelope as envelopes
-from mmaccount.accountants import lattice, mixed
+from mmaccount.accountants import catalyst, lattice, mixed
 from mmaccount.accountants.lattice import Atoms, Lattice
 from mmaccount.divergences import Geometry, geometry
-from mmaccount.kernels import loss
+from mmaccount.kernels import density, loss, shifts
 from mmaccount.kernels.lattice import coordinate_cells
+from mmaccount.kernels.shifts import lines_of_moments_of_law
 
 
 @pytest.mark.parametrize(
@@ -97,3 +98,65 @@ def test_no_frequency_is_compared_too_far(monkeypatch):
     monkeypatch.setattr(envelopes, "FARTHEST", 5.0)
     near = envelopes._bound(line, copies * shift**2, epsilons)
     assert np.all(near >= far * (1 - 1e-12))
+
+
+def test_moments_at_high_frequencies_keep_their_error():
+    """Errors of log r count |w| times: 1e-14 was granted at every frequency, and mixing by other laws went beyond."""
+    shift, width, tilt, spacing, count = 0.1, 4.0, 2.0, 200.0, 4
+    law = density.named("raised-cosine", width)
+    made, real = lines_of_moments_of_law(np.array([shift]), law, np.array([tilt]), spacing, count)
+    points, weights = shifts._trapezoid(-width - 12.0, 4.0 * shift + 12.0, shifts._step(shift, spacing * count))
+    w = mpmath.mpc(1.0 + tilt, spacing * (count - 1))
+
+    def normal(z):
+        return mpmath.erfc(-z / mpmath.sqrt(2)) / 2
+
+    def p(x):  # (1 + cos(turn u)) / width, smoothed
+        x, turn = abs(x + width / 2), 2 * mpmath.pi / width
+        wave = normal(mpmath.mpc(width / 2 - x, -turn)) - normal(mpmath.mpc(-width / 2 - x, -turn))
+        wave *= mpmath.exp(mpmath.mpc(-turn * turn / 2, turn * x))
+        return (normal(width / 2 - x) - normal(-width / 2 - x) + wave.real) / width
+
+    with mpmath.workdps(30):
+        total = mpmath.mpc(0)
+        for x, weight in zip(points.tolist(), weights.tolist(), strict=True):
+            here, ratio = p(mpmath.mpf(x)), p(mpmath.mpf(x) - shift)
+            ratio /= here
+            total += weight * here * (mpmath.exp(w * mpmath.log(ratio)) - 1 - w * (ratio - 1))
+        off = abs(complex(total - mpmath.mpc(complex(made[0, 0, -1]))))
+    assert off <= envelopes.MOMENT_ERROR * abs(w) * real[0, 0, 0]
+
+
+def test_the_bound_next_to_the_sparse_shift_covers_a_function_that_dips():
+    """Between the last two grid shifts a negative value at the first one was taken off in full from what is missed."""
+    step = Geometry("gaussian", 0.4, 20.0, 30.0)
+    (line,) = envelopes.lines(step, (1.0,), 0.07, 25.0)
+    v = np.sqrt(line.parts)  # s = 1
+    last, bend = v[-2], 3.0
+    missed = np.zeros((1, v.size - 1))
+    missed[0, -1] = (1.0 - last) ** 2 * bend / (8.0 * last**2)
+    values = np.full((1, v.size), -1.0)
+    values[0, -2:] = -3.9 * missed[0, -1], 0.0
+    between = np.linspace(last, 1.0, 10_001)[:-1]
+    function = values[0, -2] * last**2 * (1.0 - between) / (1.0 - last)
+    function += bend * (between - last) * (1.0 - between) / 2.0
+    function /= between**2 * (1.0 - between**2)
+    (bound,) = catalyst._per_distance(line, values, missed, np.zeros(1))
+    assert 0.0 < np.max(function) <= bound
+
+
+@pytest.mark.parametrize("part", [0.999, 0.98, 0.95])
+def test_a_star_that_is_too_small_is_not_accepted(part):
+    epsilons, deviation = np.arange(41) * 0.05, 0.05
+    values = norm.cdf(0.25 - 2 * epsilons) - np.exp(epsilons) * norm.cdf(-0.25 - 2 * epsilons)
+    spacing = -np.log1p(-0.1) / 32
+    cell, star = (
+        catalyst._law(epsilons, np.where(values < 1e-4, 1.0, share) * values, 0.1, spacing) for share in (1.0, part)
+    )
+    beside = catalyst._smooth(4.0 * deviation, 5.0, spacing)
+    assert catalyst._dominated(cell, cell, beside)
+    assert catalyst._dominated(star, cell, beside)
+    assert not catalyst._dominated(cell, star, beside)
+    lighter = cell._replace(masses=cell.masses * (1.0 - 1e-9))
+    assert not catalyst._dominated(cell, lighter, beside)
+    assert not catalyst._dominated(cell._replace(infinite=2.0 * cell.infinite), cell, beside)

@@ -24,8 +24,8 @@ The cells are bounded as in envelope.py, with two additions:
       |A| <= X (1 - a) sup_u [|rho(u)| / (1 - u/s^2) + |psi_s - psi_0|],
       T[Phi_s A] <= X (1 - a) sup_u T[Phi_s rho(u)]_+ / (1 - u/s^2) - X (1 - theta) T[Phi_s (psi_s - psi_0)].
   Between the last two grid shifts c < v < s interpolation of u rho errs by sup |h''| (v - c)(s - v) / 2, and rho(s^2) =
-  0, so |rho| / (1 - u/s^2) is at most its value at c, or 0, with four times `missed` added. That psi_s is not known
-  exactly costs X times its error, which is below `missed` of that cell.
+  0: rho / (1 - u/s^2) is at most its value at c times c^2 (s + c) / (v^2 (s + v)), a factor between 1 and c^2 (s + c) /
+  (2 s^3), and four times `missed` over 1 - c^2/s^2.
 - elsewhere rho(u) is written as f(u) rho(u*) and a rest, 0 <= f, at most about 1, u f linear in v between grid shifts.
   The range of Int f dnu / X, up to 1 + ratio^2, is cut into AMPLITUDES parts, and A is expanded around the middle of each.
 """
@@ -74,7 +74,8 @@ def _per_distance(line: Line, values: np.ndarray, missed: np.ndarray, zero: np.n
     grid and, at the last grid shift, 0."""
     left = 1.0 - line.parts
     inner = largest_between(values[:, :-1], missed[:, :-1], line.ratio) / left[1:-1]
-    end = (np.maximum(0.0, values[:, -2]) + 4.0 * missed[:, -1]) / left[-2]
+    last, least = values[:, -2], 0.5 * line.parts[-2] * (1.0 + line.parts[-2] ** 0.5)
+    end = (np.maximum(last, least * last) + 4.0 * missed[:, -1]) / left[-2]
     return np.asarray(np.maximum(np.maximum(np.max(inner, axis=1), end), zero / left[0]))
 
 
@@ -82,10 +83,10 @@ def _near_sparse(line: Line, expander: Expander, budget: float, a: float, b: flo
     """E_cell of theta in [a, b], expanded around the p-sparse shift."""
     zero = line.near_zero + line.parts[0] * np.abs(line.difference)
     largest = _per_distance(line, np.abs(line.rho).T, line.missed.T, zero) + np.abs(line.difference)
-    made = expander.around(line.psi[-1], budget * ((1.0 - a) * largest + line.missed[-1]), line.rho, line.difference)
+    made = expander.around(line.psi[-1], budget * (1.0 - a) * largest, line.rho, line.difference)
     bow = _per_distance(line, made.rows, made.between, made.near_zero + line.parts[0] * np.abs(made.along))
     slope = np.maximum(-(1.0 - a) * made.along, -(1.0 - b) * made.along)
-    return np.asarray(made.value + slope + (1.0 - a) * bow + made.between[:, -1] + made.rest)
+    return np.asarray(made.value + slope + (1.0 - a) * bow + made.rest)
 
 
 def _anywhere(line: Line, expander: Expander, budget: float, a: float, b: float) -> np.ndarray:
@@ -167,7 +168,8 @@ def _calls_and_puts(law: Lattice, points: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _dominated(cell: Lattice, star: Lattice, catalyst: Lattice) -> bool:
-    """Whether the profile of (cell, M) is nowhere above that of (star, M) by more than the tolerance.
+    """Whether the profile of (cell, M) is nowhere above that of (star, M) by more than the tolerance. True only if the
+    infinite and absent masses of star are as large, and these are left aside then.
 
     The excess is sum_j less_j call(y e^j) and, as masses and means agree, the same with puts: for removal it has to be small
     against the call of M, for addition against the put, at every y. Both are linear in y beyond the points tried: there the

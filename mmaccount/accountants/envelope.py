@@ -73,6 +73,7 @@ class Line(NamedTuple):
     psi_0: np.ndarray
     psi: np.ndarray  # v x y; the last row is psi_s
     missed: np.ndarray  # (v - 1) x y: of psi, between grid shifts
+    doubt: np.ndarray  # largest error of psi_s
     near_zero: np.ndarray  # of psi - psi_0, below the first grid shift
     trusted: np.ndarray  # frequencies where these bounds hold
     log_largest: np.ndarray  # sup over u of log|F_w| / u
@@ -125,8 +126,9 @@ def _line(grid: np.ndarray, tilt: float, sigma: float, spacing: float, moments: 
     psi = (logs.real + 1j * np.unwrap(logs.imag, axis=0)) / u[:, None]
     straight = 2.0 * np.abs(psi_0) + 12.0 * np.abs(psi[-1] - psi_0)  # of the second derivative of u (psi - rho)
     missed = gaps**2 / 8.0 * (second / np.maximum(lowest, 0.05) + (first / np.maximum(lowest, 0.05)) ** 2 + straight)
-    error = MOMENT_ERROR * size * one[-1]  # of F; of psi it counts twice, once for psi_s
-    missed = (missed + 2.0 * error / np.maximum(np.min(lowest, axis=0), 0.05)) / u[:-1, None]
+    error = MOMENT_ERROR * size * one[-1]  # of F
+    log_error = error / np.maximum(np.min(lowest, axis=0), 0.05)
+    missed = (missed + 2.0 * log_error) / u[:-1, None]  # rho has the error of psi_s too
     log_high = np.log(np.maximum(modulus[:-1], modulus[1:]) + gaps**2 / 8.0 * second + error)
     log_largest = np.max(log_high / np.where(log_high > 0.0, u[:-1, None], u[1:, None]), axis=0)
     # below the first one
@@ -142,6 +144,7 @@ def _line(grid: np.ndarray, tilt: float, sigma: float, spacing: float, moments: 
         psi_0=psi_0,
         psi=psi,
         missed=missed,
+        doubt=log_error / u[-1],
         near_zero=near_zero,
         trusted=np.all(lowest > 0.05, axis=0) & (moved < 0.5),
         log_largest=np.minimum(np.maximum(log_largest, below), log(one[-1]) / shift**2),
@@ -173,8 +176,10 @@ class Expander:
         self.beyond = float(self.any_shift[0] * 2.0 * abs(line.kernel[-1]) * line.frequencies.size)
 
     def around(self, exponent: np.ndarray, largest: np.ndarray, rows: np.ndarray, along: np.ndarray) -> Expansion:
-        """The reference is exp(X exponent); `largest` bounds |A|, `rows` are f(v) (v x y), `along` the direction (y)."""
+        """The reference is exp(X exponent); `largest` bounds |A|, but for X times the error of psi_s, `rows` are f(v)
+        (v x y), `along` the direction (y)."""
         line, budget, size = self.line, self.budget, np.abs(self.line.kernel)
+        largest, doubt = largest + budget * line.doubt, ROUNDING + budget * line.doubt
         known = (budget * exponent).real < LARGEST - 2.0 * FARTHEST
         reference = np.exp(np.where(known, budget * exponent, 0.0))
         modulus, bounded = np.abs(reference), np.minimum(largest, FARTHEST)
@@ -190,7 +195,7 @@ class Expander:
             between=budget * np.outer(self.decay, line.missed[:, kept] @ sizes),
             near_zero=budget * self.decay * float(line.near_zero[kept] @ sizes),
             along=budget * (waves @ (terms * along[kept])).real,
-            rest=self.decay * (rest + ROUNDING * float(np.sum(sizes))),
+            rest=self.decay * (rest + float(doubt[kept] @ sizes)),
         )
 
 
