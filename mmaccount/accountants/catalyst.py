@@ -48,7 +48,8 @@ AMPLITUDES = 3
 RATIO = 0.03  # of neighbouring shifts at most, as a logarithm
 TILTS = (1.0, 2.0)
 SMOOTHING = 0.05  # sigma over the standard deviation of the loss
-SMALL = 1e-4
+FREQUENCY = 5.5  # highest frequency times sigma; E_cell of SMALL and more does not need the others
+SMALL = 1e-4  # probability, below which all cells are as large as the envelope
 STAR_FROM = 0.85  # theta; star is the bound on the last cell, and a share of what the cells from here on exceed it by
 SHARES = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 POINTS = 15.0  # lattice points per standard deviation of a step
@@ -120,7 +121,7 @@ def _cells(step: Geometry) -> tuple[np.ndarray, np.ndarray]:
     near = int(np.searchsorted(-upper, -SMALL))
     found = np.repeat(upper[None, :], len(THETA) - 1, axis=0)
     sigma = SMOOTHING * float(epsilons[1]) * envelope.PARTS
-    for line in lines(step, TILTS, sigma, 1.5 * float(epsilons[-1]) + 5.0, ratio=RATIO):
+    for line in lines(step, TILTS, sigma, 1.5 * float(epsilons[-1]) + 5.0, ratio=RATIO, frequency=FREQUENCY):
         expander = Expander(line, budget, epsilons[:near])
         for cell, (a, b) in enumerate(pairwise(THETA)):
             bounds = [_anywhere(line, expander, budget, a, b)] if b < 1.0 else []

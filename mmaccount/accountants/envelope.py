@@ -91,12 +91,21 @@ class Line(NamedTuple):
         return np.asarray(self.psi - self.psi_0 - self.parts[:, None] * self.difference)
 
 
-def lines(step: Geometry, tilts: Sequence[float], sigma: float, period: float, *, ratio: float = RATIO) -> list[Line]:
-    """The terms for a grid of shifts, neighbours differing by at most about `ratio`, at each tilt."""
+def lines(
+    step: Geometry,
+    tilts: Sequence[float],
+    sigma: float,
+    period: float,
+    *,
+    ratio: float = RATIO,
+    frequency: float = FREQUENCY,
+) -> list[Line]:
+    """The terms for a grid of shifts, neighbours differing by at most about `ratio`, at each tilt; frequencies up to
+    `frequency` / sigma."""
     size = ceil(DENSER * log(SMALLEST) / ratio)
     grid = step.shift * np.exp(-log(SMALLEST) * np.linspace(1.0, 0.0, size + 1) ** DENSER)
     spacing = 2.0 * pi / period
-    count = ceil(FREQUENCY / sigma / spacing) + 1
+    count = ceil(frequency / sigma / spacing) + 1
     shifts = np.concatenate([[0.0], grid])
     if step.law == laws.UNIFORM:
         moments, real = lines_of_moments(shifts, step.width, np.array(tilts), spacing, count)
@@ -172,7 +181,7 @@ class Expander:
         self.decay = np.exp(-line.tilt * epsilons)
         self.waves = np.exp(-1j * np.outer(epsilons, line.frequencies)) * self.decay[:, None]
         self.any_shift = np.exp(np.where(budget * line.log_largest < LARGEST, budget * line.log_largest, inf))
-        # S falls by e^{-56 / count} a step, or faster
+        # S falls by e^{-(highest frequency * sigma)^2 / count} a step, or faster
         self.beyond = float(self.any_shift[0] * 2.0 * abs(line.kernel[-1]) * line.frequencies.size)
 
     def around(self, exponent: np.ndarray, largest: np.ndarray, rows: np.ndarray, along: np.ndarray) -> Expansion:
