@@ -25,7 +25,7 @@ from mmaccount.comparison import of_equal_energy
 from mmaccount.report import report
 from mmaccount.run_folder import Source, load
 
-PLAIN = Phase(steps=60, noise_multiplier=2.0, clip_norm=1.0, learning_rate=0.5)
+PLAIN = Phase(steps=200, noise_multiplier=2.0, clip_norm=1.0, learning_rate=0.5)
 MIXED = replace(PLAIN, steps=400, gap=0.06, truncation=16.0)
 HOSTILE = "</pre><script src='http://evil'>alert(1)</script>&amp;\" onload=\"x \ud800 \u00e9"
 CHROMIUM = shutil.which("chromium")
@@ -85,18 +85,18 @@ def alone(html: bytes) -> Page:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A seeded run of the trainer that was interrupted in step 51, after a checkpoint at step 40."""
+    """A seeded run of the trainer that was interrupted in step 151, after a checkpoint at step 140."""
     from trainer import PrivateTrainer, data
     from trainer.loop import Options, train
 
     out, real = tmp_path_factory.mktemp("runs") / "a run", PrivateTrainer.step
 
     def interrupted(trainer):
-        if trainer.step_number == 50:
+        if trainer.step_number == 150:
             raise KeyboardInterrupt
         return real(trainer)
 
-    given = (plan_of(PLAIN, target_epsilon=20.0), data.take(data.digits(), 100), out, Options(checkpoint_every=40))
+    given = (plan_of(PLAIN, target_epsilon=40.0), data.take(data.digits(), 100), out, Options(checkpoint_every=140))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PrivateTrainer, "step", interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -112,15 +112,15 @@ def made(run):
 
 def test_a_run(run, made):
     page, ledger = alone(made.html), Ledger.load(run / "ledger.json")
-    assert ledger.charged == 70
+    assert ledger.charged == 210
     assert made.bound == mm.epsilon(ledger.settings(), delta=1e-4)
     assert made.bound.upper > mm.epsilon(made.plan.settings(), delta=1e-4).upper
     for said in [
         f"epsilon \u2264 {up(made.bound.upper)} at delta 0.0001, for adding or removing one record",
         f"an attack that exists reaches {up(made.bound.lower, rounding=ROUND_FLOOR)}",
         "Seeded: its randomness can be repeated, so this run is not private",
-        "steps charged 70 of these redone after an interruption, and charged again 10 steps not taken 0",
-        "Within the target that was set, epsilon 20.",
+        "steps charged 210 of these redone after an interruption, and charged again 10 steps not taken 0",
+        "Within the target that was set, epsilon 40.",
         "The plan mixes nothing: it is plain DP-SGD.",
         "data digits",
         f"mmaccount spent {shlex.quote('a run')}/ledger.json",
@@ -131,7 +131,7 @@ def test_a_run(run, made):
     assert "private.jsonl" not in page.text
     assert "median_norm" not in page.text
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
-    assert f"{last['accuracy']:.4f} after step 60" in page.text
+    assert f"{last['accuracy']:.4f} after step 200" in page.text
 
 
 def test_a_plan_with_mixing():
@@ -169,7 +169,7 @@ def test_phases_and_releases_are_priced_together(tmp_path):
 
 def test_an_unfinished_run_says_so():
     plan = plan_of(PLAIN)
-    text = alone(report_of(plan, ledger=Ledger(plan=plan, runs=((1, 20),))).html).text
+    text = alone(report_of(plan, ledger=Ledger(plan=plan, runs=((1, 160),))).html).text
     assert "The run is not finished; the whole plan has epsilon \u2264" in text
     assert "steps not taken 40" in text
     assert "randomness of the operating system" in text
@@ -201,7 +201,7 @@ def test_an_unbounded_plan_says_why():
 )
 def test_an_audit_stands_beside_the_claim(audit, said):
     plan = plan_of(PLAIN)
-    made = report_of(plan, ledger=Ledger(plan=plan, runs=((1, 60),)), audit=audit)
+    made = report_of(plan, ledger=Ledger(plan=plan, runs=((1, 200),)), audit=audit)
     assert said.format(claim=up(made.bound.upper)) in alone(made.html).text
 
 
@@ -209,7 +209,7 @@ def test_hostile_text_is_text(tmp_path, monkeypatch):
     folder = tmp_path / HOSTILE.replace("/", "|").replace("\ud800", "")
     folder.mkdir()
     plan = plan_of(PLAIN, assumptions=(HOSTILE,), releases=(Release(what=HOSTILE, noise_multiplier=9.0),))
-    (folder / "ledger.json").write_text(json.dumps(Ledger(plan=plan, runs=((1, 60),)).to_dict()))
+    (folder / "ledger.json").write_text(json.dumps(Ledger(plan=plan, runs=((1, 200),)).to_dict()))
     said = {"plan_fingerprint": plan.fingerprint, "data": HOSTILE, HOSTILE: [HOSTILE]}
     (folder / "report.json").write_text(json.dumps(said))
     rows = [{"step": 3, "epsilon": 1.0, "accuracy": 0.5}, {"step": HOSTILE, "epsilon": 1.0, "accuracy": 1.0}]
@@ -246,11 +246,11 @@ def test_the_commands_do_it_again(tmp_path, monkeypatch, capsys):
 def test_pictures_of_a_run():
     plan = plan_of(PLAIN, replace(PLAIN, noise_multiplier=3.0))
     ax = plot_run.spending(Figure().subplots(), plan, points=5)
-    assert list(ax.lines[0].get_xdata()) == [30, 60, 90, 120]
-    first, both = plan.priced(0, 60), [plan.priced(0, 60), plan.priced(1, 30)]
+    assert list(ax.lines[0].get_xdata()) == [100, 200, 300, 400]
+    first, both = plan.priced(0, 200), [plan.priced(0, 200), plan.priced(1, 100)]
     assert ax.lines[0].get_ydata()[1] == mm.epsilon(first, delta=1e-4).upper
     assert ax.lines[0].get_ydata()[2] == mm.epsilon(both, delta=1e-4).upper
-    assert list(ax.lines[1].get_xdata()) == [60.0, 60.0]
+    assert list(ax.lines[1].get_xdata()) == [200.0, 200.0]
     rows = [{"step": 2, "accuracy": 0.5}, {"step": 4, "accuracy": 0.6}, {"step": 2, "accuracy": 0.7}]
     line = plot_run.learning(Figure().subplots(), rows, "accuracy", "held-out accuracy").lines[0]
     assert (list(line.get_xdata()), list(line.get_ydata())) == ([2, 4], [0.7, 0.6])
