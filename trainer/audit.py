@@ -12,7 +12,8 @@ because no score can find more than there is.
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import ceil, sqrt
 from typing import NamedTuple
@@ -80,12 +81,24 @@ def measure(attack: Attack, *, seed: int | None, confidence: float = CONFIDENCE,
         confidence: of the lower bound, which is wrong with probability at most 1 - confidence.
         runs: by default the attack's own number.
     """
-    made = [attack.scores(attack.plan, _seed(seed, 2 * number)) for number in range(runs or attack.runs)]
+    with one_thread():
+        made = [attack.scores(attack.plan, _seed(seed, 2 * number)) for number in range(runs or attack.runs)]
     present, absent = (np.concatenate(part) for part in zip(*made, strict=True))
     found = audit.lower_bound(present, absent, delta=attack.plan.delta, confidence=confidence)
     claim = pricing.within_target(attack.plan)
     lower = 0.0 if claim.lower is None else claim.lower
     return Row(attack.name, attack.plan.delta, found.epsilon, lower, claim.upper, len(present))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Runs are so small that threads cost more than they bring."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _seed(seed: int | None, number: int) -> int | None:
