@@ -7,6 +7,7 @@ and the same with negatives (the complement of the event), so that observed erro
 the bound small, never wrong. Both signs need the same two limits and cost no confidence.
 """
 
+from collections.abc import Mapping
 from math import exp, log, log1p
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from mmaccount.search import safe_end
 CONFIDENCE = 0.999
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(96)  # of a smooth mixing law; its error costs power, never validity
 TINY = 1e-300
+SHARES = (1.0, 0.2, 0.05)  # of the canaries of one run, that are guessed at
 LARGEST = 60.0  # epsilon, up to which the one-run audit looks; more would take e^60 guesses
 LEAST = 2.0**-40  # epsilon at which a one-run bound is called 0
 
@@ -215,3 +217,40 @@ def one_run_epsilon(correct: int, guesses: int, canaries: int, *, delta: float, 
     if refuted(LEAST) > 0.0:
         return 0.0
     return LARGEST if refuted(LARGEST) <= 0.0 else safe_end(refuted, LEAST, LARGEST, tolerance=1e-9)
+
+
+class Guessed(NamedTuple):
+    """A lower bound on epsilon from the scores of one run's canaries, and how many guesses were right."""
+
+    name: str
+    guesses: int
+    correct: int
+    epsilon: float
+
+
+def one_run(
+    scores: Mapping[str, np.ndarray], kept: np.ndarray, *, delta: float, confidence: float = CONFIDENCE
+) -> list[Guessed]:
+    """What each kind of score refutes: the highest are guessed to be of canaries that were kept, as many of the lowest of
+    ones that were left out. The share of canaries that is guessed at is fixed (`SHARES`); the error that `confidence` leaves
+    is divided by the number of bounds, so that all of them hold at once.
+
+    Args:
+        scores: by name, one score per canary, larger where it seems to have been kept.
+        kept: which canaries were kept, by independent fair coins.
+        delta: in [0, 1).
+        confidence: of all bounds together.
+    """
+    kept = np.asarray(kept, dtype=bool)
+    level = (1.0 - _check.probability("confidence", confidence)) / max(1, len(scores) * len(SHARES))
+    made = []
+    for name, values in scores.items():
+        if np.shape(values) != kept.shape or not np.isfinite(values).all():
+            raise ValueError(f"`scores` {name} must be one finite number per canary, got shape {np.shape(values)}.")
+        order = np.argsort(values, kind="stable")
+        for share in SHARES:
+            each = round(0.5 * share * len(kept))
+            correct = int(np.sum(kept[order[len(order) - each :]])) + int(np.sum(~kept[order[:each]]))
+            found = one_run_epsilon(correct, 2 * each, len(kept), delta=delta, confidence=1.0 - level)
+            made.append(Guessed(name, 2 * each, correct, found))
+    return made

@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR
 from functools import partial
-from importlib import import_module
 from importlib.metadata import version
 from math import isclose, isfinite
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mmaccount import _check, _files, cli_advice, cli_report
+from mmaccount import _check, _files, cli_advice, cli_audit, cli_report
 from mmaccount.accountants import bracket
 from mmaccount.bound import Bound, BoundError, as_json, as_text, up
 from mmaccount.calibrate import KNOBS, Infeasible, solve, solve_batch_size, solve_for
@@ -302,26 +301,6 @@ def _spent(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     return data, lines + ["seeded: not private"] * ledger.seeded
 
 
-def _audit(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    try:
-        audit = import_module("trainer.audit")
-    except ImportError as error:
-        raise BoundError(
-            f"the audit drives the trainer, which needs torch ({error}): pip install 'mmaccount[train]'."
-        ) from error
-    attacks = [attack for attack in audit.battery() if attack.quick or not arguments.quick]
-    rows = [audit.measure(attack, seed=arguments.seed) for attack in _counted(attacks)]
-    data = {"passed": all(row.passed for row in rows), "confidence": audit.CONFIDENCE}
-    data["attacks"] = [row._asdict() | {"passed": row.passed} for row in rows]
-    lines = [f"{'attack on the trainer':34}{'delta':>7}{'found':>9}{'possible':>10}{'promised':>10}{'experiments':>13}"]
-    for row in rows:
-        found, lower = (up(value, 4, ROUND_FLOOR) for value in (row.found, row.lower))
-        verdict = "passed" if row.passed else "BROKEN"
-        shown = f"{row.name:34}{row.delta:7g}{found:>9}{lower:>10}{up(row.upper, 4):>10}{row.experiments:13d}"
-        lines.append(f"{shown}  {verdict}")
-    return data, [*lines, f"found: lower bounds on epsilon, each at {audit.CONFIDENCE:.1%}; possible: by the best attack"]
-
-
 def _reproduce(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     from mmaccount.reproduce import CUT, integration_range, one_hot_cut, rows
 
@@ -440,11 +419,6 @@ def _parser() -> argparse.ArgumentParser:
     made = command("spent", _spent, "What a training run has spent so far.", "run/ledger.json")
     made.add_argument("ledger", help="the ledger file that the trainer writes")
     made.add_argument("--delta", type=float, metavar="D", help="delta, in (0, 1); default: the plan's")
-    text = "Attack the trainer's own step and show what is found beside what is promised; exit status 1 if it is more."
-    made = command("audit", _audit, text, "--self")
-    made.add_argument("--self", dest="itself", action="store_true", required=True, help="audit the trainer as installed")
-    made.add_argument("--quick", action="store_true", help="only the attacks that take seconds")
-    made.add_argument("--seed", type=int, metavar="N", help="repeatable; default: the randomness of real runs")
     made = command("verify", _verify, "Check a certificate, computing all of it again in intervals.", "certificate.json")
     made.add_argument("certificate", help="the file that mmaccount epsilon --certificate writes")
     made = command("plot", _plot, "A picture of a run, or Fig. 3 of the paper.", f"profile {RUN} --out profile.png")
@@ -456,6 +430,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--out", required=True, metavar="FILE", help="the picture, .png or .svg")
     cli_advice.add(command)
     cli_report.add(command, _counted)
+    cli_audit.add(command, _counted)
     command("reproduce", _reproduce, "The published figures of the ModelMix paper beside ours.", "")
     return parser
 

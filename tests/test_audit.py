@@ -140,3 +140,15 @@ def test_delta_of_one_over_canaries_makes_one_run_useless():
 def test_one_run_refuses_impossible_counts():
     with pytest.raises(ValueError, match="correct"):
         one_run_epsilon(11, 10, 100, delta=0.0)
+
+
+def test_scores_of_one_run_are_guessed_from_both_ends():
+    kept = np.random.default_rng(6).random(1000) < 0.5
+    rows = audit.one_run({"known": kept.astype(float), "nothing": np.arange(1000.0)}, kept, delta=1e-6)
+    assert [row.guesses for row in rows] == 2 * [1000, 200, 50]
+    known, nothing = rows[:3], rows[3:]
+    assert max(row.epsilon for row in known) > 3.5
+    assert known[1].correct == 200
+    assert all(row.epsilon == 0.0 for row in nothing)
+    with pytest.raises(ValueError, match="scores"):
+        audit.one_run({"bad": np.full(1000, math.nan)}, kept, delta=0.0)

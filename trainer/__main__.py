@@ -53,6 +53,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument("--seed", type=int, help="repeatable, for tests: the run is then not private")
+    parser.add_argument(
+        "--canaries",
+        type=int,
+        default=0,
+        metavar="M",
+        help="give M records wrong labels, half of them left out: mmaccount audit",
+    )
     parser.add_argument("--optimizer", choices=("sgd", "adam"), default="sgd", help="adam only without mixing")
     parser.add_argument("--momentum", type=float, default=0.0)
     parser.add_argument("--weight-decay", type=float, default=0.0)
@@ -107,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
         if given.plan is None or given.out is None:
             raise ValueError("give --plan and --out to train, or --probe.")
         plan, records = Plan.load(given.plan), data.load(given.data, _Shown())
-        made = train(plan, records, Path(given.out), options, seed=given.seed, resume=given.resume)
+        made = train(plan, records, Path(given.out), options, seed=given.seed, resume=given.resume, canaries=given.canaries)
     except (ValueError, TypeError, OSError) as error:
         print(f"trainer: {error}", file=sys.stderr)
         return 2

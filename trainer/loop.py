@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from mmaccount.bound import Bound, up
 from mmaccount.plan import Plan
 from trainer import models, report
 from trainer.augment import Augmentation
+from trainer.canaries import Canaries
 from trainer.data import Dataset
 from trainer.engine import PrivateTrainer
 from trainer.pricing import progress, within_target
@@ -59,17 +60,24 @@ def train(
     seed: int | None = None,
     resume: bool = False,
     quiet: bool = False,
+    canaries: int = 0,
 ) -> dict[str, object]:
-    """Carry out the plan in folder `out`; returns the report that is also written there."""
+    """Carry out the plan in folder `out`; returns the report that is also written there. So many `canaries` take the place
+    of records."""
     promised = within_target(plan)
+    if canaries and resume:
+        raise ValueError("a run with canaries cannot be resumed: their coins are kept in memory only.")
+    planted = Canaries(data, canaries, seed) if canaries else None
+    if planted is not None:
+        data = replace(data, name=f"{data.name}, {canaries} of the labels wrong or left out (canaries)")
     trainer = PrivateTrainer(
         module=models.build(options.model, tuple(data.x.shape[1:]), data.classes, seed),
-        criterion=losses,
-        data=(data.x, data.y),
+        criterion=losses if planted is None else planted.criterion,
+        data=(data.x, data.y if planted is None else planted.labels),
         plan=plan,
         out=out,
         prepare=data.prepare,
-        classes=data.classes,
+        classes=data.classes + (planted is not None),
         update=options.update,
         augmentation=options.augmentation,
         max_physical_batch_size=options.max_physical_batch_size,
@@ -78,13 +86,20 @@ def train(
         checkpoint_every=options.checkpoint_every,
     )
     try:
-        return _run(trainer, data, options, promised, resume=resume, quiet=quiet)
+        return _run(trainer, data, options, promised, planted, resume=resume, quiet=quiet)
     finally:
         trainer.close()
 
 
 def _run(
-    trainer: PrivateTrainer, data: Dataset, options: Options, promised: Bound, *, resume: bool, quiet: bool
+    trainer: PrivateTrainer,
+    data: Dataset,
+    options: Options,
+    promised: Bound,
+    planted: Canaries | None,
+    *,
+    resume: bool,
+    quiet: bool,
 ) -> dict[str, object]:
     plan, due, score = trainer.plan, time.monotonic() + PAUSE, float("nan")
     step = trainer.resume() if resume else 0
@@ -96,7 +111,9 @@ def _run(
         say("seeded: not private")
     every = max(1, plan.steps // EVALUATIONS)
     while step < plan.steps:
-        step = trainer.step()
+        before, step = trainer.state, trainer.step()
+        if planted is not None:
+            planted.watch(trainer, before)
         if step % every == 0 or step == plan.steps:
             score = accuracy(_with(trainer), data, options.device)
             row = {"step": step, "epsilon": progress(trainer.ledger, promised), "accuracy": score}
@@ -106,7 +123,10 @@ def _run(
             spent = progress(trainer.ledger, promised)
             say(f"step {step}/{plan.steps}  epsilon {up(spent, 5)}  held-out accuracy {score:.4f}")
             due = time.monotonic() + max(PAUSE, 10.0 * (time.monotonic() - now))  # pricing a few steps may take seconds
-    return report.finish(trainer, data, accuracy(_with(trainer), data, options.device))
+    made = report.finish(trainer, data, accuracy(_with(trainer), data, options.device))
+    if planted is not None:
+        planted.save(trainer)
+    return made
 
 
 def _with(trainer: PrivateTrainer) -> nn.Module:
