@@ -15,7 +15,7 @@ from mmaccount import cli
 from trainer import audit
 
 ATTACKS = {attack.name: attack for attack in audit.battery()}
-SLOW = {"plain, 20 steps", "mixed, 20 steps", "mixed by raised-cosine, 20 steps"}
+SLOW = {"mixed by raised-cosine, 20 steps"}
 ENOUGH = {"clipped_after_averaging": 4, "private_momentum": 4, "gradient_at_the_mixed_point": 8, "known_seed": 8}
 POWER = 0.7  # of what the best attack reaches
 

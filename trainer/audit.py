@@ -364,7 +364,7 @@ def battery() -> list[Attack]:
             name="gradient in one coordinate",
             plan=plan_of(delta=0.02, steps=1, noise_multiplier=0.2, mixing=6.0, truncation=100.0),
             scores=one_coordinate,
-            runs=30,
+            runs=60,
             quick=True,
         ),
         Attack(name="first step not mixed", plan=wide, scores=unmixed_start, runs=20, quick=True),
