@@ -17,6 +17,8 @@ from mmaccount.accountants import bracket
 from mmaccount.bound import Bound, BoundError, as_json, as_text, up
 from mmaccount.calibrate import KNOBS, Infeasible, solve, solve_batch_size, solve_for
 from mmaccount.comparison import Comparison, LawRow, compare, compare_laws
+from mmaccount.comparison import Comparison, compare
+from mmaccount.kernels.logspace import before_compiling
 from mmaccount.laws import UNIFORM
 from mmaccount.ledger import Ledger
 from mmaccount.plan import Phase, Plan
@@ -28,6 +30,7 @@ RUN = (
     "--dataset-size 50000 --batch-size 1500 --steps 3400 --noise-multiplier 0.335 --clip-norm 20 --gap 0.15 --truncation 100"
 )
 SOLVABLE = ("noise-multiplier", "steps", "sample-rate", "batch-size", "gap", "mixing", "truncation")
+COMPILING = "mmaccount: compiling for some seconds (once; later calls find the machine code on disk)"
 PICTURES = (".png", ".svg")
 LOOSER = 1e-9  # relative, from which a certified bound is called looser than the reported one
 GDP_NOTE = "a description, never a guarantee: the Gaussian mechanism with the same epsilon at this delta"
@@ -439,6 +442,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     parser = _parser()
     arguments = parser.parse_args(argv)
+    before_compiling(partial(print, COMPILING, file=sys.stderr, flush=True))
     try:
         data, lines = arguments.action(arguments)
     except (Infeasible, BoundError) as error:

@@ -1,6 +1,7 @@
 """What mixing buys and what it costs: the same run without it, plain noise of the same energy, other mixing laws."""
 
 from dataclasses import dataclass, replace
+from functools import cache, partial
 
 from mmaccount import laws
 from mmaccount.accountants.bracket import epsilon
@@ -47,11 +48,11 @@ def compare(settings: Settings, *, delta: float, tight: bool = True) -> Comparis
     >>> f"{made.as_given.upper:.2f} {made.without_mixing.upper:.1f} {made.equal_noise.upper:.2f}"
     '6.77 277.3 2.23'
     """
-    equal = of_equal_energy(settings)
+    equal, priced = of_equal_energy(settings), cache(partial(epsilon, delta=delta, tight=tight))
     return Comparison(
-        as_given=epsilon(settings, delta=delta, tight=tight),
-        without_mixing=epsilon(replace(settings, mixing=0.0), delta=delta),
-        equal_noise=epsilon(equal, delta=delta),
+        as_given=priced(settings),
+        without_mixing=priced(replace(settings, mixing=0.0)),
+        equal_noise=priced(equal),
         noise_multiplier=settings.noise_multiplier,
         effective_noise_multiplier=effective_noise_multiplier(settings),
         equal_noise_multiplier=equal.noise_multiplier,

@@ -23,6 +23,12 @@ def pytest_configure() -> None:
             compiled.unlink()
 
 
+@pytest.fixture(autouse=True)
+def unannounced(monkeypatch):
+    """Commands say on standard error when they compile; which test does so first must not matter."""
+    monkeypatch.setattr("mmaccount.cli.before_compiling", lambda tell: None)
+
+
 def table(name: str) -> list[dict]:
     """The rows of a reference table."""
     return json.loads((ROOT / "tests" / "reference" / f"{name}.json").read_text())["values"]

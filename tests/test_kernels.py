@@ -4,6 +4,7 @@ from itertools import pairwise
 from math import inf, log
 
 import mpmath
+import numba
 import numpy as np
 import pytest
 from conftest import table
@@ -121,3 +122,13 @@ def test_log_of_binomial_coefficients_at_high_order():
         exact = mpmath.log(head + (1 - head) * mpmath.exp(mpmath.mpf(level)))
     assert binomial.subsampled_log_moment(order, q, flat) == pytest.approx(float(exact), rel=1e-9)
     assert log(2.0) == pytest.approx(logspace.softplus(0.0))
+
+
+def test_compiling_is_announced_once_and_before_it_starts():
+    told = []
+    logspace.before_compiling(lambda: told.append(len(compiled)))
+    compiled = []
+    for power in (2, 3):
+        compiled.append(numba.njit(lambda x, power=power: x**power)(2.0))
+    assert told == [0]
+    assert compiled == [4.0, 8.0]

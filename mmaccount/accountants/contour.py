@@ -30,6 +30,7 @@ FEW = 100  # frequencies, but not where the integrand is e^HIGHER times larger: 
 HIGHER = 10.0
 MOST_FREQUENCIES = 4000
 MOST_TERMS = 1e7  # frequencies times nodes of one contour, about 0.1 s
+FEW_TERMS = 3e6  # the same in a hurry
 ROUNDING = 1e-15
 
 Nodes = Callable[[float, float], tuple[np.ndarray, np.ndarray]]
@@ -37,12 +38,14 @@ Nodes = Callable[[float, float], tuple[np.ndarray, np.ndarray]]
 
 class Law(NamedTuple):
     """`steps` steps of a pair given by nodes(order, frequency), `size` of them (see kernels.loss); without nodes, the
-    Gaussian pair with squared mean `mu_squared` in all. `lost` is the probability that a step's outcome, with the record,
-    is left out of the nodes: in delta that costs at most steps * lost (the outcome is then granted to the adversary)."""
+    Gaussian pair with squared mean `mu_squared` in all. `rough` is about log E[r^order]. `lost` is the probability that a
+    step's outcome, with the record, is left out of the nodes: in delta that costs at most steps * lost (the outcome is then
+    granted to the adversary)."""
 
     steps: int
     nodes: Nodes | None = None
     size: Callable[[float, float], float] | None = None
+    rough: Callable[[float], float] | None = None
     mu_squared: float = 0.0
     lost: float = 0.0
 
@@ -85,9 +88,11 @@ def _decay(parts: list[tuple[np.ndarray, np.ndarray]], frequency: float) -> floa
 class Side:
     """One direction of the composed pair: the contour through t, ready to bound delta at any epsilon."""
 
-    def __init__(self, laws: Sequence[Law], *, remove: bool) -> None:
+    def __init__(self, laws: Sequence[Law], *, remove: bool, hurried: bool = False) -> None:
+        """`hurried`: rather no contour than a slow one that leaves much out."""
         self.laws = laws
         self.remove = remove
+        self.hurried = hurried
 
     def order(self, t: float) -> float:
         """The power of r = dP_1/dP_0 under P_0 that M(t) is the mean of, for one step."""
@@ -105,6 +110,13 @@ class Side:
                 total += law.steps * float(real[0])
         return total if isfinite(total) else inf
 
+    def rough_log_moment(self, t: float) -> float:
+        """About log M(t), in a fraction of the time: to choose t by."""
+        if any(law.nodes is not None and law.rough is None for law in self.laws):
+            return self.log_moment(t)
+        order, total = self.order(t), 0.5 * sum(law.mu_squared for law in self.laws) * t * (1.0 + t)
+        return total + sum(law.steps * law.rough(order) for law in self.laws if law.rough is not None)
+
     def frequency_cut(self, t: float) -> Callable[[float], float]:
         """y -> a bound on log of sup_{y' >= y} |M(t + i y')| / M(t)."""
         order = self.order(t)
@@ -118,7 +130,8 @@ class Side:
         return cut
 
     def plan(self, t: float, epsilon: float) -> "Plan | None":
-        """Spacing and length of the trapezoid rule at t, fit for about `epsilon`; None where M is not finite."""
+        """Spacing and length of the trapezoid rule at t, fit for about `epsilon`; None where M is not finite or
+        the rule takes too long."""
         here = self.log_moment(t)
         others = [(u, self.log_moment(u)) for u in (t * part for part in BEYOND)]
         others = [(u, moment) for u, moment in others if isfinite(moment)]
@@ -133,8 +146,12 @@ class Side:
         def left_out(count: int) -> float:
             return here + cut(count * spacing) - log(pi * (count - 0.5) * spacing)  # sum of 1/y^2 from there on
 
+        if self.hurried and left_out(MOST_FREQUENCIES) - t * epsilon > wanted:
+            return None
         while left_out(count) - t * epsilon > wanted and count < MOST_FREQUENCIES:
             count = ceil(1.2 * count)
+        if self.hurried and self.terms(t, count * spacing) * count > FEW_TERMS:
+            return None
         while count > 1 and self.terms(t, count * spacing) * count > MOST_TERMS:
             count //= 2
         height = here - t * epsilon
@@ -231,6 +248,14 @@ class Line:
         if lower > upper:
             raise BoundError(f"the bounds on delta cross at epsilon {epsilon!r}: {lower!r} > {upper!r}.")
         return Pair(lower, upper)
+
+    def upper(self, epsilon: float) -> float:
+        """`delta(epsilon).upper`."""
+        return self.delta(epsilon).upper
+
+    def lower(self, epsilon: float) -> float:
+        """`delta(epsilon).lower`."""
+        return self.delta(epsilon).lower
 
     def aliases(self, epsilon: float) -> float:
         """A bound on the terms k != 0: delta <= 1 for k < 0, delta(e) <= M(u) e^{-u e} (Chernoff) for k > 0."""

@@ -1,41 +1,43 @@
 """Certified brackets on the epsilon and delta of plain Gaussian DP-SGD, from contours (see contour.py)."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from math import inf, isfinite, log, log1p
+from functools import cache, partial
+from math import erfc, inf, isfinite, log1p, sqrt
 
 import numpy as np
-from scipy.special import ndtr
 
-from mmaccount.accountants import relations
-from mmaccount.accountants.contour import Law, Line, Pair, Side
+from mmaccount.accountants import closed, few_steps, relations
+from mmaccount.accountants.contour import Law, Pair, Side
 from mmaccount.accountants.rdp import epsilon_at, log_delta_at, minimise_over_orders
+from mmaccount.accountants.roots import epsilons
 from mmaccount.kernels import loss
-from mmaccount.search import safe_end
 from mmaccount.settings import Settings
 
 SMALLEST_NOISE = 0.05  # of a subsampled phase; below, too many nodes
 NEGLIGIBLE = 1e-7  # probability of outcomes left out, relative to delta
+AGAIN = 0.1  # of its supposed size, below which delta is looked for again
 NARROW = 1e-6  # relative width that is good enough
 VAGUE = -1.0  # log of M(t) e^{-t eps} between this and its negative: Chernoff says little about delta
-ROOT = 1e-10  # relative tolerance of the search for epsilon
 
 
 def _tilt(side: Side, objective: Callable[[float, float], float]) -> float:
-    """t > 0 that minimises objective(log M(t), 1 + t)."""
-    return minimise_over_orders(lambda order: objective(side.log_moment(order - 1.0), order))[1] - 1.0
+    """t > 0 that about minimises objective(log M(t), 1 + t)."""
+    return minimise_over_orders(lambda order: objective(side.rough_log_moment(order - 1.0), order))[1] - 1.0
 
 
 def _side_epsilon(side: Side, delta: float) -> Pair:
+    """Bounds on the epsilon of one direction from contours; (0, inf) where they would be slow and wide."""
     t = _tilt(side, lambda moment, order: epsilon_at(moment, order, delta))
     start = epsilon_at(side.log_moment(t), 1.0 + t, delta)
     found = Pair(0.0, inf)
+    if not isfinite(start):
+        return found
     for _ in range(2):
         line = side.line(t, start)
         if line is None:
             return found
-        fresh = _roots(line, delta, start)
-        found = Pair(max(found.lower, fresh.lower), min(found.upper, fresh.upper))
+        fresh = epsilons(line.upper, line.lower, delta, start)
+        found = _both(found, fresh)
         if not isfinite(found.upper) or found.upper - found.lower <= NARROW * found.upper:
             return found
         start = found.upper
@@ -43,29 +45,12 @@ def _side_epsilon(side: Side, delta: float) -> Pair:
     return found
 
 
-def _roots(line: Line, delta: float, start: float) -> Pair:
-    """The epsilons next to where the bounds on delta cross `delta`, each on its own safe side."""
-    log_delta = log(delta)
+def _both(one: Pair, other: Pair) -> Pair:
+    return Pair(max(one.lower, other.lower), min(one.upper, other.upper))
 
-    def above(epsilon: float) -> float:
-        return log(max(1e-320, line.delta(epsilon).upper)) - log_delta
 
-    def below(epsilon: float) -> float:
-        return log_delta - log(max(1e-320, line.delta(epsilon).lower))
-
-    if above(start) > 0.0:
-        return Pair(0.0, inf)
-    smallest = 1e-9 * start
-    if above(smallest) <= 0.0:
-        upper = 0.0 if above(0.0) <= 0.0 else smallest
-        return Pair(0.0, upper)
-    upper = safe_end(above, start, smallest, tolerance=ROOT)
-    part = ROOT
-    while part < 1.0:
-        if below((1.0 - part) * upper) <= 0.0:
-            return Pair(safe_end(below, (1.0 - part) * upper, upper, tolerance=ROOT), upper)
-        part *= 4.0
-    return Pair(0.0, upper)
+def _wide(found: Pair) -> bool:
+    return found.upper == inf or found.upper - found.lower > few_steps.NARROW * found.upper
 
 
 def _law(phase: Settings, negligible: float) -> Law:
@@ -81,7 +66,7 @@ def _law(phase: Settings, negligible: float) -> Law:
 
     def lost(cut: float) -> float:
         """P(x + spread of the edge > cut) for x ~ (1 - q) N(0, 1) + q N(1/z, 1)."""
-        return float((1.0 - q) * ndtr(-cut / spread) + q * ndtr((1.0 / z - cut) / spread))
+        return 0.5 * ((1.0 - q) * erfc(cut / spread / sqrt(2.0)) + q * erfc((cut - 1.0 / z) / spread / sqrt(2.0)))
 
     cut = 2.0
     while lost(cut) > negligible / phase.steps and cut < 60.0 + 1.0 / z:
@@ -93,7 +78,7 @@ def _law(phase: Settings, negligible: float) -> Law:
     def size(order: float, frequency: float) -> float:
         return loss.subsampled_grid(z, q, order, frequency, cut)[2]
 
-    return Law(phase.steps, nodes, size, lost=lost(cut))
+    return Law(phase.steps, nodes, size, lambda order: loss.rough_log_moment(order, z, q, cut), lost=lost(cut))
 
 
 def _within_reach(phases: Sequence[Settings]) -> bool:
@@ -102,39 +87,60 @@ def _within_reach(phases: Sequence[Settings]) -> bool:
 
 
 def epsilon(phases: Sequence[Settings], delta: float) -> Pair:
-    """Bounds on the epsilon of plain Gaussian phases: the larger of the two directions, each bound by itself."""
+    """Bounds on the epsilon of plain Gaussian phases, in closed form where there is one; otherwise the larger of the two
+    directions, each bound by itself, from contours and, where those are wide, from lattices too."""
+    exact = closed.profile(phases)
+    if exact is not None and not _wide(found := closed.epsilon(exact, delta)):
+        return found
     if not _within_reach(phases):
         return Pair(0.0, inf)
     laws = [_law(phase, NEGLIGIBLE * delta / len(phases)) for phase in phases]
-    removal = _side_epsilon(Side(laws, remove=True), delta)
+    lattices = few_steps.within_reach(phases)
+    removal = _side_epsilon(Side(laws, remove=True, hurried=lattices), delta)
+    if lattices and _wide(removal):
+        removal = _both(removal, few_steps.Side(phases, NEGLIGIBLE * delta, remove=True).epsilon(delta))
     if phases[0].neighbours == "replace-one":  # the other direction is its mirror image
         return removal
-    addition = _side_epsilon(Side(laws, remove=False), delta)
-    return Pair(max(removal.lower, addition.lower), max(removal.upper, min(addition.upper, _pure(phases))))
+    addition = _side_epsilon(Side(laws, remove=False, hurried=lattices), delta)
+    addition = _both(addition, Pair(0.0, _pure(phases)))
+    if lattices and addition.upper > removal.lower and _wide(addition):
+        more = few_steps.Side(phases, NEGLIGIBLE * delta, remove=False).epsilon(delta, removal.lower)
+        addition = _both(addition, more)
+    return Pair(max(removal.lower, addition.lower), max(removal.upper, addition.upper))
 
 
 def delta(phases: Sequence[Settings], epsilon: float, about: float) -> Pair:
     """Bounds on the delta of plain Gaussian phases at epsilon >= 0; `about` is its rough size."""
     removal, addition = (direction(phases, epsilon, about, remove=remove)(epsilon) for remove in (True, False))
-    return Pair(max(removal.lower, addition.lower), max(removal.upper, addition.upper))
+    found = Pair(max(removal.lower, addition.lower), max(removal.upper, addition.upper))
+    if _wide(found) and found.upper < AGAIN * about:  # too much was negligible
+        return _both(found, delta(phases, epsilon, found.upper))
+    return found
 
 
 def direction(phases: Sequence[Settings], epsilon: float, about: float, *, remove: bool) -> Callable[[float], Pair]:
-    """Bounds on delta in one direction, as a function of epsilon >= 0, best near the given one, where delta is `about`."""
+    """Bounds on delta in one direction, as a function of epsilon >= 0, best near the given one, where delta is `about`.
+    Found as those on epsilon are."""
+    exact = closed.direction(phases, remove=remove)
+    if exact is not None and not _wide(exact(epsilon)):
+        return exact
     if not _within_reach(phases):
         return lambda _: Pair(0.0, 1.0)
     remove = remove or phases[0].neighbours == "replace-one"  # its two directions are mirror images
-    side = Side([_law(phase, NEGLIGIBLE * about / len(phases)) for phase in phases], remove=remove)
+    laws, reach = [_law(phase, NEGLIGIBLE * about / len(phases)) for phase in phases], few_steps.within_reach(phases)
+    side = Side(laws, remove=remove, hurried=reach)
     t = _tilt(side, partial(log_delta_at, epsilon=epsilon))
     while VAGUE <= side.log_moment(2.0 * t) - 2.0 * t * epsilon <= -VAGUE:  # delta is not small: a larger t is cheaper
         t *= 2.0
     line = side.line(t, epsilon)
     pure = inf if remove else _pure(phases)
+    lattices = cache(lambda: few_steps.Side(phases, NEGLIGIBLE * about, remove=remove).near(epsilon, about))
 
     def bounds(epsilon: float) -> Pair:
         if epsilon >= pure:
             return Pair(0.0, 0.0)
-        return Pair(0.0, 1.0) if line is None else line.delta(epsilon)
+        found = Pair(0.0, 1.0) if line is None else line.delta(epsilon)
+        return _both(found, lattices()(epsilon)) if reach and _wide(found) else found
 
     return bounds
 

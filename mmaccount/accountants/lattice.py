@@ -20,7 +20,7 @@ from math import ceil, exp, expm1, floor, inf, log, log1p, log2
 from typing import NamedTuple
 
 import numpy as np
-from scipy.fft import irfft, next_fast_len, rfft
+from numpy.fft import irfft, rfft
 
 from mmaccount.kernels.lattice import fuse
 
@@ -30,6 +30,7 @@ TILTS = (0.0, 0.5, 1.0, 2.0)  # at which powers are taken; per atom the one with
 SCALES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)  # Chernoff exponents tried, over the standard deviation and over the span
 OUTSIDE = 40.0  # e^-40 of the tilted mass may lie outside of a window
 ALIGNED = 1e-9  # of a spacing, by which the smallest loss may miss its point
+ODD_FACTORS = (1, 3, 5, 9, 15, 25, 27, 45, 75, 81, 125)  # of the length of a transform
 TINY = 1e-300  # stands in for zero masses in logarithms
 
 
@@ -132,11 +133,22 @@ def window(parts: Sequence[tuple[Atoms | Lattice, int]], order: float) -> tuple[
     return min(low, mean), max(high, mean)
 
 
+def span(parts: Sequence[tuple[Atoms | Lattice, int]], order: float) -> float:
+    """The width of the window that the composed law, weighted with e^(order * loss), needs."""
+    low, high = _window(parts, order)
+    return high - low
+
+
+def _fast_length(size: int) -> int:
+    """The next number of points that Fourier transforms are fast at."""
+    return min(odd << max(0, ceil(log2(size / odd))) for odd in ODD_FACTORS)
+
+
 def _points(parts: Sequence[tuple[Lattice, int]], low: float, high: float) -> tuple[int, np.ndarray]:
     """The lattice of the composed law from low to high, at least: index of its first point, losses."""
     start, spacing = sum(steps * Fraction(lattice.start) for lattice, steps in parts), Fraction(parts[0][0].spacing)
     first = floor((Fraction(low) - start) / spacing)
-    size = next_fast_len(max(2, ceil((Fraction(high) - start) / spacing) - first + 1), real=True)
+    size = _fast_length(max(2, ceil((Fraction(high) - start) / spacing) - first + 1))
     return first, float(start + first * spacing) + np.arange(size) * parts[0][0].spacing
 
 
@@ -207,11 +219,11 @@ class Composed:
 
     def delta(self, epsilon: float, *, upper: bool) -> float:
         """A bound on delta(epsilon) from the chosen side."""
-        over = self.losses - epsilon
-        held = over > 0.0
-        worth = np.exp(-self.tilt * over[held]) * -np.expm1(-over[held])
+        first = int(np.searchsorted(self.losses, epsilon, side="right"))
+        over = self.losses[first:] - epsilon
+        worth = np.exp(-self.tilt * over) * -np.expm1(-over)
         height = exp(min(700.0, self.log_total - self.tilt * epsilon))
-        value = height * float(np.sum(self.masses[held] * worth))
+        value = height * float(np.sum(self.masses[first:] * worth))
         error = height * (self.error.of(worth) + 2.0 * exp(-OUTSIDE)) + 1e-12 * abs(value)
         if upper:
             return min(1.0, value + error + self.infinite)

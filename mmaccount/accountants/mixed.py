@@ -54,27 +54,27 @@ ROOT = 1e-6  # relative tolerance of the search for epsilon
 
 
 @lru_cache(maxsize=64)
-def shifted(shift: float, width: float, copies: int, law: str = laws.UNIFORM) -> Atoms:
+def shifted(shift: float, width: float, copies: int, law: str = laws.UNIFORM, cell: float = CELL) -> Atoms:
     """A pair that tells at most as much as one unsubsampled step that shifts `copies` coordinates by `shift` each."""
     spacing = shift / COORDINATE_PARTS
     if law == laws.UNIFORM:
-        _, _, without, with_shift = coordinate_cells(shift, width, CELL)
+        _, _, without, with_shift = coordinate_cells(shift, width, cell)
     else:
-        without, with_shift = mixing.coordinate_masses(shift, density.named(law, width), CELL)
+        without, with_shift = mixing.coordinate_masses(shift, density.named(law, width), cell)
     held = (without > 0.0) & (with_shift > 0.0)
     atoms = Atoms(np.log(with_shift[held] / without[held]), without[held])
     return atoms if copies == 1 else power(merge(atoms, spacing), copies, upper=False).atoms()
 
 
 @lru_cache(maxsize=64)
-def gaussian(shift: float) -> Atoms:
+def gaussian(shift: float, cell: float = CELL) -> Atoms:
     """A pair that tells at least as much as N(shift, 1) against N(0, 1)."""
-    low, high, without, with_shift = coordinate_cells(shift, 0.0, CELL)
+    low, high, without, with_shift = coordinate_cells(shift, 0.0, cell)
     held = (without > 0.0) & (with_shift > 0.0)
     infinite, absent = float(np.sum(with_shift[~held])) + CUT, float(np.sum(without[~held])) + CUT
     losses = np.log(with_shift[held] / without[held])
     atoms = Atoms(np.clip(losses, low[held], high[held]), without[held], infinite, absent)
-    return split(atoms, shift * CELL, (low[held], high[held])).atoms()
+    return split(atoms, shift * cell, (low[held], high[held])).atoms()
 
 
 def dominating(step: Geometry) -> Atoms:

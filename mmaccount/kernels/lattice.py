@@ -1,6 +1,6 @@
 """One mixed coordinate cut into cells of outcomes, and loops over lattices of privacy losses."""
 
-from math import ceil, exp, expm1
+from math import ceil, exp, expm1, floor
 
 import numpy as np
 
@@ -91,6 +91,35 @@ def fuse(losses: np.ndarray, masses: np.ndarray, offset: float, spacing: float) 
             rest = masses[i] if i < losses.size else 0.0
         out[point if rest > 0.0 else point - 1] += mass
     return out
+
+
+@jit
+def fuse_down(losses: np.ndarray, masses: np.ndarray, offset: float, spacing: float) -> tuple[np.ndarray, float]:
+    """As `fuse`, from the largest loss down: each group takes atoms until its mean has fallen to the lattice point below its
+    first one. Groups stay narrow where masses fall with the loss, those of `fuse` where they grow. No atom below `offset`.
+
+    The last group may not reach its point, the offset: it is put there, and its mass times (mean of e^(loss - offset) - 1)
+    is returned beside the masses.
+    """
+    out = np.zeros(ceil((losses[-1] - offset) / spacing) + 2)
+    i = losses.size - 1
+    point, excess, rest = 0, 0.0, masses[i]
+    while i >= 0:
+        point = max(0, floor((losses[i] - offset) / spacing))
+        if point > 0 and offset + point * spacing > losses[i]:
+            point -= 1
+        target = offset + point * spacing
+        mass, excess = 0.0, 0.0
+        while i >= 0:
+            under = -expm1(losses[i] - target)
+            part = min(rest, max(0.0, excess) / under) if under > 0.0 else rest
+            mass, excess, rest = mass + part, excess - under * part, rest - part
+            if rest > 0.0:
+                break
+            i -= 1
+            rest = masses[i] if i >= 0 else 0.0
+        out[point] += mass
+    return out, excess if point == 0 else 0.0
 
 
 @jit

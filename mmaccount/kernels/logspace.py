@@ -5,6 +5,7 @@ from math import erfc, exp, expm1, inf, log, log1p, pi, sqrt
 from typing import TypeVar, cast
 
 import numba
+from numba.core import event
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -12,6 +13,27 @@ F = TypeVar("F", bound=Callable[..., object])
 def jit(function: F) -> F:
     """The one compile policy: machine code cached on disk, IEEE arithmetic (no fastmath), no Python objects."""
     return cast(F, numba.njit(cache=True, error_model="numpy")(function))
+
+
+class _Compiling(event.Listener):
+    """Calls `tell` before the first compilation."""
+
+    def __init__(self, tell: Callable[[], None]) -> None:
+        self.tell: Callable[[], None] | None = tell
+
+    def on_start(self, event: object) -> None:
+        if self.tell is not None:
+            self.tell()
+        self.tell = None
+
+    def on_end(self, event: object) -> None:
+        pass
+
+
+def before_compiling(tell: Callable[[], None]) -> None:
+    """Have `tell` called once if this process must compile a kernel, before it does: the very first call of a kernel takes
+    seconds, later ones (in later processes too) find its machine code on disk."""
+    event.register("numba:compile", _Compiling(tell))  # type: ignore[no-untyped-call]
 
 
 LOG_SQRT_2PI = 0.5 * log(2 * pi)

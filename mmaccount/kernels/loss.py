@@ -13,9 +13,11 @@ from mmaccount.kernels.logspace import (
     expm1_minus,
     jit,
     log_add,
+    log_excess,
     log_mixture_ratio,
     log_total,
     scaled_add,
+    softplus,
 )
 
 WINDOW = 12.0  # std beyond the outermost peak; what is cut off is below 1e-31 of the integral
@@ -61,28 +63,41 @@ def _log_growth(
 
 
 @jit
+def _leftmost_peak(order: float, shift: float, q: float) -> float:
+    """Nothing peaks left of this. phi(x) r(x)^order peaks between 0 and order * shift; for order < 0 it is log-concave and
+    r is bounded below, so the peak moves left only until -x = |order| r'(x)/r(x)."""
+    lo = 0.0
+    while order < 0.0 and -lo < -order * shift * exp(min(0.0, log(q / (1.0 - q)) + shift * (lo - 0.5 * shift))):
+        lo -= 1.0
+    return lo
+
+
+@jit
+def _rightmost_peak(order: float, shift: float, cut: float) -> float:
+    """Nothing peaks right of this: not w r^order, not w r (which peaks at shift)."""
+    far, held = max(order, 1.0) * shift, SHARPNESS * SHARPNESS
+    return min(far, max(cut, (far + held * cut) / (1.0 + held)))
+
+
+@jit
 def subsampled_grid(
     noise_multiplier: float, q: float, order: float, frequency: float, cut: float
 ) -> tuple[float, float, float]:
     """(first point, step, number of steps) of the trapezoid rule in x, good for E[r^k] at Re k = order, |Im k| <= frequency.
 
-    phi(x) r(x)^order peaks between 0 and order * shift; for order < 0 it is log-concave and r is bounded below, so the
-    peak moves left only until -x = |order| r'(x)/r(x). 1 - q + q e^{v x} has no zero for |Im x| < pi / (2 v).
+    1 - q + q e^{v x} has no zero for |Im x| < pi / (2 v).
     """
     shift = 1.0 / noise_multiplier
-    far = max(order * shift, shift)  # E[r] counts too, and w r peaks at shift
-    held = SHARPNESS * SHARPNESS
-    lo, hi = 0.0, min(far, max(cut, (far + held * cut) / (1.0 + held))) + WINDOW
-    while order < 0.0 and -lo < -order * shift * exp(min(0.0, log(q / (1.0 - q)) + shift * (lo - 0.5 * shift))):
-        lo -= 1.0
-    lo -= WINDOW
+    lo, hi = _leftmost_peak(order, shift, q) - WINDOW, _rightmost_peak(order, shift, cut) + WINDOW
     best, strip = 0.0, min(1.5, 0.5 * pi * noise_multiplier)
     for _ in range(12 if frequency > 0.0 or order < 0.0 else 1):
         growth = _log_growth(strip, shift, q, order, frequency, cut, lo, hi)
         for k in (0.0, 1.0):  # w and w r
             growth = max(growth, _log_growth(strip, shift, q, k, 0.0, cut, lo, hi))
         step = 2.0 * pi * strip / (DIGITS + growth)
-        best = max(best, step)
+        if step < best:  # any strip will do, and narrower ones are now worse
+            break
+        best = step
         strip *= 0.6
     count = float(ceil((hi - lo) / best))
     return lo, (hi - lo) / count, count
@@ -104,6 +119,21 @@ def subsampled_nodes(
         log_ratio[i] = log_mixture_ratio(shift * (x - 0.5 * shift), q)
         log_weight[i] = log(step) - 0.5 * x * x - LOG_SQRT_2PI + _log_kept(x, cut)
     return log_ratio, log_weight
+
+
+@jit
+def rough_log_moment(order: float, noise_multiplier: float, q: float, cut: float) -> float:
+    """About log E[r^order] at a real order above 1 or below 0, of the outcomes kept: to choose a contour by."""
+    shift = 1.0 / noise_multiplier
+    step = 0.25 * min(1.0, 2.0 * noise_multiplier)
+    lo, hi = _leftmost_peak(order, shift, q) - 9.0, _rightmost_peak(order, shift, cut) + 9.0
+    peak, total = -inf, 0.0
+    for i in range(ceil((hi - lo) / step) + 1):
+        x = lo + step * i
+        log_r = log_mixture_ratio(shift * (x - 0.5 * shift), q)
+        log_weight = _log_kept(x, cut) - 0.5 * x * x - LOG_SQRT_2PI
+        peak, total = scaled_add(peak, total, log_weight + log_excess(order, log_r), step)
+    return softplus(log_total(peak, total))
 
 
 @jit
