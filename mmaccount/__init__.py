@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mmaccount.accountants.bracket import delta, epsilon
+    from mmaccount.accountants.sweep import sweep
     from mmaccount.advisor import Advice, advise
     from mmaccount.bound import Bound, BoundError
     from mmaccount.calibrate import Infeasible, solve
@@ -50,6 +51,7 @@ __all__ = [
     "privacy_profile",
     "refuse_unless_poisson",
     "solve",
+    "sweep",
     "trade_off",
     "tune_cost",
 ]
@@ -85,6 +87,7 @@ _HOME = {
     "privacy_profile": "meaning",
     "refuse_unless_poisson": "sampling",
     "solve": "calibrate",
+    "sweep": "accountants.sweep",
     "trade_off": "meaning",
     "tune_cost": "tuning",
 }

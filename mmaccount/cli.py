@@ -17,7 +17,6 @@ from mmaccount.accountants import bracket
 from mmaccount.bound import Bound, BoundError, as_json, as_text, up
 from mmaccount.calibrate import KNOBS, Infeasible, solve, solve_batch_size, solve_for
 from mmaccount.comparison import Comparison, LawRow, compare, compare_laws
-from mmaccount.comparison import Comparison, compare
 from mmaccount.kernels.logspace import before_compiling
 from mmaccount.laws import UNIFORM
 from mmaccount.ledger import Ledger

@@ -11,8 +11,8 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 def jit(function: F) -> F:
-    """The one compile policy: machine code cached on disk, IEEE arithmetic (no fastmath), no Python objects."""
-    return cast(F, numba.njit(cache=True, error_model="numpy")(function))
+    """The one compile policy: machine code cached on disk, IEEE arithmetic (no fastmath), no Python objects, no lock."""
+    return cast(F, numba.njit(cache=True, error_model="numpy", nogil=True)(function))
 
 
 class _Compiling(event.Listener):
