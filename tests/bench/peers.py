@@ -3,9 +3,12 @@
 Medians of repeated calls after one warm-up, in milliseconds, and the ratio peer / ours. Cases as in published comparisons.
 """
 
+import os
 import platform
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -28,6 +31,43 @@ CASES = {  # q, noise multiplier, steps, delta
     "F": (4e-3, 0.6, 1_000_000, 1e-5),
 }
 PRV_CASES = "ADE"  # the others take it 8 s and 2.5 GB, or do not fit in memory
+
+
+def shell() -> None:
+    """`mmaccount epsilon` as a command: with machine code on disk, and the very first time."""
+    words = [sys.executable, "-m", "mmaccount", "epsilon", "--sample-rate", "0.01", "--steps", "10000"]
+    words += ["--noise-multiplier", "1", "--delta", "1e-5"]
+
+    def run(**extra: str) -> float:
+        done = subprocess.run(words, check=True, capture_output=True, env=os.environ | extra)
+        return float(len(done.stdout))
+
+    warm, _ = timed(run, 5)
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        run(NUMBA_CACHE_DIR=folder)
+        cold = time.perf_counter() - start
+    print(f"from the shell: {warm / 1e3:.2f} s, the first time {cold:.1f} s")
+
+
+def sweeping() -> None:
+    """A grid of ModelMix runs, on all cores."""
+    runs = [
+        mm.Settings(sample_rate=q, steps=steps, noise_multiplier=z, mixing=rho, truncation=p)
+        for q in (0.005, 0.01, 0.02, 0.03)
+        for steps in (1000, 3400, 10_000)
+        for z in (0.4, 0.6, 0.8, 1.2)
+        for rho in (5.0, 7.5, 11.25, 20.0)
+        for p in (10, 25, 50, 100, 200)
+    ]
+
+    def progress(done: int, total: int) -> None:
+        print(f"\r{done} of {total} runs", end="" if done < total else "\n", file=sys.stderr, flush=True)
+
+    mm.sweep(runs[:2], delta=1e-5)
+    start = time.perf_counter()
+    mm.sweep(runs, delta=1e-5, progress=progress)
+    print(f"sweep: {(time.perf_counter() - start) / len(runs) * 1e4:.1f} s for 10,000 ModelMix runs (from {len(runs)})")
 
 
 def timed(call: Callable[[], float], repeats: int) -> tuple[float, float]:
@@ -75,6 +115,8 @@ def main() -> None:
         print(line, flush=True)
     calibration()
     mixing()
+    sweeping()
+    shell()
 
 
 def calibration() -> None:
@@ -82,7 +124,7 @@ def calibration() -> None:
     start = mm.Settings(sample_rate=0.01, noise_multiplier=1.0, steps=10_000)
     ours, found = timed(lambda: mm.solve(start, "noise_multiplier", epsilon=3.0, delta=1e-5).noise_multiplier, 5)
     peer, other = timed(
-        lambda: calibrate_dp_mechanism(PLDAccountant, lambda z: event(0.01, z, 10_000), 3.0, 1e-5, tol=1e-6), 1
+        lambda: calibrate_dp_mechanism(PLDAccountant, lambda z: event(0.01, z, 10_000), 3.0, 1e-5, tol=1e-6), 3
     )
     print(f"noise for epsilon 3: ours {found:.6f} in {ours:.0f} ms, dp-accounting {other:.6f} in {peer:.0f} ms", end="")
     print(f", ratio {peer / ours:.0f}")
