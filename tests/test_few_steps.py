@@ -8,7 +8,7 @@ import pytest
 
 import mmaccount as mm
 from mmaccount import Settings
-from mmaccount.accountants import closed, few_steps, mixed
+from mmaccount.accountants import closed, few_steps, lattice, mixed
 from mmaccount.accountants.lattice import Atoms
 
 
@@ -108,7 +108,8 @@ def profile(losses, masses, x):
 @pytest.mark.parametrize("remove", [True, False])
 @pytest.mark.parametrize("q", [1e-4, 0.05])
 def test_each_rule_stays_on_its_side_at_every_epsilon(q, spacing, remove):
-    pair = few_steps.trimmed(mixed.subsampled(mixed.shifted(1.0, 0.0, 1, cell=0.02), q, remove=remove), 1e-12, upper=False)
+    step = lattice.subsampled(mixed.shifted(1.0, 0.0, 1, cell=0.02), q)
+    pair = few_steps.trimmed(step if remove else lattice.reverse(step), 1e-12, upper=False)
     below, above = few_steps.merged(pair, spacing, low=remove), few_steps.raised(pair, spacing)
     for epsilon in np.concatenate([np.linspace(-3.0, 3.0, 61), q * np.linspace(-1.0, 1.0, 21)]):
         exact = profile(pair.losses, pair.masses, exp(epsilon))

@@ -21,8 +21,19 @@ import numpy as np
 
 from mmaccount.accountants import relations
 from mmaccount.accountants.contour import Pair
-from mmaccount.accountants.lattice import MASS_ERROR, Atoms, Composed, Lattice, compose, span, split, tilted
-from mmaccount.accountants.mixed import gaussian, shifted, subsampled
+from mmaccount.accountants.lattice import (
+    MASS_ERROR,
+    Atoms,
+    Composed,
+    Lattice,
+    compose,
+    reverse,
+    span,
+    split,
+    subsampled,
+    tilted,
+)
+from mmaccount.accountants.mixed import gaussian, shifted
 from mmaccount.accountants.rdp import epsilon_at, log_delta_at, minimise_over_orders
 from mmaccount.accountants.roots import epsilons
 from mmaccount.kernels.lattice import fuse, fuse_down
@@ -100,9 +111,10 @@ def merged(atoms: Atoms, spacing: float, *, low: bool) -> Lattice:
 
 
 def raised(atoms: Atoms, spacing: float) -> Lattice:
-    """The upper rule, with the error of losses added."""
-    lattice = split(atoms, spacing)
-    return lattice._replace(start=lattice.start + NUDGE)
+    """The upper rule from the smallest loss on, with the error of losses added."""
+    smallest = float(atoms.losses[0])
+    lattice = split(atoms._replace(losses=atoms.losses - smallest), spacing)
+    return lattice._replace(start=lattice.start + smallest + NUDGE)
 
 
 def _steps(phases: Sequence[Settings]) -> list[tuple[float, float, int]]:
@@ -129,7 +141,8 @@ class Side:
         self.parts: dict[bool, Parts] = {True: [], False: []}
         for shift, q, count in steps:
             for upper, pair in ((True, gaussian(shift, CELL)), (False, shifted(shift, 0.0, 1, cell=CELL))):
-                self.parts[upper].append((trimmed(subsampled(pair, q, remove=remove), lost, upper=upper), count))
+                step = subsampled(pair, q)
+                self.parts[upper].append((trimmed(step if remove else reverse(step), lost, upper=upper), count))
         self.rough = [(split(atoms, self._range() / ROUGH), count) for atoms, count in self.parts[True]]
 
     def log_moment(self, order: float) -> float:
