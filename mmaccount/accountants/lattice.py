@@ -135,7 +135,7 @@ def window(parts: Sequence[tuple[Atoms | Lattice, int]], order: float) -> tuple[
 
 def span(parts: Sequence[tuple[Atoms | Lattice, int]], order: float) -> float:
     """The width of the window that the composed law, weighted with e^(order * loss), needs."""
-    low, high = _window(parts, order)
+    low, high = window(parts, order)
     return high - low
 
 
