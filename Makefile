@@ -6,7 +6,7 @@ DIGITS := --dataset-size 1437 --target-epsilon 3 --delta 1e-4 --epochs 40
 
 .PHONY: run test slow bench reference clean
 
-run: $(VENV)/run.done  ## price the paper's run, solve for a noise, then probe, advise, train on handwritten digits and price what was spent
+run: $(VENV)/run.done  ## price the paper's run, solve for a noise, then probe, advise, train on handwritten digits, price what was spent, one page of it all
 	$(BIN)/mmaccount compare $(RUN)
 	$(BIN)/mmaccount solve --for noise-multiplier --target-epsilon 3 $(RUN)
 	rm -rf runs/digits && mkdir -p runs
@@ -14,6 +14,7 @@ run: $(VENV)/run.done  ## price the paper's run, solve for a noise, then probe, 
 	$(BIN)/mmaccount advise $(DIGITS) --probe runs/probe.npz --out runs/digits.json --picture runs/advice.png
 	$(BIN)/python -m trainer --plan runs/digits.json --data digits --checkpoint-every 10 --out runs/digits
 	$(BIN)/mmaccount spent runs/digits/ledger.json
+	$(BIN)/mmaccount report runs/digits --out runs/digits/report.html
 
 test: $(VENV)/test.done  ## lint, types, all quick tests
 	$(BIN)/ruff check .

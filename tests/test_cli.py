@@ -146,7 +146,7 @@ def test_compare_json_and_text(capsys, resnet):
     ]
     _, out, _ = call(capsys, "compare", *words(RUN), "--delta", "1e-5")
     assert "raised-cosine, same energy            17.97" in out
-    assert [line.split()[-1] for line in out.splitlines()[1:4]] == ["6.76892", "277.285", "2.23242"]
+    assert [line.split()[-1] for line in out.splitlines()[1:4]] == ["6.76862", "277.285", "2.23242"]
 
 
 def test_reproduce(capsys):

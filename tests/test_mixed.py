@@ -273,3 +273,10 @@ def test_steps_of_one_kind_share_a_catalyst_in_whatever_phases_they_come():
     run = mm.Settings(sample_rate=0.03, steps=3400, noise_multiplier=0.335, mixing=11.25, truncation=25)
     whole = [side.epsilon(1e-5) for side in mixed.exchanged([replace(run, steps=4300)])]
     assert [side.epsilon(1e-5) for side in mixed.exchanged([run, replace(run, steps=900)])] == whole
+
+
+def test_steps_that_tell_very_much_are_priced_without_a_catalyst():
+    """Once an overflow: the smoothing of steps whose ratio has a standard deviation of 1e5."""
+    run = mm.Settings(sample_rate=1.0, steps=1, noise_multiplier=0.1, mixing=5.0, truncation=100)
+    found = mm.epsilon(run, delta=0.05)
+    assert 0.0 < found.lower <= found.upper < 60.0

@@ -39,9 +39,8 @@ from mmaccount.plan import Phase, Plan
 
 BITS = 53
 BLOCK = 256  # coordinates whose squares are added in float32
-SHRINK = (
-    1.0 - 2.0**-15
-)  # a sum of 256 squares is off by at most 258 * 2^-24, its root by half, each product by two roundings
+# A sum of 256 squares is off by at most 258 * 2^-24, its root by half of that, each product by two roundings.
+SHRINK = 1.0 - 2.0**-15
 SMALLEST = 1e-9  # clip norm; squares below 2^-149 vanish in float32, which matters only far below this
 COLUMNS = 2048  # coordinates summed over records at a time: fits a cache
 WIDEN = 1.0 + 2.0**-50  # a few float64 roundings

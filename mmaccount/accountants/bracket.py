@@ -131,17 +131,17 @@ def epsilon(
     """The epsilon of (epsilon, delta)-differential privacy of a run, as a Bound whose `upper` is the guarantee.
 
     Plain Gaussian noise: from the privacy loss distribution, both directions, a bracket usually a relative 1e-6 wide.
-    Mixing: `upper` is the smallest of three proven bounds: Renyi moments, a pair that dominates every shift of the gradient
-    (accountants/envelope.py), and the same run without mixing; `lower` is the best of attacks that spread the gradient over
-    the fewest coordinates that truncation allows, 4 and 16 times as many, or ever more. Laplace noise: Renyi moments, no
-    attack.
+    Mixing: `upper` is the smallest of four proven bounds: Renyi moments, a pair that dominates every shift of the gradient
+    (accountants/envelope.py), where that is wide a smaller one (accountants/catalyst.py), and the same run without mixing;
+    `lower` is the best of attacks that spread the gradient over the fewest coordinates that truncation allows, 4 and 16
+    times as many, or ever more. Laplace noise: Renyi moments, no attack.
 
     Args:
         settings: one phase or several; phases compose in any order.
         delta: in (0, 1).
         conversion: "improved" or "mironov" (looser; the paper's) forces Renyi moments and chooses how they are converted.
         orders: Renyi orders to try, all > 1; forces Renyi moments. By default the best real order is searched for.
-        tight: False leaves out the envelope and the concentrated attacks, which take about a second per geometry.
+        tight: False leaves out the envelope and the concentrated attacks, which take one to five seconds per geometry.
 
     Returns:
         Bound. `upper` is +inf with a `reason` when nothing finite is known.

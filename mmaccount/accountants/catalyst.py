@@ -57,6 +57,7 @@ WIDTHS = (4.0, 6.0, 9.0)
 RATES = (0.8, 0.5, 0.35, 0.25)
 TAIL = 90.0  # exponents, after which the exponential tail of the catalyst ends
 BODY = 9.5  # standard deviations of its normal body
+MOST_DEVIATION = 1.0  # of the ratio of a step; beyond, a catalyst worth many steps would tell too much
 EXTRA = 1e-34  # probability granted per step, for what is smaller than that
 TOLERANCE = 1e-10  # relative, of profiles; star's masses are larger by twice that, for where rounding is the only difference
 ROUNDING = 1e-12  # of a mass, absolute or relative
@@ -198,6 +199,8 @@ def _law(epsilons: np.ndarray, values: np.ndarray, q: float, spacing: float) -> 
 def exchanges(step: Geometry, q: float) -> tuple[Exchange, ...]:
     """Stars with a catalyst each, the smallest star first; empty if none was found."""
     deviation = q * expm1(float(log_moments(step, np.array([2.0]))[0])) ** 0.5
+    if not deviation <= MOST_DEVIATION:
+        return ()
     spacing = deviation / POINTS
     spacing = -log1p(-q) / ceil(-log1p(-q) / spacing) if q < 1.0 else spacing
     epsilons, bounds = _cells(step)
