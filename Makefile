@@ -26,6 +26,7 @@ slow: $(VENV)/test.done  ## the tests that take minutes each
 	$(BIN)/pytest -m slow
 
 bench: $(VENV)/test.done  ## time brackets and per-record gradients against others, accuracy on digits, linear on glyphs (minutes)
+	$(BIN)/pip install --quiet --editable ".[bench]"
 	$(BIN)/python tests/bench/peers.py
 	$(BIN)/python tests/bench/persample.py
 	$(BIN)/python tests/bench/digits.py

@@ -15,7 +15,7 @@ def epsilons(
     upper: Callable[[float], float], lower: Callable[[float], float], delta: float, start: float, tolerance: float = ROOT
 ) -> Pair:
     """The epsilons next to where the bounds `upper` and `lower` on delta(epsilon) cross `delta`, each on its own safe side:
-    both have been evaluated. (0, inf) where `upper` does not hold delta at `start`, above 0, the largest epsilon tried."""
+    both have been evaluated. (0, inf) where `upper` does not hold delta at `start`, the largest epsilon tried."""
     log_delta = log(delta)
 
     def above(epsilon: float) -> float:
@@ -29,7 +29,7 @@ def epsilons(
     safe, part = start, 0.9
     while above(part * safe) <= 0.0:
         safe, part = part * safe, part**2
-        if safe < SMALLEST * start:
+        if safe <= SMALLEST * start:  # also a start of 0
             return Pair(0.0, 0.0 if above(0.0) <= 0.0 else safe)
     safe, part = safe_end(above, safe, part * safe, tolerance=tolerance), tolerance
     while part < 1.0:

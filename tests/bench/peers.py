@@ -1,4 +1,4 @@
-"""Time the certified bracket against dp-accounting's PLD and opacus' PRV, in one run: python tests/bench/peers.py
+"""Time certified brackets against dp-accounting, opacus, prv-accountant and riskcal, in one run: make bench
 
 Medians of repeated calls after one warm-up, in milliseconds, and the ratio peer / ours. Cases as in published comparisons.
 """
@@ -17,6 +17,9 @@ from dp_accounting.mechanism_calibration import calibrate_dp_mechanism
 from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
 from dp_accounting.pld import PLDAccountant
 from opacus.accountants import PRVAccountant
+from prv_accountant import PoissonSubsampledGaussianMechanism
+from prv_accountant import PRVAccountant as MicrosoftAccountant
+from riskcal.calibration.dpsgd import get_advantage_for_dpsgd
 
 import mmaccount as mm
 from mmaccount import divergences
@@ -98,10 +101,17 @@ def prv(q: float, z: float, steps: int, delta: float) -> float:
     return accountant.get_epsilon(delta)
 
 
+def microsoft(q: float, z: float, steps: int, delta: float) -> float:
+    law = PoissonSubsampledGaussianMechanism(noise_multiplier=z, sampling_probability=q)
+    accountant = MicrosoftAccountant(prvs=[law], max_self_compositions=[steps], eps_error=0.01, delta_error=delta / 1000)
+    return accountant.compute_epsilon(delta=delta, num_self_compositions=[steps])[2]
+
+
 def main() -> None:
     warnings.simplefilter("ignore")
     print(f"Python {platform.python_version()}, {platform.machine()}, {platform.system()}")
-    print(f"{'case':6}{'epsilon':>24}{'ours ms':>10}{'dp-accounting':>16}{'ratio':>7}{'opacus PRV':>13}{'ratio':>7}")
+    heads = "".join(f"{name:>16}{'ratio':>7}" for name in ("dp-accounting", "opacus PRV", "prv-accountant"))
+    print(f"{'case':6}{'epsilon':>24}{'ours ms':>10}{heads}")
     for name, case in CASES.items():
         q, z, steps, delta = case
         run = mm.Settings(sample_rate=q, noise_multiplier=z, steps=steps)
@@ -110,10 +120,12 @@ def main() -> None:
         peer, _ = timed(lambda case=case: dp_accounting(*case), 3)
         line = f"{name:6}{bound.lower:12.5f}{bound.upper:12.5f}{ours:10.1f}{peer:16.0f}{peer / ours:7.0f}"
         if name in PRV_CASES:
-            other, _ = timed(lambda case=case: prv(*case), 3)
-            line += f"{other:13.0f}{other / ours:7.0f}"
+            for peer_of, repeats in ((prv, 3), (microsoft, 1)):
+                other, _ = timed(lambda case=case, peer_of=peer_of: peer_of(*case), repeats)
+                line += f"{other:16.0f}{other / ours:7.0f}"
         print(line, flush=True)
     calibration()
+    advantage()
     mixing()
     sweeping()
     shell()
@@ -128,6 +140,15 @@ def calibration() -> None:
     )
     print(f"noise for epsilon 3: ours {found:.6f} in {ours:.0f} ms, dp-accounting {other:.6f} in {peer:.0f} ms", end="")
     print(f", ratio {peer / ours:.0f}")
+
+
+def advantage() -> None:
+    """The membership-inference advantage of case A."""
+    q, z, steps, _ = CASES["A"]
+    run = mm.Settings(sample_rate=q, noise_multiplier=z, steps=steps)
+    ours, found = timed(lambda: mm.advantage(run).upper, 5)
+    peer, other = timed(lambda: get_advantage_for_dpsgd(z, q, steps), 3)
+    print(f"advantage: ours {found:.6f} in {ours:.0f} ms, riskcal {other:.6f} in {peer:.0f} ms, ratio {peer / ours:.0f}")
 
 
 def mixing() -> None:
