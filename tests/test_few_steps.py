@@ -8,7 +8,7 @@ import pytest
 
 import mmaccount as mm
 from mmaccount import Settings
-from mmaccount.accountants import closed, few_steps, lattice, mixed
+from mmaccount.accountants import closed, few_steps, lattice, mixed, roots
 from mmaccount.accountants.lattice import Atoms
 
 
@@ -134,3 +134,9 @@ def test_only_outcomes_that_a_sampled_record_makes_cost_anything():
     bound = mm.delta(run(1e-6, 0.5, 3), epsilon=0.0)
     assert 0.0 < bound.lower <= bound.upper <= -expm1(3 * log1p(-1e-6)) * (1 + 1e-9)
     assert mm.epsilon(run(1e-6, 0.5, 3), delta=3.1e-6).upper < 1e-5
+
+
+def test_a_search_that_starts_at_zero_ends():
+    """Noise so large that the first guess of epsilon is 0: it once went on for ever."""
+    assert roots.epsilons(lambda _: 0.0, lambda _: 0.0, 1e-5, 0.0) == (0.0, 0.0)
+    assert roots.epsilons(lambda _: 1.0, lambda _: 0.0, 1e-5, 0.0) == (0.0, float("inf"))
