@@ -196,7 +196,7 @@ def bayes_success(settings: Settings | Iterable[Settings], *, prior: float = 0.5
 
     >>> found = bayes_success(Settings(sample_rate=1, steps=1, noise_multiplier=1.0))       # Phi(1/2)
     >>> f"{found.lower:.6f} {found.upper:.6f}"
-    '0.691462 0.691463'
+    '0.691462 0.691462'
     """
     prior = _check.probability("prior", prior)
     made = profile(rdp.as_phases(settings), np.array([_prior_epsilon(prior)]), tight=tight)

@@ -12,7 +12,7 @@ from flint import arb, ctx
 
 import mmaccount as mm
 from mmaccount import cli, verify
-from mmaccount.certificate import certify, enclosure
+from mmaccount.certificate import FIELDS, certify, enclosure
 
 CHECKER = ROOT / "mmaccount" / "verify.py"
 PLAIN = {"sample_rate": 0.01, "steps": 10_000, "noise_multiplier": 1.0}
@@ -33,7 +33,8 @@ def as_read(made: dict) -> dict:
 
 def filled(phase: dict, delta: float, order: float, rule) -> dict:
     """A certificate with an order and a rule of our choosing."""
-    made = {"schema": 1, "phases": [mm.Settings(**phase).to_dict()], "delta": delta, "order": order, "rules": [rule]}
+    shown = {name: value for name, value in mm.Settings(**phase).to_dict().items() if name in FIELDS}
+    made = {"schema": 1, "phases": [shown], "delta": delta, "order": order, "rules": [rule]}
     return made | {"values": verify.recompute(as_read(made | {"values": {"epsilon": "0"}}))}
 
 

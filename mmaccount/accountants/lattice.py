@@ -31,6 +31,7 @@ SCALES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)  # Chernoff exponents tried, over 
 OUTSIDE = 40.0  # e^-40 of the tilted mass may lie outside of a window
 ALIGNED = 1e-9  # of a spacing, by which the smallest loss may miss its point
 ODD_FACTORS = (1, 3, 5, 9, 15, 25, 27, 45, 75, 81, 125)  # of the length of a transform
+FAR = 600.0  # distance of lattice points from which on an atom is moved up whole
 TINY = 1e-300  # stands in for zero masses in logarithms
 
 
@@ -86,7 +87,8 @@ def split(atoms: Atoms, spacing: float, spans: tuple[np.ndarray, np.ndarray] | N
     below = np.maximum(0, np.floor((lows - offset) / spacing).astype(np.int64))
     above = np.maximum(np.ceil((highs - offset) / spacing).astype(np.int64), below + 1)
     low, high = offset + below * spacing, offset + above * spacing
-    share = np.clip(np.expm1(atoms.losses - low) / np.expm1(high - low), 0.0, 1.0)
+    share = np.clip(np.expm1(np.minimum(atoms.losses - low, FAR)) / np.expm1(np.minimum(high - low, FAR)), 0.0, 1.0)
+    share = np.where((high - low < FAR) | (atoms.losses <= low), share, 1.0)  # a smaller share could round to 0
     count = int(above.max()) + 1
     masses = np.bincount(above, share * atoms.masses, count) + np.bincount(below, (1.0 - share) * atoms.masses, count)
     return Lattice(offset, spacing, masses * (1.0 + MASS_ERROR), atoms.infinite, atoms.absent)

@@ -17,9 +17,6 @@ from dp_accounting.mechanism_calibration import calibrate_dp_mechanism
 from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
 from dp_accounting.pld import PLDAccountant
 from opacus.accountants import PRVAccountant
-from prv_accountant import PoissonSubsampledGaussianMechanism
-from prv_accountant import PRVAccountant as MicrosoftAccountant
-from riskcal.calibration.dpsgd import get_advantage_for_dpsgd
 
 import mmaccount as mm
 from mmaccount import divergences
@@ -102,6 +99,9 @@ def prv(q: float, z: float, steps: int, delta: float) -> float:
 
 
 def microsoft(q: float, z: float, steps: int, delta: float) -> float:
+    from prv_accountant import PoissonSubsampledGaussianMechanism
+    from prv_accountant import PRVAccountant as MicrosoftAccountant
+
     law = PoissonSubsampledGaussianMechanism(noise_multiplier=z, sampling_probability=q)
     accountant = MicrosoftAccountant(prvs=[law], max_self_compositions=[steps], eps_error=0.01, delta_error=delta / 1000)
     return accountant.compute_epsilon(delta=delta, num_self_compositions=[steps])[2]
@@ -144,6 +144,8 @@ def calibration() -> None:
 
 def advantage() -> None:
     """The membership-inference advantage of case A."""
+    from riskcal.calibration.dpsgd import get_advantage_for_dpsgd
+
     q, z, steps, _ = CASES["A"]
     run = mm.Settings(sample_rate=q, noise_multiplier=z, steps=steps)
     ours, found = timed(lambda: mm.advantage(run).upper, 5)
