@@ -49,6 +49,7 @@ LARGEST_SHIFT = {"gaussian": 1e3, "laplace": 5e2}  # beyond, mixing is not credi
 LARGEST_LAW = 100.0, 1e5  # the same for laws other than the uniform; L that counts at most, by (M) an upper bound
 SMALLEST_WIDTH = 1e-8  # narrower L count as 0: by (M) an upper bound, and exact to L^2
 SMALLEST_NOISE = 0.05  # below, fractional orders of plain DP-SGD are bounded by convexity instead of quadrature
+SMALLEST_TABLE = 8  # orders of the first table of moments; it doubles as higher orders are asked for
 DENSE_ORDERS = 64  # every integer order up to here; above, orders grow
 SPARSE_ORDERS = 1024  # by 2 % up to here, by 5 % beyond, and with mixing the moments between are read off chords (F),
 ORDER_GROWTH = 1.02, 1.05  # which are at most a relative 1e-4 and 1e-3 too large
@@ -119,7 +120,7 @@ def _between_one_and_two(step: Geometry) -> np.ndarray:
 
 
 def _integer_order(settings: Settings, order: int) -> float:
-    size = max(DENSE_ORDERS, 1 << (order - 1).bit_length())
+    size = max(SMALLEST_TABLE, 1 << (order - 1).bit_length())
     return float(binomial.subsampled_log_moment(order, settings.sample_rate, _table(geometry(settings), size)))
 
 
@@ -129,16 +130,9 @@ def am_gm(settings: Settings, order: float) -> tuple[float, float]:
         C = [((1-q)/(1-theta))^(1-theta) (q/theta)^theta]^-(2-alpha).
     Proof: the second derivative of r -> (1-q+qr)^alpha is at most C q^2 alpha (alpha-1) r^(beta-2), since
     1-q+qr >= ((1-q)/(1-theta))^(1-theta) (qr/theta)^theta (weighted AM-GM) and alpha < 2; compare Bregman gaps at 1."""
-    q, best = settings.sample_rate, (inf, 2.0)
-    for beta, log_moment in zip(EXPONENTS, _between_one_and_two(geometry(settings)), strict=True):
-        if beta < order:
-            break
-        theta = (2.0 - beta) / (2.0 - order)
-        log_mean = (1.0 - theta) * log((1.0 - q) / (1.0 - theta)) if theta < 1.0 else 0.0
-        log_mean += theta * log(q / theta) if theta > 0.0 else 0.0
-        log_factor = 2.0 * log(q) + log(order * (order - 1.0) / (beta * (beta - 1.0))) - (2.0 - order) * log_mean
-        best = min(best, (log_factor + log_expm1(log_moment), float(beta)))
-    return softplus(best[0]), best[1]
+    known = _between_one_and_two(geometry(settings))
+    log_excess, beta = binomial.am_gm(order, settings.sample_rate, EXPONENTS, known)
+    return softplus(log_excess), beta
 
 
 def _chord(settings: Settings, order: float) -> float:

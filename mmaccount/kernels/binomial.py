@@ -22,3 +22,22 @@ def subsampled_log_moment(order: int, q: float, log_moments: np.ndarray) -> floa
         log_weight = log_choose + (order - k) * log1p(-q) + k * log(q)
         peak, total = scaled_add(peak, total, log_weight + log_expm1(log_moments[k]), 1.0)
     return softplus(log_total(peak, total))
+
+
+@jit
+def am_gm(order: float, q: float, exponents: np.ndarray, log_moments: np.ndarray) -> tuple[float, float]:
+    """(log of the bound on the moment minus 1, its beta), the smallest over beta = exponents >= order, whose log A_beta are
+    given; 1 < order < 2, q < 1. Formula and proof: divergences.am_gm."""
+    best, at = inf, 2.0
+    for i in range(exponents.size):
+        beta = exponents[i]
+        if beta < order:
+            break
+        theta = (2.0 - beta) / (2.0 - order)
+        log_mean = (1.0 - theta) * log((1.0 - q) / (1.0 - theta)) if theta < 1.0 else 0.0
+        log_mean += theta * log(q / theta) if theta > 0.0 else 0.0
+        log_factor = 2.0 * log(q) + log(order * (order - 1.0) / (beta * (beta - 1.0))) - (2.0 - order) * log_mean
+        value = log_factor + log_expm1(log_moments[i])
+        if value < best:
+            best, at = value, beta
+    return best, at

@@ -26,6 +26,7 @@ from mmaccount.kernels.logspace import (
 WINDOW = 10.0  # std beyond an edge or a peak; what is cut off is below 1e-19 of the integral
 DIGITS = 46.0  # trapezoid error e^-46 = 1e-20 times the growth of the integrand in its strip
 SMALL_SHIFT = 0.01  # below it log r is the integral of the score (3-point Gauss-Legendre, error < 1e-18 relative)
+TOGETHER = 20.0  # order times shift up to which orders within a factor 2 share their points; there r^k is below 1e270
 DIRECT = 0.5  # exponent below which Int_0^L e^{-tu-u^2/2} du is summed by Gauss-Legendre instead of by erfcx
 
 NODES, WEIGHTS = (0.5 * (a + b) for a, b in zip(np.polynomial.legendre.leggauss(12), (1.0, 0.0), strict=True))
@@ -140,12 +141,77 @@ def mixed_log_moment(order: float, shift: float, width: float, q: float) -> floa
 
 
 @jit
+def share(orders: np.ndarray, first: int, shift: float, together: float) -> int:
+    """Where the group of orders ends that may share points with orders[first]: within a factor 2, order * shift small."""
+    last = first + 1
+    if orders[first] * shift < together:
+        low = high = orders[first]
+        while last < orders.size:
+            low, high = min(low, orders[last]), max(high, orders[last])
+            if high > 2.0 * low or high * shift >= together:
+                break
+            last += 1
+    return last
+
+
+@jit
+def _points(lo: float, hi: float, step: float, w: float, width: float) -> tuple[np.ndarray, np.ndarray]:
+    """(weight times width * p, log r) at the points of the trapezoid rule on [lo, hi], r = p(t + w)/p(t)."""
+    count = ceil((hi - lo) / step)
+    step = (hi - lo) / count
+    weight, log_r = np.empty(count + 1), np.empty(count + 1)
+    for i in range(count + 1):
+        t = lo + step * i
+        weight[i] = step * exp(log_density(t, width))
+        log_r[i] = _log_ratio(t, w, width)
+    weight[0] *= 0.5
+    weight[count] *= 0.5
+    return weight, log_r
+
+
+@jit
+def _add_orders(total: np.ndarray, orders: np.ndarray, weight: np.ndarray, log_r: np.ndarray) -> None:
+    """Add the sums of weight * g_k, g_k = r^k - 1 - k (r - 1), for all orders: g_{k+1} = r g_k + k (r - 1)^2 where the next
+    order is one more, a sum of nonnegative terms."""
+    gap, more = np.empty(log_r.size), np.expm1(log_r)
+    for j in range(orders.size):
+        k = orders[j]
+        if j > 0 and k == orders[j - 1] + 1.0:
+            for i in range(log_r.size):
+                gap[i] += more[i] * gap[i] + (k - 1.0) * more[i] * more[i]
+        else:
+            for i in range(log_r.size):
+                gap[i] = exp(log_excess(k, log_r[i]))
+        total[j] += np.dot(weight, gap)
+
+
+@jit
+def _shared_log_moments(orders: np.ndarray, shift: float, width: float) -> np.ndarray:
+    """h_k of orders with k * shift < TOGETHER, in whose windows p and r^k are far from the ends of float64."""
+    top, total = np.max(orders), np.zeros(orders.size)
+    step, start = _step(top, 1.0), -width - WINDOW
+    if width > shift + 2.0 * WINDOW:
+        weight, log_r = _points(-shift - WINDOW, WINDOW, step, shift, width)
+        _add_orders(total, orders, weight, log_r)
+        start = -WINDOW
+    weight, log_r = _points(start, top * shift + WINDOW, step, -shift, width)
+    _add_orders(total, orders, weight, log_r)
+    return np.log1p(total / width)
+
+
+@jit
 def log_moments(orders: np.ndarray, shift: float, width: float) -> np.ndarray:
     """h_k(shift; width) for an array of orders; width may be 0."""
-    out = np.empty(orders.size)
-    for i in range(orders.size):
-        k = orders[i]
-        out[i] = mixed_log_moment(k, shift, width, 1.0) if width > 0.0 else 0.5 * k * (k - 1.0) * shift * shift
+    if width == 0.0:
+        return 0.5 * orders * (orders - 1.0) * shift * shift
+    out, first = np.empty(orders.size), 0
+    while first < orders.size:
+        last = share(orders, first, shift, TOGETHER)
+        if last == first + 1:
+            out[first] = mixed_log_moment(orders[first], shift, width, 1.0)
+        else:
+            out[first:last] = _shared_log_moments(orders[first:last], shift, width)
+        first = last
     return out
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from mmaccount.kernels.density import Mixing, log_density, log_ratio
 from mmaccount.kernels.gaussian import NODES as NODES12
 from mmaccount.kernels.gaussian import WEIGHTS as WEIGHTS12
+from mmaccount.kernels.gaussian import share
 from mmaccount.kernels.logspace import jit, log_excess, log_total, scaled_add, softplus
 
 WINDOW = 10.0  # std beyond an edge or a peak; what is cut off is below 1e-19 of the integral
@@ -93,20 +94,6 @@ def _far_peak(order: float, shift: float, stretch: tuple[float, float], mixing: 
 
 
 @jit
-def _share(orders: np.ndarray, first: int, shift: float) -> int:
-    """Where the group of orders ends that may share panels with orders[first]."""
-    last = first + 1
-    if orders[first] * shift < TOGETHER:
-        low = high = orders[first]
-        while last < orders.size:
-            low, high = min(low, orders[last]), max(high, orders[last])
-            if high > 2.0 * low or high * shift >= TOGETHER:
-                break
-            last += 1
-    return last
-
-
-@jit
 def log_moments(orders: np.ndarray, shift: float, mixing: Mixing) -> np.ndarray:
     """h_k(shift) for an array of orders k > 1, shift > 0; relative error below 1e-12 (measured).
 
@@ -119,7 +106,7 @@ def log_moments(orders: np.ndarray, shift: float, mixing: Mixing) -> np.ndarray:
     """
     out, first = np.empty(orders.size), 0
     while first < orders.size:
-        last = _share(orders, first, shift)
+        last = share(orders, first, shift, TOGETHER)
         top = np.max(orders[first:last])
         half, start = _half_panel(top), top * shift + WINDOW
         stretch, state = _stretch(top, shift, mixing.power), (-inf, 0.0)

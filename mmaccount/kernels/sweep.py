@@ -5,7 +5,7 @@ from math import inf, log, log1p
 import numpy as np
 
 from mmaccount.kernels.binomial import subsampled_log_moment
-from mmaccount.kernels.gaussian import mixed_log_moment
+from mmaccount.kernels.gaussian import log_moments
 from mmaccount.kernels.logspace import jit
 
 
@@ -19,11 +19,13 @@ def best_integer_order(
     conversion. A negative or undefined moment counts as +inf. The search ends two orders after the best one.
     """
     logs = np.zeros(most + 1)
-    best, at = inf, 2
+    best, at, known = inf, 2, 1
     for order in range(2, most + 1):
         k = float(order)
-        one = mixed_log_moment(k, shift, width, 1.0) if width > 0.0 else 0.5 * k * (k - 1.0) * shift * shift
-        logs[order] = copies * one * (1.0 + errors[0])
+        if order > known:
+            block = np.arange(order, min(most, max(4, 2 * known)) + 1)
+            known = block[-1]
+            logs[block[0] : known + 1] = copies * log_moments(block.astype(np.float64), shift, width) * (1.0 + errors[0])
         moment = subsampled_log_moment(order, q, logs) if q < 1.0 else logs[order]
         if not moment >= 0.0:
             moment = inf
