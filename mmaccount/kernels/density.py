@@ -23,7 +23,6 @@ from math import ceil, exp, lgamma, log, log1p, pi, sin, sqrt, tan
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import roots_jacobi
 
 from mmaccount import laws
 from mmaccount.kernels.logspace import LOG_SQRT_2PI, jit
@@ -70,6 +69,8 @@ class Mixing(NamedTuple):
 
 
 def _rule(left: float, right: float) -> np.ndarray:
+    from scipy.special import roots_jacobi  # only now: to load it takes longer than to price a run
+
     points, weights = roots_jacobi(SIZE, right, left)
     return np.array([0.5 * (points + 1.0), weights * 0.5 ** (left + right + 1.0)])
 

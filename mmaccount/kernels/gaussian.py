@@ -210,7 +210,9 @@ def log_moments(orders: np.ndarray, shift: float, width: float) -> np.ndarray:
         if last == first + 1:
             out[first] = mixed_log_moment(orders[first], shift, width, 1.0)
         else:
-            out[first:last] = _shared_log_moments(orders[first:last], shift, width)
+            together = _shared_log_moments(orders[first:last], shift, width)
+            for i in range(first, last):
+                out[i] = together[i - first]
         first = last
     return out
 

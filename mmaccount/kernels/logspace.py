@@ -11,7 +11,10 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 def jit(function: F) -> F:
-    """The one compile policy: machine code cached on disk, IEEE arithmetic (no fastmath), no Python objects, no lock."""
+    """The one compile policy: machine code cached on disk, IEEE arithmetic (no fastmath), no Python objects, no lock.
+
+    What is written to a slice is written in a loop: the first assignment to a slice costs 3 s of compiling.
+    """
     return cast(F, numba.njit(cache=True, error_model="numpy", nogil=True)(function))
 
 

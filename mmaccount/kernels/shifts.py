@@ -102,7 +102,8 @@ def lines_of_moments(
     for i in range(shifts.size):
         v = shifts[i]
         x, weight, apart = _uniform_nodes(v, width, _step(v, spacing * count), 2.0 + np.max(tilts))
-        real[:, i, 0] += apart / width
+        for j in range(tilts.size):
+            real[j, i, 0] += apart / width
         log_r, score, score_0 = np.empty(x.size), np.empty(x.size), np.empty(x.size)
         for k in range(x.size):
             weight[k] *= exp(gaussian.log_density(x[k], width)) / width

@@ -23,9 +23,10 @@ def best_integer_order(
     for order in range(2, most + 1):
         k = float(order)
         if order > known:
-            block = np.arange(order, min(most, max(4, 2 * known)) + 1)
-            known = block[-1]
-            logs[block[0] : known + 1] = copies * log_moments(block.astype(np.float64), shift, width) * (1.0 + errors[0])
+            known = min(most, max(4, 2 * known))
+            block = log_moments(np.arange(k, known + 1.0), shift, width)
+            for i in range(block.size):
+                logs[order + i] = copies * block[i] * (1.0 + errors[0])
         moment = subsampled_log_moment(order, q, logs) if q < 1.0 else logs[order]
         if not moment >= 0.0:
             moment = inf
