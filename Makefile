@@ -28,7 +28,7 @@ slow: $(VENV)/test.done  ## the tests that take minutes each
 bench: $(VENV)/test.done  ## time brackets and per-record gradients against others, accuracy on digits, linear on glyphs (minutes)
 	$(BIN)/pip install --quiet --editable ".[bench]"
 	$(BIN)/python tests/bench/peers.py
-	$(BIN)/python tests/bench/persample.py
+	$(BIN)/python -m trainer --bench --threads 1
 	$(BIN)/python tests/bench/digits.py
 	$(BIN)/python tests/bench/glyphs.py
 	$(BIN)/python tests/bench/advice.py

@@ -7,9 +7,12 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
+import torch
+
+from mmaccount import _check
 from mmaccount.bound import up
 from mmaccount.plan import Plan
-from trainer import data, probe
+from trainer import bench, data, probe
 from trainer.augment import Augmentation
 from trainer.loop import PAUSE, Options, losses, train
 from trainer.update import Update
@@ -35,9 +38,7 @@ class _Shown:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="trainer", description="Train with DP-SGD or ModelMix exactly as a plan says.")
     parser.add_argument("--plan", metavar="FILE", help="made by mmaccount plan or mmaccount advise")
-    parser.add_argument(
-        "--data", required=True, help="digits, glyphs, glyphs:COUNT, cifar10:FOLDER, svhn:FOLDER or FILE.npz"
-    )
+    parser.add_argument("--data", help="digits, glyphs, glyphs:COUNT, cifar10:FOLDER, svhn:FOLDER or FILE.npz")
     parser.add_argument("--out", metavar="FOLDER", help="where ledger, checkpoints and report go")
     parser.add_argument(
         "--probe", metavar="FILE", help="instead of training: per-record gradients of held-out (public) records, for advise"
@@ -49,7 +50,11 @@ def _parser() -> argparse.ArgumentParser:
         help="probe the training records: a noisy histogram of norms, a release every time, which plans pay for",
     )
     parser.add_argument("--probe-noise", type=float, default=20.0, metavar="Z", help="its noise, in records")
-    parser.add_argument("--model", default="linear", help="linear, cnn, resnet20 or module:function")
+    parser.add_argument("--bench", action="store_true", help="instead of training: time per-record gradients, random inputs")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="ROWS", help="records of a step to time")
+    parser.add_argument("--rounds", type=int, default=10, help="how often to time it")
+    parser.add_argument("--threads", type=int, help="of torch on CPU")
+    parser.add_argument("--model", help="linear (the default), cnn, resnet20 (the default of --bench) or module:function")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument("--seed", type=int, help="repeatable, for tests: the run is then not private")
@@ -88,18 +93,31 @@ def _probe(given: argparse.Namespace) -> str:
         Path(given.probe),
         private_noise=given.probe_noise if given.private else None,
         rows=given.rows,
-        model=given.model,
+        model=given.model or "linear",
         device=given.device,
         seed=given.seed,
     )
+
+
+def _bench(given: argparse.Namespace) -> str:
+    model = given.model or "resnet20"
+    made = bench.measure(model=model, batch_size=given.batch_size, device=given.device, rounds=given.rounds)
+    return json.dumps(made, allow_nan=False) if given.json else bench.table(made)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     given = _parser().parse_args(argv)
     try:
+        if given.threads is not None:
+            torch.set_num_threads(_check.count("threads", given.threads, 4096))
+        if given.bench:
+            print(_bench(given))
+            return 0
+        if given.data is None:
+            raise ValueError("give --data.")
         options = Options(
-            model=given.model,
+            model=given.model or "linear",
             update=Update(
                 optimizer=given.optimizer, momentum=given.momentum, weight_decay=given.weight_decay, ema=given.ema
             ),

@@ -1,0 +1,83 @@
+"""python -m trainer --bench: every method agrees with a float64 loop before it is timed, and a wrong one is refused."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from trainer import __main__ as command
+from trainer import bench
+
+
+def small(**changed):
+    return bench.measure(**{"model": "cnn", "batch_size": 5, "rounds": 2} | changed)
+
+
+def named(made):
+    return {row["method"]: row for row in made["methods"]}
+
+
+def test_every_method_is_checked_and_timed(capsys):
+    threads = torch.get_num_threads()
+    assert command.main(["--bench", "--model", "cnn", "--batch-size", "5", "--rounds", "2", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert (made["device"], made["threads"], made["torch"]) == (bench._processor(), threads, torch.__version__)
+    rows = named(made)
+    assert set(rows) == set(bench.METHODS)
+    for row in rows.values():
+        assert 0 <= row["error"] <= bench.TOLERANCE
+        assert 0 < row["milliseconds"] <= row["median_milliseconds"]
+        assert row["records_per_second"] == pytest.approx(5e3 / row["milliseconds"])
+        assert row["ratio"] == pytest.approx(row["milliseconds"] / rows[bench.REFERENCE]["milliseconds"])
+        assert row["peak_bytes"] >= 4 * made["parameters"]
+
+
+def test_the_loop_clips_and_truncates_some_records_and_not_others():
+    given = bench.task("cnn", 5, "cpu")
+    norms = [float(row.norm()) for row in bench._loop(given)]
+    assert min(norms) < given.clip_norm < max(norms)
+    sums = list(given.expected.values())
+    for one, other in zip(sums, sums[1:]):
+        assert float((one - other).abs().max()) > 10 * bench.TOLERANCE * float(one.abs().max())
+
+
+@pytest.mark.parametrize("factor", [1.001, 0.0, float("nan")])
+def test_a_wrong_method_is_refused(monkeypatch, factor):
+    kind, make = bench.METHODS["ours"]
+
+    def wrong(given):
+        step = make(given)
+        return lambda: [part * factor for part in step()]
+
+    monkeypatch.setitem(bench.METHODS, "ours", (kind, wrong))
+    made = small()
+    row = named(made)["ours"]
+    assert "disagrees" in row["absent"]
+    assert "milliseconds" not in row
+    assert "disagrees" in bench.table(made)
+    json.dumps(made, allow_nan=False)
+
+
+def test_what_is_not_installed_is_left_out(monkeypatch):
+    monkeypatch.setitem(sys.modules, "opacus", None)
+    rows = named(small())
+    assert "opacus" in rows["opacus, hooks"]["absent"]
+    assert rows["ours"]["ratio"] > 0
+
+
+def test_memory_is_the_most_held_at_once():
+    def step():
+        first = torch.zeros(1000)
+        del first
+        return [torch.zeros(500), torch.zeros(700)]
+
+    assert bench._Clock("cpu").peak(step) == 4 * 1200
+
+
+@pytest.mark.parametrize("options", ["--batch-size 0", "--rounds 0", "--threads 0", "--model none", "--device cuda"])
+def test_bad_input_ends_in_one_line(capsys, options):
+    assert command.main(["--bench", *options.split()]) == 2
+    error = capsys.readouterr().err
+    assert options.split()[0].strip("-").replace("-", "_") in error
+    assert len(error.splitlines()) == 1
