@@ -66,6 +66,14 @@ def test_what_is_not_installed_is_left_out(monkeypatch):
     assert rows["ours"]["ratio"] > 0
 
 
+def test_the_floor_is_shown_where_the_card_is_known():
+    made = small()
+    assert "floor_milliseconds" not in made["counted"]["private"]
+    made["counted"] = bench._counted(bench.task("cnn", 5, "cpu"), "NVIDIA H100 80GB HBM3")
+    assert made["counted"]["private"]["floor_milliseconds"] > made["counted"]["without privacy"]["floor_milliseconds"] > 0
+    assert bench.table(made).count("at least") == 2
+
+
 def test_memory_is_the_most_held_at_once():
     def step():
         first = torch.zeros(1000)

@@ -25,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from mmaccount import _check
 from mmaccount.plan import Phase, Plan
-from trainer import checks, models
+from trainer import checks, count, models
 from trainer.gradients import Fast, Layout, Oracle, best
 from trainer.loop import losses
 from trainer.mechanism import Gradients, Randomness, clip_truncate_sum, coordinate_bound, private_step
@@ -214,17 +214,29 @@ def measure(*, model: str = "resnet20", batch_size: int = 64, device: str = "cpu
             rows[name] |= {"records_per_second": batch_size / min(times), "peak_bytes": clock.peak(steps[name])}
     for name in taken if REFERENCE in taken else ():
         rows[name]["ratio"] = min(taken[name]) / min(taken[REFERENCE])
+    name = torch.cuda.get_device_name() if clock.cuda else _processor()
     return {
         "model": model,
         "parameters": Layout(given.model).total,
         "batch_size": batch_size,
         "dtype": "float32",
-        "device": torch.cuda.get_device_name() if clock.cuda else _processor(),
+        "device": name,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "time": f"{clock.name}, smallest of {rounds} rounds in which all methods took turns",
+        "counted": _counted(given, name),
         "methods": list(rows.values()),
     }
+
+
+def _counted(given: Task, device: str) -> dict[str, dict[str, float]]:
+    """Operations and bytes of a step without and with privacy, and the least time for them on a known device."""
+    known, made = count.card(device), {}
+    for name, work in count.steps(given.model, losses, SHAPE, len(given.x)).items():
+        made[name] = {"operations": work.operations, "bytes": work.bytes}
+        if known is not None:
+            made[name]["floor_milliseconds"] = 1e3 * work.floor(known, "float32")
+    return made
 
 
 def _processor() -> str:
@@ -265,9 +277,15 @@ def _in_turns(steps: dict[str, Step], clock: _Clock, rounds: int) -> dict[str, l
 
 def table(made: dict[str, object]) -> str:
     """The measurement for people."""
+    counted = [
+        f"counted, {name}: {work['operations'] / 1e9:.2f} GFLOP, {work['bytes'] / 1e9:.3f} GB"
+        + (f", at least {work['floor_milliseconds']:.2f} ms" if "floor_milliseconds" in work else "")
+        for name, work in made["counted"].items()
+    ]
     lines = [
         f"{made['model']}, {made['parameters']:,} parameters, batch of {made['batch_size']}, {made['dtype']}",
         f"{made['device']}, {made['threads']} threads, torch {made['torch']}; {made['time']}",
+        *counted,
         f"{'':30s}{'ms':>9s}{'records/s':>11s}{'ratio':>7s}{'peak MB':>9s}{'error':>10s}",
     ]
     for row in made["methods"]:

@@ -130,13 +130,13 @@ class _Affine(torch.autograd.Function):
         return nn.functional.linear(x, layer.weight, layer.bias)
 
     @staticmethod
-    def backward(ctx, out: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN001
+    def backward(ctx, out: Tensor) -> tuple[Tensor | None, None, None, None]:  # noqa: ANN001
         (x,), layer = ctx.saved_tensors, ctx.layer
         three_out, three_x = out.reshape(len(out), -1, out.shape[-1]), x.reshape(len(x), -1, x.shape[-1])
         ctx.keep.add(layer.weight, three_out.transpose(1, 2) @ three_x)
         if layer.bias is not None:
             ctx.keep.add(layer.bias, three_out.sum(1))
-        return out @ layer.weight, None, None, None
+        return out @ layer.weight if ctx.needs_input_grad[0] else None, None, None, None
 
 
 class _Keep:
