@@ -19,7 +19,7 @@ def test_forward_pass_of_resnet20():
     one, five = (count.counted(lambda rows=rows: model(torch.empty(rows, *SHAPE, device="meta"))) for rows in (1, 5))
     assert (one.operations, five.operations) == (2 * RESNET, 10 * RESNET)
     # Maps of the stages have 2^14, 2^13 and 2^12 floats. A block reads or writes 15: 2 by each of two convolutions,
-    # norms and rectifiers, 3 by the sum. Stage 1 has three blocks and 5 for the layer before, the others three blocks, 1 more
+    # norms and rectifiers, 3 by the sum. Stage 1 has three blocks and 5 for the layer before; the others three, 1 more
     # for a first map that is twice as large, and about 2 to subsample and pad it.
     per_record = (five.bytes - one.bytes) / 4
     assert per_record == pytest.approx(4 * (50 * 2**14 + 48 * 2**13 + 48 * 2**12), rel=0.02)
