@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional
 
 from mmaccount import Phase, Plan
-from trainer import checks, models
+from trainer import checks, convolutions, gradients, models
+from trainer.convolutions import Geometry
 from trainer.gradients import Fast, Layout, Oracle, chunked, physical_batch_size
 from trainer.loop import losses
 from trainer.mechanism import Randomness, private_step
@@ -82,8 +83,8 @@ def loop(model, x, y):
     return torch.stack(rows)
 
 
-def flat(gradients):
-    return torch.cat([g.flatten(1) for g in gradients], 1)
+def flat(made):
+    return torch.cat([g.flatten(1) for g in made], 1)
 
 
 def of(made, *arguments):
@@ -101,6 +102,75 @@ def test_gradients_are_those_of_a_float64_loop(kind, name, rows):
     found, expected = of(made, made.layout.flat(model), x, y).double(), loop(model, x, y)
     scale = expected.abs().max()
     assert float((found - expected).abs().max()) < 2e-5 * float(scale)
+
+
+GEOMETRIES = [  # channels, outputs, size, kernel, stride, padding, dilation: those of resnet20 and cnn, and odd ones
+    *[(3, 16, 32, 3, 1, 1, 1), (16, 16, 32, 3, 1, 1, 1), (16, 32, 32, 3, 2, 1, 1), (32, 32, 16, 3, 1, 1, 1)],
+    *[(32, 64, 16, 3, 2, 1, 1), (64, 64, 8, 3, 1, 1, 1), (16, 32, 16, 3, 1, 1, 1), (2, 3, 7, 1, 1, 0, 1)],
+    *[(2, 3, (9, 7), (3, 2), (2, 3), (1, 0), 1), (2, 3, (11, 12), (2, 4), (3, 1), (2, 3), (2, 1))],
+    *[(1, 1, 5, 5, 1, 0, 1), (2, 2, 9, 3, 3, 2, 2), (3, 2, (4, 9), (1, 3), (1, 2), (0, 4), (1, 3))],
+]
+
+
+@pytest.mark.parametrize("given", GEOMETRIES)
+def test_all_ways_of_a_convolution_agree_with_autograd(given):
+    inputs, outputs, size, *settings = given
+    torch.manual_seed(0)
+    layer = nn.Conv2d(inputs, outputs, *settings, bias=False)
+    x = torch.randn(4, inputs, *(size if isinstance(size, tuple) else (size, size)))
+    shape, out = Geometry.of(x, layer), torch.randn_like(layer(x))
+    assert out.shape == shape.out
+    rows = []
+    for one, gradient in zip(x.double(), out.double()):
+        weight = layer.weight.detach().double().requires_grad_()
+        made = functional.conv2d(one[None], weight, None, layer.stride, layer.padding, layer.dilation)
+        rows.append(torch.autograd.grad(made, weight, gradient[None])[0])
+    expected = torch.stack(rows)
+    same = []
+    for kernel in convolutions.KERNELS.values():
+        found = kernel(x, out, shape)
+        assert found.shape == expected.shape
+        assert float((found - expected).abs().max()) < 2e-6 * float(expected.abs().max())
+        same.append(torch.equal(kernel(x.flip(0), out.flip(0), shape), found.flip(0)))
+    chosen = convolutions.fastest(shape, x)
+    assert same[list(convolutions.KERNELS).index(chosen)]
+
+
+def test_the_quickest_usable_way_is_chosen_and_used(monkeypatch):
+    used = []
+
+    def named(name, change=lambda made, x: made, pause=0.0):
+        def kernel(x, out, shape):
+            used.append(name)
+            for _ in range(int(pause)):
+                convolutions.grouped(x, out, shape)
+            return change(convolutions.grouped(x, out, shape), x)
+
+        return kernel
+
+    ways = {
+        "grouped": named("grouped", pause=60),
+        "wrong": named("wrong", lambda made, x: made * 1.01),
+        "placed": named("placed", lambda made, x: made * (1 + 1e-6 * torch.arange(len(x))[:, None, None, None, None])),
+        "broken": named("broken", lambda made, x: made * float("nan")),
+        "quick": named("quick", pause=5),
+    }
+    monkeypatch.setattr(convolutions, "KERNELS", ways)
+    monkeypatch.setattr(gradients, "KERNELS", ways)
+    model = build("strided")
+    made, (x, y) = Fast(model, losses), (torch.randn(4, *SHAPE), torch.zeros(4).long())
+    weights = made.layout.flat(model)
+    assert list(made.tune(x, y).values()) == ["quick", "quick"]
+    used.clear()
+    quick = of(made, weights, x, y)
+    assert used == ["quick", "quick"]
+    used.clear()
+    assert torch.equal(of(Fast(model, losses), weights, x, y), quick)
+    assert used == ["grouped", "grouped"]
+    del ways["quick"], ways["grouped"]
+    ways["grouped"] = ways["placed"]
+    assert set(made.tune(x, y).values()) == {"grouped"}
+    assert not checks.same_anywhere(made, weights, lambda rows: (torch.randn(rows, *SHAPE), torch.zeros(rows).long()), 4)
 
 
 def test_fast_follows_new_weights_and_leaves_nothing_behind():

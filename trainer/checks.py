@@ -15,6 +15,7 @@ BATCH_STATISTICS = (nn.modules.batchnorm._BatchNorm,)
 RANDOM = (nn.modules.dropout._DropoutNd,)
 TOLERANCE = 1e-4  # relative to the largest gradient coordinate; float32
 ROWS = 8
+TRIES = 3
 RANDOMNESS = "`module` gives different gradients for the same input twice: remove its randomness."
 COUPLED = (
     "one record's gradient depends on the other records of the batch: clipping cannot bound its influence. "
@@ -94,13 +95,16 @@ def isolated(model: nn.Module, loss: Loss, example: Example) -> None:
 
 
 def per_record(model: nn.Module, loss: Loss, example: Example) -> Fast | Oracle:
-    """The fastest per-record gradients that agree with vmap(grad) on random records."""
+    """The fastest per-record gradients that agree with vmap(grad) on random records, of which several sets are tried: where
+    the input of a rectifier rounds to the other side of zero, right gradients differ too (Resnet-20: in one set of 20)."""
     oracle, made = Oracle(model, loss), best(model, loss)
+    return made if any(_agree(oracle, made, model, example) for _ in range(TRIES)) else oracle
+
+
+def _agree(oracle: Oracle, made: Fast | Oracle, model: nn.Module, example: Example) -> bool:
     (x, y), weights = example(ROWS), oracle.layout.flat(perturbed(model))
-    for one, other in zip(oracle(weights, x, y)[0], made(weights, x, y)[0], strict=True):
-        if not float((one - other).abs().max()) <= TOLERANCE * max(float(one.abs().max()), 1e-3):
-            return oracle
-    return made
+    pairs = zip(oracle(weights, x, y)[0], made(weights, x, y)[0], strict=True)
+    return all(float((one - other).abs().max()) <= TOLERANCE * max(float(one.abs().max()), 1e-3) for one, other in pairs)
 
 
 def same_anywhere(gradients: Fast | Oracle, weights: Tensor, example: Example, rows: int) -> bool:

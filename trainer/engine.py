@@ -44,7 +44,8 @@ class PrivateTrainer:
         augmentation: flips, crops and how many views of each record.
         max_physical_batch_size: most records handled at a time, a matter of memory only; by default by size of the model.
         device: "cpu" or "cuda".
-        seed: None takes randomness from the operating system. A number makes the run repeatable and void as a guarantee.
+        seed: None takes randomness from the operating system. A number makes the run repeatable and void as a guarantee; the
+            quickest way of convolutions, which decides how they round, is then not looked for.
         checkpoint_every: steps between checkpoints. Steps after the last one are charged again when they are redone.
 
     Raises:
@@ -101,6 +102,8 @@ class PrivateTrainer:
             checks.isolated(self.module, criterion, example)
             self.per_record = checks.per_record(self.module, criterion, example)
         weights = self.layout.flat(self.module)
+        # Seeded runs stay repeatable: how convolutions round follows from which way was quicker.
+        self.kernels = self.per_record.tune(*example(self.chunk * self.augmentation.views)) if seed is None else {}
         self.exact = checks.same_anywhere(self.per_record, weights, example, self.chunk * self.augmentation.views)
         self.out, self.step_number = Path(out), 0
         self.state = self.update.start(weights)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
+from trainer.convolutions import DEFAULT, KERNELS, Geometry, Kernel, choose
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -58,6 +60,10 @@ class Oracle:
     def _one(self, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         return self.loss(functional_call(self.model, parameters, (x[None],)), y[None])[0]
 
+    def tune(self, x: Tensor, y: Tensor) -> dict[Geometry, str]:
+        """There is nothing to choose."""
+        return {}
+
     def __call__(self, weights: Tensor, x: Tensor, y: Tensor) -> tuple[list[Tensor], Tensor]:
         """Gradients and losses of every record of a non-empty batch."""
         made, losses = self._gradients(self.layout.named(weights), x, y)
@@ -68,7 +74,7 @@ class Oracle:
 
 
 class _Conv(torch.autograd.Function):
-    """Its backward pass skips the summed weight gradient; per-record ones are one convolution with a group per record."""
+    """Its backward pass skips the summed weight gradient."""
 
     @staticmethod
     def forward(ctx, x: Tensor, hook: Tensor, layer: nn.Conv2d, keep: "_Keep") -> Tensor:  # noqa: ANN001
@@ -79,17 +85,14 @@ class _Conv(torch.autograd.Function):
     @staticmethod
     def backward(ctx, out: Tensor) -> tuple[Tensor | None, None, None, None]:  # noqa: ANN001
         (x,), layer = ctx.saved_tensors, ctx.layer
-        rows, shape = len(x), (layer.stride, layer.padding, layer.dilation, False, [0, 0])
-        like = x.new_empty(1).expand(rows * layer.out_channels, *layer.weight.shape[1:])
-        one_out, one_x = out.reshape(1, -1, *out.shape[2:]), x.reshape(1, -1, *x.shape[2:])
-        backward = torch.ops.aten.convolution_backward
-        weight = backward(one_out, one_x, like, None, *shape, rows, [False, True, False])[1]
-        ctx.keep.add(layer.weight, weight.reshape(rows, *layer.weight.shape))
+        shape = Geometry.of(x, layer)
+        ctx.keep.add(layer.weight, ctx.keep.kernel(shape)(x, out, shape))
         if layer.bias is not None:
             ctx.keep.add(layer.bias, out.sum((2, 3)))
         if not ctx.needs_input_grad[0]:
             return None, None, None, None
-        return backward(out, x, layer.weight, None, *shape, 1, [True, False, False])[0], None, None, None
+        settings = (layer.stride, layer.padding, layer.dilation, False, [0, 0], 1, [True, False, False])
+        return torch.ops.aten.convolution_backward(out, x, layer.weight, None, *settings)[0], None, None, None
 
 
 class _Norm(torch.autograd.Function):
@@ -140,10 +143,14 @@ class _Affine(torch.autograd.Function):
 
 
 class _Keep:
-    """Per-record gradients by parameter; a layer that is used twice adds up."""
+    """Per-record gradients by parameter (a layer that is used twice adds up), and how those of convolutions are made."""
 
     def __init__(self) -> None:
         self.found: dict[int, Tensor] = {}
+        self.chosen: dict[Geometry, str] = {}
+
+    def kernel(self, shape: Geometry) -> Kernel:
+        return KERNELS[self.chosen.setdefault(shape, DEFAULT)]
 
     def add(self, parameter: Tensor, gradient: Tensor) -> None:
         key = id(parameter)
@@ -198,6 +205,14 @@ class Fast:
         found, self.keep.found = self.keep.found, {}
         unused = [one.new_zeros(1).expand(len(x), *one.shape) for one in self.parameters]
         return [found.get(id(one), zero) for one, zero in zip(self.parameters, unused, strict=True)], losses.detach()
+
+    def tune(self, x: Tensor, y: Tensor) -> dict[Geometry, str]:
+        """Choose the quickest way for every convolution on a batch of this size; returns the choice. Rounding follows from
+        it, and it from timing: without this call results are repeatable. Values do not matter, only shapes are looked at."""
+        self.keep.chosen = {}
+        self(self.layout.flat(self.model), x, y)
+        self.keep.chosen = choose(self.keep.chosen, self.parameters[0])
+        return self.keep.chosen
 
 
 def best(model: nn.Module, loss: Loss) -> Oracle | Fast:

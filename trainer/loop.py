@@ -107,6 +107,8 @@ def _run(
     say = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
     say(f"{plan.steps} steps, batches of about {plan.batch_size:g} (Poisson), always divided by {plan.batch_size:g}")
     say(f"epsilon {up(promised.upper)} at delta {plan.delta:g} when done; {type(trainer.per_record).__name__} gradients")
+    for shape, kernel in trainer.kernels.items():
+        say(f"weight gradients of {shape}: {kernel}")
     if trainer.ledger.seeded:
         say("seeded: not private")
     every = max(1, plan.steps // EVALUATIONS)

@@ -1,0 +1,103 @@
+"""Per-record weight gradients of a convolution, computed in three ways; which is fastest depends on device and shape.
+
+All three are the same sums in another order. `grouped` has the least to read and write; `unfolded` copies the input once per
+kernel position and leaves the rest to matrix products, `shifted` does without the copy.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainer.timing import Clock
+
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # relative to the largest coordinate
+ROUNDS = 3
+
+
+class Geometry(NamedTuple):
+    """What tells one convolution from another: shapes of input and weight, and its settings."""
+
+    x: torch.Size
+    weight: torch.Size
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+
+    @classmethod
+    def of(cls, x: Tensor, layer: nn.Conv2d) -> "Geometry":
+        """Of a layer called with x."""
+        return cls(x.shape, layer.weight.shape, layer.stride, layer.padding, layer.dilation)
+
+    @property
+    def out(self) -> tuple[int, ...]:
+        """Shape of the output."""
+        over = zip(self.x[2:], self.weight[2:], self.stride, self.padding, self.dilation, strict=True)
+        return (self.x[0], self.weight[0], *((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in over))
+
+    def __str__(self) -> str:
+        return "x".join(map(str, self.x)) + " by " + "x".join(map(str, self.weight)) + f", stride {self.stride[0]}"
+
+
+def grouped(x: Tensor, out: Tensor, shape: Geometry) -> Tensor:
+    """The weight gradient of one convolution that has a group per record (what vmap makes of it)."""
+    rows = len(x)
+    like = x.new_empty(1).expand(rows * shape.weight[0], *shape.weight[1:])
+    one_out, one_x = out.reshape(1, -1, *out.shape[2:]), x.reshape(1, -1, *x.shape[2:])
+    settings = (shape.stride, shape.padding, shape.dilation, False, [0, 0], rows, [False, True, False])
+    made = torch.ops.aten.convolution_backward(one_out, one_x, like, None, *settings)[1]
+    return made.reshape(rows, *shape.weight)
+
+
+def unfolded(x: Tensor, out: Tensor, shape: Geometry) -> Tensor:
+    """A matrix product per record with the input's patches as columns."""
+    columns = functional.unfold(x, shape.weight[2:], shape.dilation, shape.padding, shape.stride)
+    return (out.flatten(2) @ columns.transpose(1, 2)).reshape(len(x), *shape.weight)
+
+
+def shifted(x: Tensor, out: Tensor, shape: Geometry) -> Tensor:
+    """A matrix product per record and kernel position. The input of output number n, counted in rows of `pitch`, lies in the
+    flat padded input at an offset plus n times the stride; outputs that only fill up the rows are zero."""
+    (tall, wide), (across, along), (top, left) = shape.stride, shape.dilation, shape.padding
+    columns = shape.x[3] + 2 * left
+    width = columns + -columns % wide
+    pitch = tall * width // wide
+    flat = functional.pad(x, (left, width - columns + left, top, top)).flatten(2)
+    filled = functional.pad(out, (0, pitch - out.shape[3])).flatten(2)[..., : (out.shape[2] - 1) * pitch + out.shape[3]]
+    last = wide * (filled.shape[2] - 1) + 1
+    starts = [i * across * width + j * along for i in range(shape.weight[2]) for j in range(shape.weight[3])]
+    made = [filled @ flat[..., start : start + last : wide].transpose(1, 2) for start in starts]
+    return torch.stack(made, -1).reshape(len(x), *shape.weight)
+
+
+Kernel = Callable[[Tensor, Tensor, Geometry], Tensor]
+KERNELS: dict[str, Kernel] = {"grouped": grouped, "unfolded": unfolded, "shifted": shifted}
+DEFAULT = "grouped"
+
+
+def _usable(kernel: Kernel, x: Tensor, out: Tensor, shape: Geometry, expected: Tensor) -> bool:
+    """Whether it agrees, and every record gets the same bits in the reverse order of records."""
+    made, backwards = kernel(x, out, shape), kernel(x.flip(0), out.flip(0), shape).flip(0)
+    close = float((made - expected).abs().max()) <= TOLERANCE[x.dtype] * float(expected.abs().max())
+    return close and torch.equal(made, backwards)
+
+
+def fastest(shape: Geometry, like: Tensor) -> str:
+    """The name of the quickest kernel that is usable, on random tensors of the device and dtype of `like`.
+
+    `grouped` where none is usable: `checks.same_anywhere` tells."""
+    x, out = (torch.randn(size, device=like.device).to(like.dtype) for size in (shape.x, shape.out))
+    expected, clock = KERNELS[DEFAULT](x, out, shape), Clock(like.device)
+    usable = [name for name, kernel in KERNELS.items() if _usable(kernel, x, out, shape, expected)]
+
+    def seconds(name: str) -> float:
+        return min(clock.seconds(lambda: KERNELS[name](x, out, shape)) for _ in range(ROUNDS))
+
+    return min(usable, key=seconds, default=DEFAULT)
+
+
+def choose(shapes: Iterable[Geometry], like: Tensor) -> dict[Geometry, str]:
+    """The quickest kernel for every shape."""
+    return {shape: fastest(shape, like) for shape in shapes}
