@@ -14,7 +14,7 @@ import numpy as np
 
 from mmaccount import _check
 from mmaccount.accountants.bracket import epsilon, upper_epsilon
-from mmaccount.comparison import compare
+from mmaccount.comparison import of_equal_energy
 from mmaccount.meaning import privacy_profile, trade_off
 from mmaccount.reproduce import DELTA, FIGURE_3, figure_3
 from mmaccount.settings import Settings
@@ -155,13 +155,14 @@ def trade_off_curve(
 def equal_energy(
     ax: "Axes", settings: Settings, mixings: Sequence[float], *, delta: float, tight: bool = False, progress: Progress = iter
 ) -> "Axes":
-    """Epsilon of mixing, and of plain DP-SGD whose noise has the same energy, as `mixing` grows (`compare`)."""
-    made = [compare(replace(settings, mixing=mixing), delta=delta, tight=tight) for mixing in progress(mixings)]
-    x = np.array([found.equal_noise_multiplier for found in made])
+    """Epsilon of mixing, and of plain DP-SGD whose noise has the same energy, as `mixing` grows (`of_equal_energy`)."""
+    runs = [(replace(settings, mixing=mixing), of_equal_energy(replace(settings, mixing=mixing))) for mixing in mixings]
+    found = [[epsilon(run, delta=delta, tight=tight).upper for run in pair] for pair in progress(runs)]
+    mixed, plain = (_finite(uppers) for uppers in zip(*found, strict=True))
+    x = np.array([run.noise_multiplier for _, run in runs])
     note = "" if tight else FAST
     label = f"noise multiplier {settings.noise_multiplier:g}, the rest is mixing{note}"
-    _draw(ax, x, _finite(found.as_given.upper for found in made), label)
-    plain = _finite(found.equal_noise.upper for found in made)
+    _draw(ax, x, mixed, label)
     _draw(ax, x, plain, "plain DP-SGD with the same energy", 1, dashed=True)
     ax.set_yscale("log")
     _plain_numbers(ax.yaxis)
