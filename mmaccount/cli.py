@@ -1,9 +1,10 @@
-"""The command `mmaccount`. Exit status: 0 done; 2 bad input, one line on standard error; 1 could not finish, and why."""
+"""The command `mmaccount`. Exit status: 0 done; 2 bad input, one line on standard error; 1 could not finish, and why;
+130 interrupted."""
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR
 from functools import partial
@@ -16,6 +17,7 @@ from mmaccount import _check, _files, cli_advice, cli_audit, cli_report
 from mmaccount.accountants import bracket
 from mmaccount.bound import Bound, BoundError, as_json, as_text, up
 from mmaccount.calibrate import KNOBS, Infeasible, solve, solve_batch_size, solve_for
+from mmaccount.cli_status import Status
 from mmaccount.comparison import Comparison, LawRow, compare, compare_laws
 from mmaccount.kernels.logspace import before_compiling
 from mmaccount.laws import UNIFORM
@@ -322,17 +324,6 @@ def _reproduce(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]
     return data | {"one_hot_cut": {f"{gap:g}": epsilon for gap, epsilon in one_hot.items()}}, lines
 
 
-def _counted(points: Sequence[Any]) -> Iterator[Any]:
-    """The points, their number on standard error if that is a terminal."""
-    shown = sys.stderr.isatty()
-    for number, point in enumerate(points):
-        if shown:
-            print(f"\r{number} of {len(points)}", end="", file=sys.stderr, flush=True)
-        yield point
-    if shown:
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
-
-
 def _plot(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     from mmaccount.plots import KINDS, curves, figure
 
@@ -345,7 +336,7 @@ def _plot(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         if given["dataset_size"] is not None and given["clip_norm"] is not None:
             scale = given["clip_norm"] / given["batch_size"]
     tight = not arguments.fast
-    made = figure(arguments.kind, run, delta=arguments.delta, tight=tight, gap_scale=scale, progress=_counted)
+    made = figure(arguments.kind, run, delta=arguments.delta, tight=tight, gap_scale=scale, progress=arguments.progress)
     made.savefig(arguments.out)
     return {"kind": arguments.kind, "file": arguments.out, "curves": curves(made)}, [f"{arguments.out}: {arguments.kind}"]
 
@@ -431,8 +422,8 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--delta", type=float, metavar="D", help="delta, in (0, 1); not for profile and trade-off")
     made.add_argument("--out", required=True, metavar="FILE", help="the picture, .png or .svg")
     cli_advice.add(command)
-    cli_report.add(command, _counted)
-    cli_audit.add(command, _counted)
+    cli_report.add(command)
+    cli_audit.add(command)
     command("reproduce", _reproduce, "The published figures of the ModelMix paper beside ours.", "")
     return parser
 
@@ -443,12 +434,17 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     before_compiling(partial(print, COMPILING, file=sys.stderr, flush=True))
     try:
-        data, lines = arguments.action(arguments)
+        with Status() as status:
+            arguments.progress = status.counted
+            data, lines = arguments.action(arguments)
     except (Infeasible, BoundError) as error:
         print(f"mmaccount: {error}", file=sys.stderr)
         return 1
     except (ValueError, TypeError, OSError) as error:
         print(f"mmaccount: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("mmaccount: interrupted.", file=sys.stderr)
+        return 130
     print(json.dumps(data, allow_nan=False) if arguments.json else "\n".join(lines))
     return 0 if data.get("passed", True) else 1

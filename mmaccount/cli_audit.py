@@ -14,15 +14,13 @@ Answer = tuple[dict[str, Any], list[str]]
 MISSING = "the audit drives the trainer, which needs torch ({}): pip install 'mmaccount[train]'."
 
 
-def add(
-    command: Callable[[str, Callable[..., Any], str, str], argparse.ArgumentParser], progress: Callable[..., Any]
-) -> None:
+def add(command: Callable[[str, Callable[..., Any], str, str], argparse.ArgumentParser]) -> None:
     """Add the command; `command(name, action, text, example)` makes its parser."""
 
     def action(arguments: argparse.Namespace) -> Answer:
         if (arguments.run is None) != arguments.itself:
             raise ValueError("give either the folder of a run with canaries, or --self.")
-        return of_trainer(arguments, progress) if arguments.itself else of_run(Path(arguments.run))
+        return of_trainer(arguments) if arguments.itself else of_run(Path(arguments.run))
 
     text = "Attack a run with canaries, or the trainer's own step: what is found beside what is promised; status 1 if more."
     made = command("audit", action, text, "--self")
@@ -32,14 +30,14 @@ def add(
     made.add_argument("--seed", type=int, metavar="N", help="with --self: repeatable; default: the randomness of real runs")
 
 
-def of_trainer(arguments: argparse.Namespace, progress: Callable[..., Any]) -> Answer:
+def of_trainer(arguments: argparse.Namespace) -> Answer:
     """The battery, one row per attack."""
     try:
         audit = import_module("trainer.audit")
     except ImportError as error:
         raise BoundError(MISSING.format(error)) from error
     attacks = [attack for attack in audit.battery() if attack.quick or not arguments.quick]
-    rows = [audit.measure(attack, seed=arguments.seed) for attack in progress(attacks)]
+    rows = [audit.measure(attack, seed=arguments.seed) for attack in arguments.progress(attacks)]
     data = {"passed": all(row.passed for row in rows), "confidence": audit.CONFIDENCE}
     data["attacks"] = [row._asdict() | {"passed": row.passed} for row in rows]
     lines = [f"{'attack on the trainer':34}{'delta':>7}{'found':>9}{'possible':>10}{'promised':>10}{'experiments':>13}"]

@@ -11,9 +11,7 @@ from mmaccount.bound import as_json, as_text
 ENDINGS = (".html", ".htm")
 
 
-def add(
-    command: Callable[[str, Callable[..., Any], str, str], argparse.ArgumentParser], progress: Callable[..., Any]
-) -> None:
+def add(command: Callable[[str, Callable[..., Any], str, str], argparse.ArgumentParser]) -> None:
     """Add the command; `command(name, action, text, example)` makes its parser."""
 
     def action(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
@@ -22,7 +20,7 @@ def add(
 
         if Path(arguments.out).suffix not in ENDINGS:
             raise ValueError(f"`--out` must end in .html, got {arguments.out!r}.")
-        made = report(load(arguments.source), tight=not arguments.fast, progress=progress)
+        made = report(load(arguments.source), tight=not arguments.fast, progress=arguments.progress)
         _files.write_bytes(arguments.out, made.html)
         plan = made.plan
         data = as_json(made.bound) | {"delta": plan.delta, "fingerprint": plan.fingerprint, "file": arguments.out}

@@ -38,7 +38,7 @@ LAYERS = [  # each may import what stands above it
     {"describe", "page", "plots"},
     {"plot_advice", "plot_run"},
     {"report"},
-    {"cli_advice", "cli_audit", "cli_report"},
+    {"cli_advice", "cli_audit", "cli_report", "cli_status"},
     {"cli"},
     {"__main__", "__init__"},
 ]

@@ -1,6 +1,7 @@
 """Pictures: axes labelled, what is drawn is what the accountant says, files written, bad requests refused."""
 
 import json
+import time
 from xml.etree import ElementTree
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import mmaccount as mm
-from mmaccount import cli, plots
+from mmaccount import cli, cli_status, plots
 from mmaccount.reproduce import FIGURE_3, figure_3
 
 RUN = mm.Settings(sample_rate=0.02, steps=500, noise_multiplier=0.6, mixing=4.0, truncation=16)
@@ -139,12 +140,33 @@ def test_files_are_written(ending, tmp_path, capsys):
         assert ElementTree.parse(out).getroot().tag.endswith("svg")
 
 
+def slow_command(arguments):
+    for _ in arguments.progress("ab"):
+        time.sleep(0.1)
+    return {}, ["done"]
+
+
 def test_progress_is_shown_on_a_terminal_only(monkeypatch, capsys):
-    assert list(cli._counted([1, 2])) == [1, 2]
-    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(cli, "_reproduce", slow_command)
+    monkeypatch.setattr(cli_status, "EVERY", 0.02)
+    assert cli.main(["reproduce"]) == 0
+    assert capsys.readouterr() == ("done\n", "")
     monkeypatch.setattr(cli.sys.stderr, "isatty", lambda: True)
-    assert list(cli._counted([1, 2])) == [1, 2]
-    assert "0 of 2\r1 of 2" in capsys.readouterr().err
+    assert cli.main(["reproduce"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "done\n"
+    assert "0 of 2, 0 s" in err
+    assert "1 of 2, 0 s" in err
+    assert err.endswith("\r\033[K")
+
+
+def test_interrupting_is_one_line(monkeypatch, capsys):
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_reproduce", interrupted)
+    assert cli.main(["reproduce"]) == 130
+    assert capsys.readouterr() == ("", "mmaccount: interrupted.\n")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,47 @@
+"""What is seen at a terminal while a command works: how long it has, and how far it is where that is known."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
+
+EVERY = 1.0  # seconds between two updates; quicker commands show nothing
+
+
+class Status:
+    """A line on standard error, while in its context and if that is a terminal.
+
+    >>> with Status() as status:
+    ...     list(status.counted("ab"))
+    ['a', 'b']
+    """
+
+    def __init__(self) -> None:
+        self._note, self._done = "", threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True) if sys.stderr.isatty() else None
+
+    def __enter__(self) -> Self:
+        if self._thread is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def counted(self, points: Sequence[Any]) -> Iterator[Any]:
+        """The points, and their number in the line."""
+        for number, point in enumerate(points):
+            self._note = f"{number} of {len(points)}, "
+            yield point
+        self._note = ""
+
+    def _run(self) -> None:
+        start, shown = time.monotonic(), False
+        while not self._done.wait(EVERY):
+            shown = True
+            print(f"\r\033[K{self._note}{time.monotonic() - start:.0f} s", end="", file=sys.stderr, flush=True)
+        if shown:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
