@@ -2,10 +2,11 @@
 
 import inspect
 import textwrap
+from types import SimpleNamespace
 
 import pytest
 
-from trainer import engine, mechanism, update
+from trainer import engine, mechanism, processes, update
 
 
 def rewritten(monkeypatch: pytest.MonkeyPatch, function, *changes: tuple[str, str], users=()) -> None:
@@ -27,7 +28,7 @@ def rewritten(monkeypatch: pytest.MonkeyPatch, function, *changes: tuple[str, st
 
 def less_noise(patch):
     """Noise 10 % too small."""
-    rewritten(patch, mechanism.private_step, ("scale = ", "scale = 0.9 * "), users=[engine])
+    rewritten(patch, mechanism.noisy_update, ("scale = ", "scale = 0.9 * "))
 
 
 def clipped_after_averaging(patch):
@@ -49,7 +50,9 @@ def not_truncated(patch):
 
 def realised_batch(patch):
     """Sums are divided by the number of records that were drawn."""
-    rewritten(patch, mechanism.private_step, ("/ plan.batch_size", "/ max(1, len(batch))"), users=[engine])
+    realised = "SimpleNamespace(phases=plan.phases, phase_of=plan.phase_of, batch_size=max(1, len(batch)))"
+    patch.setattr(mechanism, "SimpleNamespace", SimpleNamespace, raising=False)
+    rewritten(patch, mechanism.private_step, ("noisy_update(plan,", f"noisy_update({realised},"), users=[engine])
 
 
 def sign_of_zero(patch):
@@ -75,7 +78,7 @@ def layer_left_out(patch):
 
 def private_momentum(patch):
     """The velocity is fed with the private noisy gradient."""
-    rewritten(patch, mechanism.private_step, ("noisy=None if phase.gap > 0.0 else noisy", "noisy=noisy"), users=[engine])
+    rewritten(patch, mechanism.noisy_update, ("[weights] if phase.gap > 0.0 else [weights, noisy]", "[weights, noisy]"))
     fed = 'made["velocity"] = (centre - made["weights"].double()) / phase.learning_rate'
     rewritten(patch, update.Update.after, (fed, 'made["velocity"] = released.noisy + self.drift(state)'))
 
@@ -86,12 +89,13 @@ def gradient_at_the_mixed_point(patch):
         patch,
         mechanism.private_step,
         (
-            "    for chunk in gradients(w_prev, batch):",
+            "    batch = joined",
             "    width = nextafter(phase.gap * phase.learning_rate, float('inf')) * WIDEN\n"
-            "    alpha = mixing_coefficients(randomness.words('mixing', step), total.numel(), phase.mixing_law)\n"
+            "    alpha = mixing_coefficients(randomness.words('mixing', step), size, phase.mixing_law)\n"
             "    there = mix(w_prev.double(), w_last.double(), width, alpha).to(w_prev.dtype)\n"
-            "    for chunk in gradients(there, batch):",
+            "    batch = joined",
         ),
+        ("own_sum(phase, w_prev,", "own_sum(phase, there,"),
         users=[engine],
     )
 
@@ -116,6 +120,31 @@ def noise_used_twice(patch):
     """A step that is redone has the same noise and mixing, and another batch."""
     _same_words(patch, ("noise", "mixing"), 99)
 
+
+def noise_of_every_process(patch):
+    """Every process adds noise to its share, besides that of the first."""
+    more = "    made[:size] += phase.noise_multiplier * phase.clip_norm * normals(Randomness().words('noise', 1), size)\n"
+    rewritten(patch, mechanism.own_sum, ("    return made", more + "    return made"))
+
+
+def whole_batch_everywhere(patch):
+    """Every process has the same coins, and takes all of the batch for its own."""
+    patch.setattr(mechanism, "own", lambda batch, processes: batch >= 0)
+
+
+def coins_of_every_process(patch):
+    """Every process has a batch of its own (of the same size, or the sums would not fit together)."""
+    shared = processes.Several.from_first
+
+    def from_first(self, make, shape, dtype=mechanism.torch.float64):
+        made = shared(self, make, shape, dtype)
+        return made.roll(self.rank) if dtype is mechanism.torch.uint8 and len(shape) == 1 else made
+
+    patch.setattr(processes.Several, "from_first", from_first)
+    whole_batch_everywhere(patch)
+
+
+OF_SEVERAL = (noise_of_every_process, whole_batch_everywhere, coins_of_every_process)  # caught by test_processes.py
 
 CONTROLS = {  # what is broken: the attack that catches it
     less_noise: "plain, 1 step",

@@ -1,7 +1,7 @@
 """The trainer under attack: a correct one passes, with power; each broken one of `broken.py` is caught.
 
-Two ways of the literature to lose the guarantee cannot happen here: noise drawn by every worker, and the same coins on all
-workers. The trainer is one process and refuses to be several (test_training::test_several_processes_are_refused).
+Ways to lose it with several processes, the same coins on all of them, coins or noise drawn by each, are caught by
+test_processes.py.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Whole runs. Traps that trainers fall into, and the tests that hold them (here, or in the file named):
 
 1, 2 shuffling, dependent coins: test_mechanism::test_every_record_has_its_own_coin
-3 workers with the same or different seeds: test_several_processes_are_refused
+3 workers with the same or different seeds: test_processes::test_the_same_coins_give..., test_several_processes_without...
 4 division by the realised batch: test_mechanism::test_noise_is_added_once..., ::test_neighbours...
 5 rounded rate or steps: test_mechanism::test_the_rate_is_rounded_down, test_records::test_ledger_merges...
 6 coupling: test_gradients::test_coupled_records_are_refused, ::test_layers_are_refused_by_type...
@@ -236,7 +236,7 @@ def test_the_last_iterate_is_released(tmp_path):
 # ---------------------------------------------------------------------------------------------------------- refusals
 
 
-def test_several_processes_are_refused(tmp_path, monkeypatch):
+def test_several_processes_without_a_process_group_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="WORLD_SIZE"):
         trainer_of(tmp_path)

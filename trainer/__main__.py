@@ -1,7 +1,11 @@
-"""python -m trainer: carry out a plan, or probe for one. Exit status: 0 done; 2 bad input, one line; 130 interrupted."""
+"""python -m trainer: carry out a plan, or probe for one. Exit status: 0 done; 2 bad input, one line; 130 interrupted.
+
+Under torchrun several processes share the work of every step; one that is left by another ends with status 2.
+"""
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -12,10 +16,13 @@ import torch
 from mmaccount import _check
 from mmaccount.bound import up
 from mmaccount.plan import Plan
-from trainer import bench, data, probe
+from trainer import bench, data, probe, processes
 from trainer.augment import Augmentation
 from trainer.loop import PAUSE, Options, losses, train
 from trainer.update import Update
+
+TRAIN = """Train with DP-SGD or ModelMix exactly as a plan says. Several processes, one a device:
+torchrun --nproc-per-node N -m trainer ... (gloo on CPU, nccl on CUDA); the first writes the files."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -36,7 +43,7 @@ class _Shown:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="trainer", description="Train with DP-SGD or ModelMix exactly as a plan says.")
+    parser = _Parser(prog="trainer", description=TRAIN)
     parser.add_argument("--plan", metavar="FILE", help="made by mmaccount plan or mmaccount advise")
     parser.add_argument("--data", help="digits, glyphs, glyphs:COUNT, cifar10:FOLDER, svhn:FOLDER or FILE.npz")
     parser.add_argument("--out", metavar="FOLDER", help="where ledger, checkpoints and report go")
@@ -55,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=10, help="how often to time it")
     parser.add_argument("--threads", type=int, help="of torch on CPU")
     parser.add_argument("--model", help="linear (the default), cnn, resnet20 (the default of --bench) or module:function")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="under torchrun cuda is a GPU each")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument("--seed", type=int, help="repeatable, for tests: the run is then not private")
     parser.add_argument(
@@ -105,12 +112,19 @@ def _bench(given: argparse.Namespace) -> str:
     return json.dumps(made, allow_nan=False) if given.json else bench.table(made)
 
 
+def _train(given: argparse.Namespace, options: Options) -> dict[str, object]:
+    plan, records = Plan.load(given.plan), data.load(given.data, _Shown())
+    return train(plan, records, Path(given.out), options, seed=given.seed, resume=given.resume, canaries=given.canaries)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    given = _parser().parse_args(argv)
+    given, rank = _parser().parse_args(argv), int(os.environ.get("RANK", "0"))
     try:
         if given.threads is not None:
             torch.set_num_threads(_check.count("threads", given.threads, 4096))
+        if (given.bench or given.probe is not None) and processes.announced():
+            raise ValueError("--bench and --probe are work for one process: start it without torchrun.")
         if given.bench:
             print(_bench(given))
             return 0
@@ -131,14 +145,16 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         if given.plan is None or given.out is None:
             raise ValueError("give --plan and --out to train, or --probe.")
-        plan, records = Plan.load(given.plan), data.load(given.data, _Shown())
-        made = train(plan, records, Path(given.out), options, seed=given.seed, resume=given.resume, canaries=given.canaries)
+        with processes.joined(given.device):
+            made = _train(given, options)
     except (ValueError, TypeError, OSError) as error:
-        print(f"trainer: {error}", file=sys.stderr)
+        print(f"trainer{f', process {rank}' if rank else ''}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("trainer: interrupted; the same command with --resume goes on.", file=sys.stderr)
         return 130
+    if rank:
+        return 0
     if given.json:
         print(json.dumps(made, allow_nan=False))
     else:

@@ -1,7 +1,6 @@
 """What is refused before training starts. Nothing here looks at the user's records: inputs are random."""
 
 import copy
-import os
 from collections.abc import Callable
 
 import torch
@@ -112,12 +111,6 @@ def same_anywhere(gradients: Fast | Oracle, weights: Tensor, example: Example, r
     x, y = example(rows)
     forwards, backwards = gradients(weights, x, y)[0], gradients(weights, x.flip(0), y.flip(0))[0]
     return all(torch.equal(one, other.flip(0)) for one, other in zip(forwards, backwards, strict=True))
-
-
-def one_process() -> None:
-    """Refuse to run as one of several workers: they would draw batches and noise of their own."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("training with several processes (WORLD_SIZE above 1) is not supported: start one.")
 
 
 def data(plan: Plan, x: Tensor, y: Tensor, classes: int | None) -> None:

@@ -6,8 +6,6 @@ steps, batch size) and from `make_private` (noise, clipping) is in the plan.
 
 import hashlib
 import io
-import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from mmaccount import _check, _files
 from mmaccount.bound import Bound
 from mmaccount.ledger import Ledger, LedgerFile
 from mmaccount.plan import Plan
-from trainer import checks, pricing
+from trainer import checks, notes, pricing, processes
 from trainer.augment import Augmentation
 from trainer.gradients import Layout, Loss, chunked, physical_batch_size
 from trainer.mechanism import Randomness, Released, private_step
@@ -32,6 +30,10 @@ MOST = 4096  # records handled at a time
 class PrivateTrainer:
     """One run, in folder `out`: `ledger.json`, `checkpoint.pt` and, private, `private.jsonl`.
 
+    In every process of a torch.distributed process group, if one is initialised: all make the trainer and call its methods
+    alike, each does its share of every step, all hold the same weights, and the first one writes the files. When a process
+    dies, `step()` raises ConnectionError in the others; let it end them, since some may still wait for them.
+
     Args:
         module: the model; it is changed in place, to the newest published iterate.
         criterion: function of (outputs, targets) to one loss per record, for example CrossEntropyLoss(reduction="none").
@@ -43,7 +45,7 @@ class PrivateTrainer:
         update: momentum, weight decay, averaging.
         augmentation: flips, crops and how many views of each record.
         max_physical_batch_size: most records handled at a time, a matter of memory only; by default by size of the model.
-        device: "cpu" or "cuda".
+        device: "cpu" or "cuda"; with several processes the current CUDA device of each.
         seed: None takes randomness from the operating system. A number makes the run repeatable and void as a guarantee; the
             quickest way of convolutions, which decides how they round, is then not looked for.
         checkpoint_every: steps between checkpoints. Steps after the last one are charged again when they are redone.
@@ -83,8 +85,8 @@ class PrivateTrainer:
         seed: int | None = None,
         checkpoint_every: int = 1,
     ) -> None:
-        checks.one_process()
         checks.device(device)
+        self.processes = processes.here(device)
         checks.module(module)
         checks.data(plan, *data, classes)
         self.plan, self.update, self.augmentation = plan, update or Update(), augmentation or Augmentation()
@@ -96,27 +98,39 @@ class PrivateTrainer:
         room = MEMORY[torch.device(device).type] // (4 * self.layout.total * self.augmentation.views)
         most = max_physical_batch_size
         most = (min(MOST, room - room % 16) or 1) if most is None else _check.count("max_physical_batch_size", most)
-        self.chunk = physical_batch_size(plan.batch_size, plan.sample_rate, most)
+        self.chunk = physical_batch_size(plan.batch_size / self.processes.size, plan.sample_rate, most)
+        processes.same_everywhere(self.processes, self._identity() | {"seed": str(seed)}, data)
+        processes.same_start(self.processes, self.module)
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             example = self._example(classes)
             checks.isolated(self.module, criterion, example)
             self.per_record = checks.per_record(self.module, criterion, example)
         weights = self.layout.flat(self.module)
+        rows = self.chunk * self.augmentation.views
         # Seeded runs stay repeatable: how convolutions round follows from which way was quicker.
-        self.kernels = self.per_record.tune(*example(self.chunk * self.augmentation.views)) if seed is None else {}
-        self.exact = checks.same_anywhere(self.per_record, weights, example, self.chunk * self.augmentation.views)
+        self.kernels = self.per_record.tune(*example(rows)) if seed is None else {}
+        exact = self.processes.summed(
+            lambda: torch.tensor([checks.same_anywhere(self.per_record, weights, example, rows)]).double(), (1,)
+        )
+        self.exact = int(exact) == self.processes.size
         self.out, self.step_number = Path(out), 0
         self.state = self.update.start(weights)
+        self._file: LedgerFile | None = None
+        self._ready = bool(self.processes.from_first(lambda: self._opened(seed is not None), (1,)))
+
+    def _opened(self, seeded: bool) -> Tensor:
+        """Open the ledger; 1 if the run starts here."""
         self.out.mkdir(parents=True, exist_ok=True)
-        self._file = LedgerFile(self.out / "ledger.json", plan, seeded=seed is not None)
-        self._fresh = not self.ledger.runs and not self._checkpoint.exists()
-        if self._fresh:
+        self._file = LedgerFile(self.out / "ledger.json", self.plan, seeded=seeded)
+        fresh = not self.ledger.runs and not self._checkpoint.exists()
+        if fresh:
             self.save()
+        return torch.tensor([float(fresh)])
 
     @property
     def ledger(self) -> Ledger:
         """What has been charged."""
-        return self._file.ledger
+        return Ledger.load(self.out / "ledger.json") if self._file is None else self._file.ledger
 
     @property
     def _checkpoint(self) -> Path:
@@ -127,8 +141,8 @@ class PrivateTrainer:
         return pricing.spent(self.ledger, delta)
 
     def ready(self) -> None:
-        """Refuse to go on in a folder that holds an earlier run which was not resumed."""
-        if not self._fresh:
+        """Refuse to go on with a run that was left and not resumed."""
+        if not self._ready:
             raise ValueError(f"{self.out} holds an earlier run: resume it, or choose another folder.")
 
     def step(self) -> int:
@@ -152,13 +166,19 @@ class PrivateTrainer:
             randomness=self.randomness,
             records=len(self.x),
             drift=self.update.drift(self.state),
+            processes=self.processes,
         )
-        self.state = self.update.after(self.state, phase, number, released)
-        self.step_number = number
-        self.layout.load(self.module, self.state["weights"])
-        if number % self.checkpoint_every == 0 or number == self.plan.steps:
-            self.save()
-        self._note_private(number, released, torch.cat(losses))
+        self._ready = False  # until every process has made the step its own
+
+        def completed() -> Tensor:
+            self.state = self.update.after(self.state, phase, number, released)
+            self.step_number = number
+            self.layout.load(self.module, self.state["weights"])
+            return notes.sum_and_count(torch.cat(losses))
+
+        loss = self.processes.summed(completed, (2,))
+        self._ready = True
+        processes.only_first(self.processes, lambda: self._write(number, released, loss))
         return number
 
     def released(self) -> Tensor:
@@ -166,7 +186,9 @@ class PrivateTrainer:
         return self.state["ema" if self.update.ema else "weights"]
 
     def save(self) -> None:
-        """Write the checkpoint, atomically: published values only, no randomness."""
+        """Write the checkpoint, atomically: published values only, no randomness. Nothing in processes but the first."""
+        if self._file is None:
+            return
         buffer = io.BytesIO()
         about = {"step": self.step_number, "charged": self.ledger.charged, "identity": self._identity()}
         torch.save({"about": about, "state": {name: value.cpu() for name, value in self.state.items()}}, buffer)
@@ -174,7 +196,25 @@ class PrivateTrainer:
 
     def resume(self) -> int:
         """Continue from the checkpoint; returns its step number. A changed plan, model, update or data shape is refused,
-        and so is a ledger that holds less than the checkpoint knows of. Steps after it will be redone and charged again."""
+        and so is a ledger that holds less than the checkpoint knows of. Steps after it will be redone and charged again.
+        The number of processes may be another one."""
+        state: dict[str, Tensor] = {}
+
+        def loaded() -> Tensor:
+            found = self._loaded()
+            state.update(found["state"])
+            return torch.tensor([found["about"]["step"]])
+
+        number = int(self.processes.from_first(loaded, (1,), torch.int64))
+        self.state = {
+            name: self.processes.from_first(lambda name=name: state[name], tuple(value.shape), value.dtype).to(value.device)
+            for name, value in self.state.items()
+        }
+        self.step_number, self._ready = number, True
+        self.layout.load(self.module, self.state["weights"])
+        return self.step_number
+
+    def _loaded(self) -> dict[str, dict]:
         if not self._checkpoint.exists():
             raise ValueError(f"{self.out} holds no checkpoint: there is nothing to resume.")
         found = torch.load(self._checkpoint, weights_only=True)
@@ -186,14 +226,12 @@ class PrivateTrainer:
             raise ValueError(
                 f"ledger holds {self.ledger.charged} steps, the checkpoint knows of {about['charged']}: it was moved back."
             )
-        self.state = {name: value.to(self.x.device) for name, value in found["state"].items()}
-        self.step_number, self._fresh = about["step"], True
-        self.layout.load(self.module, self.state["weights"])
-        return self.step_number
+        return found
 
     def close(self) -> None:
         """Release the ledger."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def _identity(self) -> dict[str, str]:
         layout = str([(name, tuple(shape)) for name, shape in zip(self.layout.names, self.layout.shapes, strict=True)])
@@ -216,7 +254,7 @@ class PrivateTrainer:
         return example
 
     def _batches(self, number: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-        words = self.randomness.words("augmentation", number)(2)
+        words = self.randomness.words(f"augmentation {self.processes.rank}", number)(2)
         generator = np.random.default_rng([int(word) for word in words])
 
         def batch(indices: Tensor) -> tuple[Tensor, Tensor]:
@@ -226,16 +264,8 @@ class PrivateTrainer:
 
         return batch
 
-    def _note_private(self, number: int, released: Released, losses: Tensor) -> None:
-        """What a person who may see the data may look at; none of it is covered by the guarantee."""
-        norms, clip_norm = released.norms, self.plan.phases[self.plan.phase_of(number)].clip_norm
-        finite, losses = norms[norms.isfinite()], losses[losses.isfinite()]
-        row = {"private": True, "step": number, "batch": len(norms), "not_finite": len(norms) - len(finite)}
-        row |= {
-            "loss": float(losses.mean()) if len(losses) else None,
-            "median_norm": float(finite.median()) if len(finite) else None,
-            "clipped": float((finite > clip_norm).double().mean()) if len(finite) else None,
-        }
-        handle = os.open(self.out / "private.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        with os.fdopen(handle, "w") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
+    def _write(self, number: int, released: Released, loss: Tensor) -> None:
+        if number % self.checkpoint_every == 0 or number == self.plan.steps:
+            self.save()
+        clip_norm = self.plan.phases[self.plan.phase_of(number)].clip_norm
+        notes.write(self.out / "private.jsonl", number, released.norms, loss, clip_norm)

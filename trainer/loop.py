@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from mmaccount.bound import Bound, up
 from mmaccount.plan import Plan
-from trainer import models, report
+from trainer import models, processes, report
 from trainer.augment import Augmentation
 from trainer.canaries import Canaries
 from trainer.data import Dataset
@@ -65,6 +65,8 @@ def train(
     """Carry out the plan in folder `out`; returns the report that is also written there. So many `canaries` take the place
     of records."""
     promised = within_target(plan)
+    if canaries and processes.here(options.device).size > 1:
+        raise ValueError("canaries need a run of one process: their coins are kept in its memory only.")
     if canaries and resume:
         raise ValueError("a run with canaries cannot be resumed: their coins are kept in memory only.")
     planted = Canaries(data, canaries, seed) if canaries else None
@@ -104,18 +106,21 @@ def _run(
     plan, due, score = trainer.plan, time.monotonic() + PAUSE, float("nan")
     step = trainer.resume() if resume else 0
     trainer.ready()
-    say = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
+    first = trainer.processes.rank == 0
+    say = (lambda text: print(text, file=sys.stderr, flush=True)) if first and not quiet else (lambda text: None)
     say(f"{plan.steps} steps, batches of about {plan.batch_size:g} (Poisson), always divided by {plan.batch_size:g}")
     say(f"epsilon {up(promised.upper)} at delta {plan.delta:g} when done; {type(trainer.per_record).__name__} gradients")
     for shape, kernel in trainer.kernels.items():
         say(f"weight gradients of {shape}: {kernel}")
-    if trainer.ledger.seeded:
+    if trainer.randomness.seed is not None:
         say("seeded: not private")
     every = max(1, plan.steps // EVALUATIONS)
     while step < plan.steps:
         before, step = trainer.state, trainer.step()
         if planted is not None:
             planted.watch(trainer, before)
+        if not first:
+            continue
         if step % every == 0 or step == plan.steps:
             score = accuracy(_with(trainer), data, options.device)
             row = {"step": step, "epsilon": progress(trainer.ledger, promised), "accuracy": score}
@@ -125,7 +130,7 @@ def _run(
             spent = progress(trainer.ledger, promised)
             say(f"step {step}/{plan.steps}  epsilon {up(spent, 5)}  held-out accuracy {score:.4f}")
             due = time.monotonic() + max(PAUSE, 10.0 * (time.monotonic() - now))  # pricing a few steps may take seconds
-    made = report.finish(trainer, data, accuracy(_with(trainer), data, options.device))
+    made = report.finish(trainer, data, accuracy(_with(trainer), data, options.device)) if first else {}
     if planted is not None:
         planted.save(trainer)
     return made

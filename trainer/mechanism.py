@@ -13,9 +13,14 @@ Sums over records, noise and mixing are float64, so that microbatches do not mat
 gradients is paid for by `SHRINK`, rounding of tau and of the noise by `WIDEN`. Mixing takes the published float32 iterates,
 which float64 holds exactly; rounding w_k to float32 afterwards is post-processing.
 
+Several processes carry out a step together (`Processes`): the first alone charges, draws coins, noise and mixing
+coefficients, and hands out the batch and the new weights. Each clips, truncates and sums its own records of that batch, in
+float64, and these sums are added. A record always belongs to the same process, whoever else is in the batch.
+
 Outside the guarantee:
 
-- an observer of time, memory or the number of microbatches;
+- an observer of time, memory or the number of microbatches, or of the network between several processes: the sums that
+  they exchange have no noise yet;
 - the resolution of the noise: multiples of about 2^-53, none beyond 8.3 standard deviations (mass 2^-54). Rounding to
   float32 hides most of the low bits that such attacks read, but that is an observation, not a proof;
 - gradients of *other* records that round differently because one record more is in the batch: the sensitivity is c for
@@ -201,6 +206,73 @@ def mix(w_prev: Tensor, w_last: Tensor, threshold: float, alpha: Tensor) -> Tens
 # --------------------------------------------------------------------------------------------------------- one step
 
 
+class Processes:
+    """Who carries out a step: one process, which is the first. `trainer.processes.Several` is the same for more."""
+
+    rank, size = 0, 1
+
+    def from_first(self, make: Callable[[], Tensor], shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Tensor:
+        """What `make()` gives in the first process, in all of them and to the bit; the others do not call it."""
+        return make()
+
+    def summed(self, make: Callable[[], Tensor], shape: tuple[int, ...]) -> Tensor:
+        """The sum over processes of what `make()` gives in each, float64, in all of them."""
+        return make()
+
+
+ONE = Processes()
+
+
+def charged_batch(plan: Plan, step: int, ledger: Charges, randomness: Randomness, records: int) -> Tensor:
+    """Charge the step, then throw every record's coin: 1 for those in the batch, else 0."""
+    ledger.charge(step)
+    made = torch.zeros(records, dtype=torch.uint8)
+    made[coins(randomness.words("sampling", step), records, plan.sample_rate)] = 1
+    return made
+
+
+def own(batch: Tensor, processes: Processes) -> Tensor:
+    """Which records of the batch are this process's: of all records, every `size`-th."""
+    return batch % processes.size == processes.rank
+
+
+def own_sum(phase: Phase, weights: Tensor, batch: Tensor, gradients: Gradients, processes: Processes) -> Tensor:
+    """One flat vector, float64: the sum over this process's records of the batch, then, private, the norm of every record's
+    gradient before clipping, 0 for those of other processes."""
+    mine, size = own(batch, processes), weights.numel()
+    made = torch.zeros(size + len(batch), dtype=torch.float64, device=weights.device)
+    norms = [made[:0]]
+    for chunk in gradients(weights, batch[mine]):
+        clipped = clip_truncate_sum(chunk, phase.clip_norm, phase.truncation)
+        made[:size] += clipped.total
+        norms.append(clipped.norms)
+    made[size:][mine] = torch.cat(norms)
+    return made
+
+
+def noisy_update(
+    plan: Plan,
+    step: int,
+    w_prev: Tensor,
+    w_last: Tensor,
+    total: Tensor,
+    randomness: Randomness,
+    drift: Tensor | float,
+) -> Tensor:
+    """Rows: the new weights, then, where nothing is mixed, the noisy average. Float64."""
+    phase, size = plan.phases[plan.phase_of(step)], total.numel()
+    scale = phase.noise_multiplier * phase.clip_norm * WIDEN
+    noise = normals(randomness.words("noise", step), size).to(total.device)
+    noisy = (total + scale * noise) / plan.batch_size
+    w_prev, w_last = w_prev.double(), w_last.double()
+    mixed = w_prev
+    if phase.gap > 0.0:
+        alpha = mixing_coefficients(randomness.words("mixing", step), size, phase.mixing_law).to(total.device)
+        mixed = mix(w_prev, w_last, nextafter(phase.gap * phase.learning_rate, float("inf")) * WIDEN, alpha)
+    weights = mixed - phase.learning_rate * (noisy + drift)
+    return torch.stack([weights] if phase.gap > 0.0 else [weights, noisy])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Released:
     """What a step releases: the new weights, float64. `noisy` is the noisy average where nothing was mixed, else None:
@@ -222,6 +294,7 @@ def private_step(
     randomness: Randomness,
     records: int,
     drift: Tensor | float = 0.0,
+    processes: Processes = ONE,
 ) -> Released:
     """Charge step number `step` (from 1), then carry it out. A step that the plan does not have touches no data.
 
@@ -235,23 +308,16 @@ def private_step(
         randomness: where coins, noise and mixing coefficients come from.
         records: number of records in the data.
         drift: function of published iterates, added to the average (weight decay, momentum).
+        processes: who carries it out; of ledger, randomness and drift only those of the first are used.
     """
-    phase: Phase = plan.phases[plan.phase_of(step)]
-    ledger.charge(step)
-    batch = coins(randomness.words("sampling", step), records, plan.sample_rate)
-    total = torch.zeros(w_prev.numel(), dtype=torch.float64, device=w_prev.device)
-    norms = [total[:0]]
-    for chunk in gradients(w_prev, batch):
-        clipped = clip_truncate_sum(chunk, phase.clip_norm, phase.truncation)
-        total += clipped.total
-        norms.append(clipped.norms)
-    scale = phase.noise_multiplier * phase.clip_norm * WIDEN
-    noise = normals(randomness.words("noise", step), total.numel()).to(total.device)
-    noisy = (total + scale * noise) / plan.batch_size
-    w_prev, w_last = w_prev.double(), w_last.double()
-    mixed = w_prev
-    if phase.gap > 0.0:
-        alpha = mixing_coefficients(randomness.words("mixing", step), total.numel(), phase.mixing_law).to(total.device)
-        mixed = mix(w_prev, w_last, nextafter(phase.gap * phase.learning_rate, float("inf")) * WIDEN, alpha)
-    weights = mixed - phase.learning_rate * (noisy + drift)
-    return Released(weights=weights, noisy=None if phase.gap > 0.0 else noisy, norms=torch.cat(norms))
+    phase, size = plan.phases[plan.phase_of(step)], w_prev.numel()
+    joined = processes.from_first(
+        lambda: charged_batch(plan, step, ledger, randomness, records), (records,), dtype=torch.uint8
+    )
+    batch = joined.nonzero().flatten()
+    summed = processes.summed(lambda: own_sum(phase, w_prev, batch, gradients, processes), (size + len(batch),))
+    weights, *noisy = processes.from_first(
+        lambda: noisy_update(plan, step, w_prev, w_last, summed[:size], randomness, drift),
+        (1 if phase.gap > 0.0 else 2, size),
+    )
+    return Released(weights=weights, noisy=noisy[0] if noisy else None, norms=summed[size:])

@@ -1,0 +1,133 @@
+"""Several processes as one trainer, by torch.distributed: each holds all data and does its share of every step.
+
+They and the network between them have to be trusted: what they exchange is private. An exception in one of them is one in
+all, and leaves them in step; a process that dies is one that the others notice as soon as they wait for it.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from itertools import chain
+from math import prod
+
+import torch
+from torch import Tensor, distributed, nn
+
+from trainer import checks
+from trainer.mechanism import ONE, Processes
+
+PATIENCE = timedelta(minutes=10)  # with a process that neither answers nor ends; longer than the first works alone
+FAILED = "another process failed, and says why."
+LOST = "another process ended or did not answer: the step stays charged, resume goes on from the last checkpoint."
+
+
+@contextmanager
+def joined(device: str) -> Iterator[None]:
+    """Under torchrun, the process group it asks for, and a GPU for each process; else nothing."""
+    if not announced():
+        yield
+        return
+    if device == "cuda":
+        own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        checks.device(own)
+        torch.cuda.set_device(own)
+    distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
+    yield
+    distributed.destroy_process_group()  # after an exception the end of the process does that, without waiting for others
+
+
+def here(device: str) -> Processes:
+    """The default process group, if there is one; else this process alone, which must not be one of several."""
+    if distributed.is_available() and distributed.is_initialized():
+        return Several(device)
+    if announced():
+        raise ValueError("WORLD_SIZE is above 1: call torch.distributed.init_process_group first, or start one process.")
+    return ONE
+
+
+def announced() -> bool:
+    """Whether the environment says, as torchrun does, that this is one of several processes."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+class Several(Processes):
+    """The processes of torch.distributed's default group. All have to call the same methods in the same order."""
+
+    def __init__(self, device: str) -> None:
+        self.rank, self.size, self.device = distributed.get_rank(), distributed.get_world_size(), device
+        self._lost = False
+
+    def from_first(self, make: Callable[[], Tensor], shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Tensor:
+        """What `make()` gives in the first process, in all of them and to the bit; the others do not call it."""
+        return self._exchange(make if self.rank == 0 else None, shape, dtype, partial(distributed.broadcast, src=0))
+
+    def summed(self, make: Callable[[], Tensor], shape: tuple[int, ...]) -> Tensor:
+        """The sum over processes of what `make()` gives in each, float64, in all of them."""
+        return self._exchange(make, shape, torch.float64, distributed.all_reduce)
+
+    def _exchange(
+        self, make: Callable[[], Tensor] | None, shape: tuple[int, ...], dtype: torch.dtype, collective: Callable
+    ) -> Tensor:
+        """One collective on a flat vector, whose first number says whether a process failed."""
+        if self._lost:
+            raise ConnectionError(LOST)
+        self._lost = True  # whatever leaves this method early, the others may be somewhere else
+        sent, failure = torch.zeros(1 + prod(shape), dtype=dtype, device=self.device), None
+        if make is not None:
+            try:
+                sent[1:] = make().flatten()
+            except Exception as error:  # of any kind: the others wait to hear of it
+                sent[0], failure = 1, error
+        try:
+            collective(sent)
+            failed = bool(sent[0] != 0)
+        except RuntimeError as error:
+            raise ConnectionError(LOST) from failure or error
+        self._lost = False
+        if failure is not None:
+            raise failure
+        if failed:
+            raise ConnectionError(FAILED)
+        return sent[1:].view(shape)
+
+
+def only_first(processes: Processes, action: Callable[[], object]) -> None:
+    """Do something in the first process only; if it fails there it fails everywhere."""
+
+    def done() -> Tensor:
+        action()
+        return torch.zeros(0)
+
+    processes.from_first(done, (0,))
+
+
+def same_everywhere(processes: Processes, parts: Mapping[str, str], data: tuple[Tensor, Tensor]) -> None:
+    """Refuse a process whose plan, model, ... or records are not those of the first. Only digests are exchanged, and
+    nothing of them is kept."""
+    if processes.size == 1:
+        return
+    contents = {name: value.encode() for name, value in parts.items()} | {"data": b"".join(map(_digest, data))}
+    mine = torch.tensor([list(hashlib.sha256(content).digest()) for content in contents.values()], dtype=torch.uint8)
+    first = processes.from_first(lambda: mine, tuple(mine.shape), dtype=torch.uint8).cpu()
+
+    def compared() -> Tensor:
+        for name, same in zip(contents, (mine == first).all(1), strict=True):
+            if not same:
+                raise ValueError(f"{name} of process {processes.rank} is not that of process 0.")
+        return torch.zeros(0)
+
+    processes.summed(compared, (0,))
+
+
+def _digest(tensor: Tensor) -> bytes:
+    return hashlib.sha256(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()).digest()
+
+
+def same_start(processes: Processes, module: nn.Module) -> None:
+    """Give every process the first one's weights and buffers."""
+    with torch.no_grad():
+        for value in chain(module.parameters(), module.buffers()) if processes.size > 1 else ():
+            value.copy_(processes.from_first(lambda value=value: value, tuple(value.shape), value.dtype))
