@@ -112,12 +112,12 @@ def _whole_step(per_record: Fast | Oracle, given: Task) -> Step:
     )
     plan = Plan(dataset_size=rows, sample_rate=1.0, batch_size=rows, phases=(phase,), delta=1e-5)
 
-    def released(gradients: Gradients) -> Tensor:
-        seeded = {"ledger": _Free(), "randomness": Randomness(0), "records": rows}
+    def released(gradients: Gradients, records: int) -> Tensor:
+        seeded = {"ledger": _Free(), "randomness": Randomness(0), "records": records}
         return private_step(plan, 1, weights, weights, gradients=gradients, **seeded).weights
 
-    alone = released(lambda at, batch: [])
-    return lambda: [rows * (alone - released(lambda at, batch: [per_record(at, given.x, given.y)[0]]))]
+    alone = released(lambda at, batch: [], 0)
+    return lambda: [rows * (alone - released(lambda at, batch: [per_record(at, given.x, given.y)[0]], rows))]
 
 
 def _opacus(given: Task, *, functorch: bool) -> Step:
