@@ -16,6 +16,7 @@ from trainer.convolutions import Geometry
 from trainer.gradients import Fast, Layout, Oracle, chunked, physical_batch_size
 from trainer.loop import losses
 from trainer.mechanism import Randomness, private_step
+from trainer.precision import DTYPE, arithmetic
 
 SHAPE = (3, 32, 32)
 
@@ -245,15 +246,18 @@ class Replayed(Randomness):
     size=st.floats(-3, 30),
     truncation=st.sampled_from([1.0, 9.0]),
     gap=st.sampled_from([0.0, 0.3]),
+    precision=st.sampled_from(["float32", "bf16"]),
     seed=st.integers(0, 1000),
 )
-def test_neighbours_with_the_same_coins_differ_by_at_most_the_sensitivity(name, rows, place, size, truncation, gap, seed):
+def test_neighbours_with_the_same_coins_differ_by_at_most_the_sensitivity(
+    name, rows, place, size, truncation, gap, precision, seed
+):
     """A step on D, and on D with one record more, also an absurd one, anywhere in it; everything random is replayed."""
     model = build(name)
     torch.manual_seed(seed)
     x, y = torch.randn(rows + 1, *SHAPE), torch.randint(0, 10, (rows + 1,))
     x[rows] *= 10.0**size
-    made = Fast(model, losses)
+    made = Fast(model, losses, precision)
     phase = Phase(steps=3, noise_multiplier=1.0, clip_norm=0.5, learning_rate=0.5, truncation=truncation, gap=gap)
     plan = Plan(dataset_size=rows, sample_rate=0.6, batch_size=0.6 * rows, phases=(phase,), delta=1e-5)
     weights, old = made.layout.flat(model), list(range(rows))
@@ -308,6 +312,40 @@ def test_same_anywhere_notices_a_gradient_that_depends_on_the_place():
 
     made = Fast(Placed(), losses)
     assert not checks.same_anywhere(made, made.layout.flat(Placed()), vectors, 16)
+
+
+@pytest.mark.parametrize("kind", [Oracle, Fast])
+@pytest.mark.parametrize("name", ["cnn", "resnet20", "twice"])
+def test_bf16_rounds_the_passes_and_float32_leaves_them(kind, name):
+    model, rows = build(name), 16
+    x, y = torch.randn(rows, *SHAPE), torch.randint(0, 10, (rows,))
+    weights, expected = Layout(model).flat(model), loop(model, x, y)
+    assert torch.equal(of(kind(model, losses, "tf32"), weights, x, y), of(kind(model, losses), weights, x, y))
+    rounded = kind(model, losses, "bf16")
+    made, found_losses = rounded(weights, x, y)
+    assert {one.dtype for one in (*made, found_losses)} == {torch.float32}
+    errors = (flat(made) - expected).norm(dim=1) / expected.norm(dim=1)
+    assert 1e-3 < float(errors.median()) < 0.1
+    assert checks.same_anywhere(rounded, weights, lambda n: (torch.randn(n, *SHAPE), torch.randint(0, 10, (n,))), rows)
+
+
+def test_tf32_is_as_asked_for_whatever_the_process_has_set():
+    seen = []
+
+    def spied(outputs, targets):
+        cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+        seen.append((matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic))
+        return losses(outputs, targets)
+
+    model = build("cnn")
+    x, y = torch.randn(2, *SHAPE), torch.zeros(2).long()
+    for outside in ("tf32", "float32"):
+        with arithmetic(outside):
+            for precision in DTYPE:
+                made = Fast(model, spied, precision)
+                made(made.layout.flat(model), x, y)
+            assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == (outside == "tf32")
+    assert seen == 2 * [(False, False, True), (True, True, True), (False, False, True)]
 
 
 @given(expected=st.floats(1e-3, 1e5), sample_rate=st.floats(1e-6, 1.0), most=st.integers(1, 5000) | st.just(4096))

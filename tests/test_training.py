@@ -250,6 +250,7 @@ def test_several_processes_without_a_process_group_are_refused(tmp_path, monkeyp
         ({"module": nn.Sequential(nn.Linear(5, 3))}, "model"),
         ({"module": nn.Linear(5, 4), "classes": 4}, "model"),
         ({"update": Update(momentum=0.5)}, "update"),
+        ({"precision": "bf16"}, "precision"),
         ({"data": (torch.zeros(40, 5).double(), records()[1]), "prepare": torch.Tensor.float}, "data shape"),
     ],
 )
@@ -275,6 +276,7 @@ def test_resume_needs_a_run_and_data_must_fit_the_plan(tmp_path):
         ({"plan": plan_of(replace(PHASE, clip_norm=1e-10))}, "clip_norm"),
         ({"device": "cuda:99"}, "device"),
         ({"checkpoint_every": 0}, "checkpoint_every"),
+        ({"precision": "float16"}, "precision"),
         ({"max_physical_batch_size": 0}, "max_physical_batch_size"),
         ({"data": (records()[0].numpy(), records()[1])}, "tensors"),
         ({"module": nn.Linear(5, 3).double()}, "float32"),
@@ -539,6 +541,19 @@ def test_cnn_with_views_trains(tmp_path):
     found = train(plan, data.take(made, 100), tmp_path, options, seed=1, quiet=True)
     assert 0 <= found["held_out_accuracy"] <= 1
     assert found["charged_steps"] == 2
+    assert found["precision"] == "float32 forward and backward"
+    assert found["convolutions"] == {}  # seeded: repeatable, nothing depends on times
+
+
+def test_what_decides_rounding_is_reported(tmp_path, capsys):
+    plan = plan_of(replace(MIXED, steps=1), n=100, rate=0.1)
+    options = Options(model="cnn", precision="bf16")
+    found = train(plan, data.take(data.digits(), 100), tmp_path, options)
+    assert found["precision"] == "bf16 forward and backward"
+    assert [shape.split(",")[0] for shape in found["convolutions"]] == ["32x16x4x4 by 32x16x3x3", "32x1x8x8 by 16x1x3x3"]
+    shown = capsys.readouterr().err
+    assert "bf16" in shown
+    assert all(f"{shape}: {kernel}" in shown for shape, kernel in found["convolutions"].items())
 
 
 def test_digits_at_epsilon_3(tmp_path):

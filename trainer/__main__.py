@@ -19,6 +19,7 @@ from mmaccount.plan import Plan
 from trainer import bench, data, probe, processes
 from trainer.augment import Augmentation
 from trainer.loop import PAUSE, Options, losses, train
+from trainer.precision import DTYPE
 from trainer.update import Update
 
 TRAIN = """Train with DP-SGD or ModelMix exactly as a plan says. Several processes, one a device:
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, help="of torch on CPU")
     parser.add_argument("--model", help="linear (the default), cnn, resnet20 (the default of --bench) or module:function")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="under torchrun cuda is a GPU each")
+    parser.add_argument("--precision", choices=tuple(DTYPE), default="float32", help="of forward and backward pass only")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument("--seed", type=int, help="repeatable, for tests: the run is then not private")
     parser.add_argument(
@@ -107,8 +109,13 @@ def _probe(given: argparse.Namespace) -> str:
 
 
 def _bench(given: argparse.Namespace) -> str:
-    model = given.model or "resnet20"
-    made = bench.measure(model=model, batch_size=given.batch_size, device=given.device, rounds=given.rounds)
+    made = bench.measure(
+        model=given.model or "resnet20",
+        batch_size=given.batch_size,
+        device=given.device,
+        precision=given.precision,
+        rounds=given.rounds,
+    )
     return json.dumps(made, allow_nan=False) if given.json else bench.table(made)
 
 
@@ -139,6 +146,7 @@ def main(argv: list[str] | None = None) -> int:
             device=given.device,
             max_physical_batch_size=given.max_physical_batch_size,
             checkpoint_every=given.checkpoint_every,
+            precision=given.precision,
         )
         if given.probe is not None:
             print(_probe(given))

@@ -93,11 +93,13 @@ def isolated(model: nn.Module, loss: Loss, example: Example) -> None:
             raise ValueError(f"the forward pass writes to buffer `{name}`: it would be released without noise.")
 
 
-def per_record(model: nn.Module, loss: Loss, example: Example) -> Fast | Oracle:
+def per_record(model: nn.Module, loss: Loss, example: Example, precision: str = "float32") -> Fast | Oracle:
     """The fastest per-record gradients that agree with vmap(grad) on random records, of which several sets are tried: where
-    the input of a rectifier rounds to the other side of zero, right gradients differ too (Resnet-20: in one set of 20)."""
+    the input of a rectifier rounds to the other side of zero, right gradients differ too (Resnet-20: in one set of 20).
+    They are compared in float32 and returned in the given precision."""
     oracle, made = Oracle(model, loss), best(model, loss)
-    return made if any(_agree(oracle, made, model, example) for _ in range(TRIES)) else oracle
+    chosen = made if any(_agree(oracle, made, model, example) for _ in range(TRIES)) else oracle
+    return type(chosen)(model, loss, precision)
 
 
 def _agree(oracle: Oracle, made: Fast | Oracle, model: nn.Module, example: Example) -> bool:

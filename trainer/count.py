@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from trainer.gradients import Loss, best
+from trainer.precision import DTYPE, cast
 
 aten = torch.ops.aten
 FREE = ("empty", "new_empty", "empty_like", "empty_strided", "_unsafe_view")  # touch no memory
@@ -115,15 +116,16 @@ def counted(call: Callable[[], object]) -> Work:
     return Work(tuple(mode.parts))
 
 
-def steps(model: nn.Module, loss: Loss, shape: tuple[int, ...], rows: int) -> dict[str, Work]:
+def steps(model: nn.Module, loss: Loss, shape: tuple[int, ...], rows: int, precision: str = "float32") -> dict[str, Work]:
     """A step without privacy, and one with: per-record gradients of the same batch, written once and read twice, for their
     norms and to be clipped and added up. Noise and mixing, once per parameter, are left out."""
     model = copy.deepcopy(model).to("meta")
     x, y = torch.empty(rows, *shape, device="meta"), torch.empty(rows, dtype=torch.long, device="meta")
-    per_record = best(model, loss)
+    per_record = best(model, loss, precision)
     weights = torch.empty(per_record.layout.total, device="meta")
     private = counted(lambda: per_record(weights, x, y))
     gradients = 4 * rows * per_record.layout.total
+    model, x = model.to(DTYPE[precision]), cast(x, precision)
     return {
         "without privacy": counted(lambda: loss(model(x), y).sum().backward()),
         "private": Work((*private.parts, (0, gradients), (0, gradients))),

@@ -21,6 +21,7 @@ from trainer import checks, notes, pricing, processes
 from trainer.augment import Augmentation
 from trainer.gradients import Layout, Loss, chunked, physical_batch_size
 from trainer.mechanism import Randomness, Released, private_step
+from trainer.precision import DTYPE
 from trainer.update import Update
 
 MEMORY = {"cpu": 2**27, "cuda": 2**32}  # bytes of per-record gradients held at a time
@@ -49,6 +50,7 @@ class PrivateTrainer:
         seed: None takes randomness from the operating system. A number makes the run repeatable and void as a guarantee; the
             quickest way of convolutions, which decides how they round, is then not looked for.
         checkpoint_every: steps between checkpoints. Steps after the last one are charged again when they are redone.
+        precision: "float32", "tf32" or "bf16", of forward and backward pass only; see `trainer.precision`.
 
     Raises:
         ValueError: model, loss, data or folder do not fit; see `trainer.checks`.
@@ -84,6 +86,7 @@ class PrivateTrainer:
         device: str = "cpu",
         seed: int | None = None,
         checkpoint_every: int = 1,
+        precision: str = "float32",
     ) -> None:
         checks.device(device)
         self.processes = processes.here(device)
@@ -91,6 +94,7 @@ class PrivateTrainer:
         checks.data(plan, *data, classes)
         self.plan, self.update, self.augmentation = plan, update or Update(), augmentation or Augmentation()
         self.update.allowed(plan)
+        self.precision = _check.choice("precision", precision, tuple(DTYPE))
         self.augmentation(data[0][:0], np.random.default_rng(0))  # no record: only whether the shape will do
         self.module, self.prepare, self.randomness = module.to(device), prepare, Randomness(seed)
         self.x, self.y = (part.to(device) for part in data)
@@ -104,7 +108,7 @@ class PrivateTrainer:
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             example = self._example(classes)
             checks.isolated(self.module, criterion, example)
-            self.per_record = checks.per_record(self.module, criterion, example)
+            self.per_record = checks.per_record(self.module, criterion, example, self.precision)
         weights = self.layout.flat(self.module)
         rows = self.chunk * self.augmentation.views
         # Seeded runs stay repeatable: how convolutions round follows from which way was quicker.
@@ -238,7 +242,7 @@ class PrivateTrainer:
         digest = hashlib.sha256(f"{type(self.module).__qualname__} {self.module} {layout}".encode()).hexdigest()
         shape = f"{tuple(self.x.shape)} {self.x.dtype}, {tuple(self.y.shape)} {self.y.dtype}"
         made = {"plan": self.plan.fingerprint, "model": digest, "update": str(self.update), "data shape": shape}
-        return made | {"augmentation": str(self.augmentation)}
+        return made | {"augmentation": str(self.augmentation), "precision": self.precision}
 
     def _example(self, classes: int | None) -> checks.Example:
         """Random inputs and targets of the shapes of the data; no record is looked at."""

@@ -1,8 +1,8 @@
 """Per-record gradients. `Oracle` works for every model that isolates its records; `Fast` does the common layers quicker.
 
 Both are made of a model and a loss that maps (outputs, targets) to one loss per record, and are called with flat weights
-and a batch: they return one tensor [records, *parameter shape] per trainable parameter, ordered as `named_parameters()`, and
-the records' losses.
+and a batch: they return one float32 tensor [records, *parameter shape] per trainable parameter, ordered as
+`named_parameters()`, and the records' losses. Forward and backward pass have the given precision.
 """
 
 import copy
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from trainer.convolutions import DEFAULT, KERNELS, Geometry, Kernel, choose
+from trainer.precision import DTYPE, arithmetic, cast
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -53,12 +54,13 @@ class Layout:
 class Oracle:
     """torch.func's vmap(grad): each record alone, by construction."""
 
-    def __init__(self, model: nn.Module, loss: Loss) -> None:
-        self.model, self.loss, self.layout = model, loss, Layout(model)
+    def __init__(self, model: nn.Module, loss: Loss, precision: str = "float32") -> None:
+        self.loss, self.layout, self.precision = loss, Layout(model), precision
+        self.model = copy.deepcopy(model).to(DTYPE[precision])
         self._gradients = vmap(grad_and_value(self._one), in_dims=(None, 0, 0))
 
     def _one(self, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        return self.loss(functional_call(self.model, parameters, (x[None],)), y[None])[0]
+        return self.loss(functional_call(self.model, parameters, (x[None],)).float(), y[None])[0]
 
     def tune(self, x: Tensor, y: Tensor) -> dict[Geometry, str]:
         """There is nothing to choose."""
@@ -66,8 +68,10 @@ class Oracle:
 
     def __call__(self, weights: Tensor, x: Tensor, y: Tensor) -> tuple[list[Tensor], Tensor]:
         """Gradients and losses of every record of a non-empty batch."""
-        made, losses = self._gradients(self.layout.named(weights), x, y)
-        return list(made.values()), losses
+        with arithmetic(self.precision):
+            named = self.layout.named(weights.to(DTYPE[self.precision]))
+            made, losses = self._gradients(named, cast(x, self.precision), y)
+        return [one.float() for one in made.values()], losses
 
 
 # -------------------------------------------------------------------------- layers that leave their gradients per record
@@ -175,9 +179,9 @@ class Fast:
     """One forward and one backward pass for the whole batch. Only for models whose trainable parameters all belong to
     Conv2d, GroupNorm and Linear layers of the usual forms; another model is a ValueError (use `Oracle`)."""
 
-    def __init__(self, model: nn.Module, loss: Loss) -> None:
-        self.loss, self.layout, self.keep = loss, Layout(model), _Keep()
-        self.model = copy.deepcopy(model)
+    def __init__(self, model: nn.Module, loss: Loss, precision: str = "float32") -> None:
+        self.loss, self.layout, self.precision, self.keep = loss, Layout(model), precision, _Keep()
+        self.model = copy.deepcopy(model).to(DTYPE[precision])
         covered: set[int] = set()
         for layer in self.model.modules():
             function, own = _function(layer), list(layer.parameters(recurse=False))
@@ -200,27 +204,30 @@ class Fast:
         """Gradients and losses of every record of a non-empty batch."""
         self.layout.load(self.model, weights)
         self.keep.found = {}
-        losses = self.loss(self.model(x), y)
-        losses.sum().backward()
+        with arithmetic(self.precision):
+            losses = self.loss(self.model(cast(x, self.precision)).float(), y)
+            losses.sum().backward()
         found, self.keep.found = self.keep.found, {}
         unused = [one.new_zeros(1).expand(len(x), *one.shape) for one in self.parameters]
-        return [found.get(id(one), zero) for one, zero in zip(self.parameters, unused, strict=True)], losses.detach()
+        made = [found.get(id(one), zero).float() for one, zero in zip(self.parameters, unused, strict=True)]
+        return made, losses.detach()
 
     def tune(self, x: Tensor, y: Tensor) -> dict[Geometry, str]:
         """Choose the quickest way for every convolution on a batch of this size; returns the choice. Rounding follows from
         it, and it from timing: without this call results are repeatable. Values do not matter, only shapes are looked at."""
         self.keep.chosen = {}
         self(self.layout.flat(self.model), x, y)
-        self.keep.chosen = choose(self.keep.chosen, self.parameters[0])
+        with arithmetic(self.precision):
+            self.keep.chosen = choose(self.keep.chosen, self.parameters[0])
         return self.keep.chosen
 
 
-def best(model: nn.Module, loss: Loss) -> Oracle | Fast:
+def best(model: nn.Module, loss: Loss, precision: str = "float32") -> Oracle | Fast:
     """`Fast` where it applies, else `Oracle`."""
     try:
-        return Fast(model, loss)
+        return Fast(model, loss, precision)
     except ValueError:
-        return Oracle(model, loss)
+        return Oracle(model, loss, precision)
 
 
 def chunked(

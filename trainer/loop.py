@@ -35,6 +35,7 @@ class Options:
     device: str = "cpu"
     max_physical_batch_size: int | None = None
     checkpoint_every: int = 1
+    precision: str = "float32"
 
 
 def losses(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -86,6 +87,7 @@ def train(
         device=options.device,
         seed=seed,
         checkpoint_every=options.checkpoint_every,
+        precision=options.precision,
     )
     try:
         return _run(trainer, data, options, promised, planted, resume=resume, quiet=quiet)
@@ -109,7 +111,10 @@ def _run(
     first = trainer.processes.rank == 0
     say = (lambda text: print(text, file=sys.stderr, flush=True)) if first and not quiet else (lambda text: None)
     say(f"{plan.steps} steps, batches of about {plan.batch_size:g} (Poisson), always divided by {plan.batch_size:g}")
-    say(f"epsilon {up(promised.upper)} at delta {plan.delta:g} when done; {type(trainer.per_record).__name__} gradients")
+    say(
+        f"epsilon {up(promised.upper)} at delta {plan.delta:g} when done; {type(trainer.per_record).__name__} gradients, "
+        f"{trainer.precision}"
+    )
     for shape, kernel in trainer.kernels.items():
         say(f"weight gradients of {shape}: {kernel}")
     if trainer.randomness.seed is not None:
