@@ -15,7 +15,7 @@ from trainer import checks, convolutions, gradients, models
 from trainer.convolutions import Geometry
 from trainer.gradients import Fast, Layout, Oracle, chunked, physical_batch_size
 from trainer.loop import losses
-from trainer.mechanism import Randomness, private_step
+from trainer.mechanism import Processes, Randomness, private_step
 from trainer.precision import DTYPE, arithmetic
 
 SHAPE = (3, 32, 32)
@@ -172,6 +172,15 @@ def test_the_quickest_usable_way_is_chosen_and_used(monkeypatch):
     ways["grouped"] = ways["placed"]
     assert set(made.tune(x, y).values()) == {"grouped"}
     assert not checks.same_anywhere(made, weights, lambda rows: (torch.randn(rows, *SHAPE), torch.zeros(rows).long()), 4)
+
+
+def test_the_first_of_several_processes_chooses_for_all():
+    class Second(Processes):
+        def from_first(self, make, shape, dtype=torch.float64):
+            return torch.full(shape, list(convolutions.KERNELS).index("shifted"), dtype=dtype)
+
+    made = Fast(build("strided"), losses)
+    assert list(made.tune(torch.randn(4, *SHAPE), torch.zeros(4).long(), Second()).values()) == ["shifted", "shifted"]
 
 
 def test_fast_follows_new_weights_and_leaves_nothing_behind():

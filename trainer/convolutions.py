@@ -4,7 +4,7 @@ All three are the same sums in another order. `grouped` has the least to read an
 kernel position and leaves the rest to matrix products, `shifted` does without the copy.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -96,8 +96,3 @@ def fastest(shape: Geometry, like: Tensor) -> str:
         return min(clock.seconds(lambda: KERNELS[name](x, out, shape)) for _ in range(ROUNDS))
 
     return min(usable, key=seconds, default=DEFAULT)
-
-
-def choose(shapes: Iterable[Geometry], like: Tensor) -> dict[Geometry, str]:
-    """The quickest kernel for every shape."""
-    return {shape: fastest(shape, like) for shape in shapes}

@@ -19,7 +19,7 @@ from mmaccount.ledger import Ledger, LedgerFile
 from mmaccount.plan import Plan
 from trainer import checks, notes, pricing, processes
 from trainer.augment import Augmentation
-from trainer.gradients import Layout, Loss, chunked, physical_batch_size
+from trainer.gradients import Fast, Layout, Loss, Oracle, chunked, physical_batch_size
 from trainer.mechanism import Randomness, Released, private_step
 from trainer.precision import DTYPE
 from trainer.update import Update
@@ -109,18 +109,21 @@ class PrivateTrainer:
             example = self._example(classes)
             checks.isolated(self.module, criterion, example)
             self.per_record = checks.per_record(self.module, criterion, example, self.precision)
+        if not self._everywhere(lambda: isinstance(self.per_record, Fast)):
+            self.per_record = Oracle(self.module, criterion, self.precision)
         weights = self.layout.flat(self.module)
         rows = self.chunk * self.augmentation.views
         # Seeded runs stay repeatable: how convolutions round follows from which way was quicker.
-        self.kernels = self.per_record.tune(*example(rows)) if seed is None else {}
-        exact = self.processes.summed(
-            lambda: torch.tensor([checks.same_anywhere(self.per_record, weights, example, rows)]).double(), (1,)
-        )
-        self.exact = int(exact) == self.processes.size
+        self.kernels = self.per_record.tune(*example(rows), self.processes) if seed is None else {}
+        self.exact = self._everywhere(lambda: checks.same_anywhere(self.per_record, weights, example, rows))
         self.out, self.step_number = Path(out), 0
         self.state = self.update.start(weights)
         self._file: LedgerFile | None = None
         self._ready = bool(self.processes.from_first(lambda: self._opened(seed is not None), (1,)))
+
+    def _everywhere(self, test: Callable[[], bool]) -> bool:
+        """Whether it holds in every process."""
+        return int(self.processes.summed(lambda: torch.tensor([float(test())]), (1,))) == self.processes.size
 
     def _opened(self, seeded: bool) -> Tensor:
         """Open the ledger; 1 if the run starts here."""

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
-from trainer.convolutions import DEFAULT, KERNELS, Geometry, Kernel, choose
+from trainer.convolutions import DEFAULT, KERNELS, Geometry, Kernel, fastest
+from trainer.mechanism import ONE, Processes
 from trainer.precision import DTYPE, arithmetic, cast
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -62,7 +63,7 @@ class Oracle:
     def _one(self, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         return self.loss(functional_call(self.model, parameters, (x[None],)).float(), y[None])[0]
 
-    def tune(self, x: Tensor, y: Tensor) -> dict[Geometry, str]:
+    def tune(self, x: Tensor, y: Tensor, processes: Processes = ONE) -> dict[Geometry, str]:
         """There is nothing to choose."""
         return {}
 
@@ -212,13 +213,20 @@ class Fast:
         made = [found.get(id(one), zero).float() for one, zero in zip(self.parameters, unused, strict=True)]
         return made, losses.detach()
 
-    def tune(self, x: Tensor, y: Tensor) -> dict[Geometry, str]:
-        """Choose the quickest way for every convolution on a batch of this size; returns the choice. Rounding follows from
-        it, and it from timing: without this call results are repeatable. Values do not matter, only shapes are looked at."""
+    def tune(self, x: Tensor, y: Tensor, processes: Processes = ONE) -> dict[Geometry, str]:
+        """Choose the quickest way for every convolution on a batch of this size; returns the choice. Only shapes are looked
+        at. Rounding follows from the choice, and that from timing: without this call results are repeatable. The first of
+        several processes chooses for all, so that they round alike."""
         self.keep.chosen = {}
         self(self.layout.flat(self.model), x, y)
-        with arithmetic(self.precision):
-            self.keep.chosen = choose(self.keep.chosen, self.parameters[0])
+        shapes, names = list(self.keep.chosen), list(KERNELS)
+
+        def quickest() -> Tensor:
+            with arithmetic(self.precision):
+                return torch.tensor([names.index(fastest(shape, self.parameters[0])) for shape in shapes])
+
+        numbers = processes.from_first(quickest, (len(shapes),), torch.int64).tolist()
+        self.keep.chosen = {shape: names[int(number)] for shape, number in zip(shapes, numbers, strict=True)}
         return self.keep.chosen
 
 
