@@ -35,9 +35,9 @@ def check_mixed(row):
     run, epsilon, delta = settings(row), row["epsilon"], float(row["delta"])
     assert delta <= mm.delta(run, epsilon=epsilon).upper * (1 + SLACK)
     assert epsilon <= upper_epsilon([run], delta, tight=True) * (1 + 1e-10)
-    for name, side in mixed.attacks([run]):
+    for name, (remove, _) in mixed.attacks([run]):
         if "over p" in name:
-            assert side.delta(epsilon) <= delta * (1 + SLACK)
+            assert remove.delta(epsilon) <= delta * (1 + SLACK)
 
 
 def check_moment(row):

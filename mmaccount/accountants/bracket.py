@@ -104,7 +104,7 @@ def _bracket(phases: Sequence[Settings], proven: Bound, ask: _Question, tight: b
     if any(phase.mixing > 0.0 for phase in phases):
         attacks = {SPREAD_OUT: ask.exact(spread_out(phases)).lower}
         if tight:
-            attacks |= {name: ask.side(side) for name, side in mixed.attacks(phases)}
+            attacks |= {name: max(map(ask.side, sides)) for name, sides in mixed.attacks(phases)}
     best = max(attacks, key=lambda name: attacks[name])
     if tight and proven.method == ENVELOPE and proven.upper > (1.0 + ask.wide) * attacks[best]:
         upper = max((ask.side(side) for side in mixed.exchanged(phases)), default=inf)

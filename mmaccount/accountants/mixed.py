@@ -196,11 +196,11 @@ def _worthwhile(step: Geometry) -> bool:
     return not small and step.copies >= FEWEST_COPIES and step.shift <= LARGEST_SHIFT
 
 
-def attacks(phases: Sequence[Settings], *, remove: bool = True) -> Iterator[tuple[str, Side]]:
-    """(name, privacy loss) of adversaries that exist: a gradient in as few coordinates as truncation allows, and in more.
+def attacks(phases: Sequence[Settings]) -> Iterator[tuple[str, tuple[Side, Side]]]:
+    """(name, privacy losses where the record is removed, and added) of adversaries that exist: a gradient in as few
+    coordinates as truncation allows, and in more.
 
-    Removing a record usually tells more than adding one. Only one record has a gradient: not the others of a group, nor one
-    that is put in its place.
+    Only one record has a gradient: not the others of a group, nor one that is put in its place.
     """
     for factor in FACTORS:
         pairs = []
@@ -216,7 +216,8 @@ def attacks(phases: Sequence[Settings], *, remove: bool = True) -> Iterator[tupl
             pair = shifted(shift, width, copies, phase.mixing_law)
             pairs.append((pair, phase.sample_rate, phase.steps))
         count = "p" if factor == 1 else f"{factor} p"
-        yield f"gradient spread evenly over {count} coordinates", Side(pairs, remove=remove, upper=False)
+        remove, add = (Side(pairs, remove=way, upper=False) for way in (True, False))
+        yield f"gradient spread evenly over {count} coordinates", (remove, add)
 
 
 def exchanged(phases: Sequence[Settings]) -> list[Side]:

@@ -108,8 +108,8 @@ def _attacks(
     name = bracket.SPREAD_OUT if is_mixed else bracket.OWN_ATTACK
     made = {name: _exact(limit, epsilons)}
     if is_mixed and tight:
-        for (name, side), (_, other) in zip(mixed.attacks(phases), mixed.attacks(phases, remove=False), strict=True):
-            made[name] = _lattice(side, epsilons, about), _lattice(other, epsilons, about)
+        for name, (remove, add) in mixed.attacks(phases):
+            made[name] = _lattice(remove, epsilons, about), _lattice(add, epsilons, about)
     return made
 
 
