@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.signal import fftconvolve
 from scipy.stats import norm
 
 import mmaccount as mm
@@ -222,40 +223,42 @@ def test_envelope_is_a_pair_of_probability_laws():
 
 # ------------------------------------------------------------------------------------------------------------- catalyst
 
-CATALYSED = Geometry("gaussian", 0.5, 12.0, 10.0), 0.05
+CATALYSED = Geometry("gaussian", 0.5, 12.0, 10.0)
 
 
-@pytest.fixture(scope="module")
-def exchange():
-    found = catalyst.exchanges(*CATALYSED)
+def exchange(q):
+    found = catalyst.exchanges(CATALYSED, q)
     assert found
     return found[0]
 
 
-@settings(max_examples=25, deadline=None)
+@pytest.mark.parametrize("q", [1e-3, 0.05, 1.0])
+@settings(max_examples=15, deadline=None)
 @given(st.data())
-def test_no_shift_exceeds_star_next_to_the_catalyst(exchange, data):
-    (_, shift, width, copies, _), q = CATALYSED
+def test_no_shift_exceeds_star_next_to_the_catalyst(q, data):
+    star, beside, _ = exchange(q)
+    convolve = fftconvolve if q < 0.01 else np.convolve  # many points of small losses, or few of large ones
+    _, shift, width, copies, _ = CATALYSED
     whole = data.draw(st.integers(0, int(copies)))
     part = data.draw(st.floats(0.15, 0.95))
     rest = int((copies - whole) / part**2)
     levels = {v: count for v, count in ((shift, whole), (part * shift, rest)) if count > 0}
-    x = np.exp(np.array([-0.6, -0.3, -0.1, -0.03, 0.0, 0.03, 0.1, 0.3, 0.6, 1.0]))
-    lower = merge(subsampled(_any_shift(levels, width), q), exchange.star.spacing)
+    x = np.exp(min(20.0 * q, 5.0) * np.array([-0.6, -0.3, -0.1, -0.03, 0.0, 0.03, 0.1, 0.3, 0.6, 1.0]))
+    lower = merge(subsampled(_any_shift(levels, width), q), star.spacing)
     below, above = (
-        Lattice(law.start + exchange.catalyst.start, law.spacing, np.convolve(law.masses, exchange.catalyst.masses))
-        for law in (lower, exchange.star)
+        Lattice(law.start + beside.start, law.spacing, convolve(law.masses, beside.masses)) for law in (lower, star)
     )
     assert np.all(profile(below, x) <= profile(above, x) * (1 + 1e-9))
 
 
-def test_star_alone_does_not_dominate_every_shift(exchange):
+def test_star_alone_does_not_dominate_every_shift():
     """Without the catalyst the spread-out shift tells more near epsilon 0: the check has to see it, and does."""
-    (_, shift, width, copies, _), q = CATALYSED
+    q, star = 0.05, exchange(0.05).star
+    _, shift, width, copies, _ = CATALYSED
     spread = subsampled(_any_shift({shift / 8: int(copies) * 64}, width), q)
-    assert profile(spread, 1.0) > profile(exchange.star, 1.0)
-    nothing = split(Atoms(np.zeros(1), np.ones(1)), exchange.star.spacing)
-    assert not catalyst._dominated(split(spread, exchange.star.spacing), exchange.star, nothing)
+    assert profile(spread, 1.0) > profile(star, 1.0)
+    nothing = split(Atoms(np.zeros(1), np.ones(1)), star.spacing)
+    assert not catalyst._dominated(split(spread, star.spacing), star, nothing)
 
 
 def test_steps_of_several_kinds_stay_below_the_catalysed_bound():
