@@ -123,7 +123,8 @@ def advise(
 
     Clip norm: where the measured decrease of a step is largest. Batch, steps: within `epochs`, where the bound on what
     remains of the gradient is smallest, each with the least noise that meets the target by the certified accountant.
-    Learning rate: the smaller of the best first step and the horizon's. In a flat optimum the middle is taken.
+    Learning rate: the smaller of the longest step that does not overshoot and the horizon's. In a flat optimum the middle is
+    taken.
 
     Args:
         probe: of public records, a `Probe` or an m x d array of per-record gradients; or a `NormHistogram` of private ones,
@@ -245,8 +246,8 @@ class Neighbour:
     first: float | None
 
     def to_dict(self) -> dict[str, str | float | None]:
-        """Plain values, ready for JSON; an unbounded epsilon is None."""
-        return asdict(self) | {"epsilon": self.epsilon if isfinite(self.epsilon) else None}
+        """Plain values, ready for JSON; what is unbounded is None."""
+        return {name: None if isinstance(v, float) and not isfinite(v) else v for name, v in asdict(self).items()}
 
 
 def around(advice: Advice) -> list[Neighbour]:

@@ -10,7 +10,7 @@ record with itself, which would count noise as signal.
 """
 
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ Array = npt.NDArray[np.float64]
 POINTS = 41  # clip norms on a curve
 LOWEST = 32.0  # the smallest is the median norm over this: by then nearly every record is clipped and nothing changes
 FLAT = 0.95  # share of the best that counts as equally good
+TINY = 1e-300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,7 @@ class Curve:
         bend_square, bend_spread: m' H m and tr(H Cov).
         trace: tr H.
         beta: smoothness. dimension: d.
+        steepest: beta times the mean factor by which clipping shortens a gradient; 0 where it is not known.
     """
 
     clip_norms: Array
@@ -45,6 +47,7 @@ class Curve:
     trace: float
     beta: float
     dimension: int
+    steepest: Array
 
     def noise(self, batch_size: float, energy: float | Array) -> Array:
         """Curvature-weighted variance of a step's averaged gradient: tr(H Cov) / B + tr(H) (c / B)^2 e."""
@@ -52,13 +55,14 @@ class Curve:
         return made
 
     def descent(self, batch_size: float, energy: float | Array) -> Array:
-        """The best decrease of the loss in one step, times 2; taken at `best_rate`."""
+        """The best decrease of the loss in one step, times 2, over all learning rates."""
         made: Array = np.maximum(self.signal, 0.0) ** 2 / (self.bend_square + self.noise(batch_size, energy))
         return made
 
-    def best_rate(self, batch_size: float, energy: float | Array) -> Array:
-        """Learning rate at which one step lowers the loss most."""
-        made: Array = self.signal / (self.bend_square + self.noise(batch_size, energy))
+    def longest(self) -> Array:
+        """The largest learning rate: at <grad F, m> / m'Hm one step without noise gains most, and from 2 / steepest on the
+        steepest direction diverges."""
+        made: Array = np.minimum(self.signal / np.maximum(self.bend_square, TINY), 2.0 / np.maximum(self.steepest, TINY))
         return made
 
     def isotropic(self, batch_size: float, energy: float | Array) -> Array:
@@ -82,7 +86,7 @@ def curve(probe: Probe, gram: Array | None = None, at: Array | None = None) -> C
     """
     gram = probe.gram if gram is None else gram
     at = clip_norms(probe) if at is None else at
-    m, norms = len(gram), np.sqrt(np.maximum(np.diagonal(gram), 1e-300))
+    m, norms = len(gram), np.sqrt(np.maximum(np.diagonal(gram), TINY))
     pairs = gram - np.diag(np.diagonal(gram))
     factors = np.minimum(1.0, at[:, None] / norms)  # [clip norms, m]
     along = factors @ pairs  # (m - 1) <g_k, m>, by the other records
@@ -100,6 +104,7 @@ def curve(probe: Probe, gram: Array | None = None, at: Array | None = None) -> C
         trace=scale * float(np.diagonal(gram).mean()),
         beta=probe.beta,
         dimension=probe.dimension,
+        steepest=probe.beta * factors.mean(1),
     )
     if not float(made.signal.max()) > 0.0:
         raise ValueError("the gradients of the probe have no common direction: probe more records, or another point.")
@@ -158,12 +163,19 @@ def forecast(
 
     Where noise is Q = tr(H Cov)/B + tr(H)(c/B)^2 e and the step is short enough for the gradient itself not to overshoot
     (eta <= <grad F, m> / m'Hm), summing the one-step changes gives mean <grad F, m> <= 2 R_F / (eta T) + eta Q, smallest at
-    eta = sqrt(2 R_F / (T Q)). The learning rate is that, or the best one of the first step if that is smaller.
+    eta = sqrt(2 R_F / (T Q)). The learning rate is that, or `Curve.longest` if that is smaller.
+
+    Raises:
+        ValueError: no learning rate is given, and the mean clipped gradient does not point along the mean gradient.
 
     Source: Ghadimi and Lan (2013), arXiv 1309.5549, Theorem 2.1, with curvature-weighted noise instead of beta.
     """
     noise = float(curve.noise(batch_size, energy)[index])
     signal, bend = float(curve.signal[index]), float(curve.bend_square[index])
-    eta = learning_rate or min(signal / (bend + noise), sqrt(2.0 * loss / (steps * noise)))
+    if learning_rate is None and not signal > 0.0:
+        at = float(curve.clip_norms[index])
+        raise ValueError(f"at `clip_norm` {at:.6g} the clipped gradients of the probe have no common direction.")
+    eta = learning_rate or min(float(curve.longest()[index]), sqrt(2.0 * loss / (steps * noise)))
     first = eta * signal - eta**2 * (bend + noise) / 2.0
-    return Forecast(eta, (2.0 * loss / (eta * steps) + eta * noise) / signal, first)
+    left = (2.0 * loss / (eta * steps) + eta * noise) / signal if signal > 0.0 else inf
+    return Forecast(eta, left, first)

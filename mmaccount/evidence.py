@@ -111,4 +111,5 @@ def _curve(source: NormHistogram, clip_norms: Array) -> Curve:
         trace=trace,
         beta=trace,
         dimension=source.dimension,
+        steepest=nothing,
     )

@@ -133,11 +133,12 @@ class Story(NamedTuple):
 
     def _learning_rate(self) -> str:
         phase, known = self.plan.phases[0], self.known
-        first = float(known.at(phase.clip_norm).best_rate(self.plan.batch_size, self._energy())[0])
+        longest = float(known.at(phase.clip_norm).longest()[0])
         source = "measured" if known.measured else "estimated from gradients alone, for a loss in nats (see --loss)"
         return (
-            f"{phase.learning_rate:.4g}: the smaller of the best first step, {first:.3g}, and sqrt(2 R_F / (T noise)), "
-            f"times 3/2 with mixing, unless given; R_F = {known.loss:.3g}, curvature {known.curves[0].trace:.3g}, {source}"
+            f"{phase.learning_rate:.4g}: the smaller of the longest step that does not overshoot, {longest:.3g}, and "
+            f"sqrt(2 R_F / (T noise)), times 3/2 with mixing, unless given; R_F = {known.loss:.3g}, curvature "
+            f"{known.curves[0].trace:.3g}, {source}"
         )
 
     def _energy(self) -> float:
@@ -161,7 +162,7 @@ class Story(NamedTuple):
         noise = sqrt(curve.dimension * self._energy()) * phase.clip_norm / self.plan.batch_size
         mean = sqrt(max(float(curve.square[0]), 1e-300))
         text = (
-            f"first step lowers the loss by about {self.forecast.first:.3g} of {self.known.loss:.3g}; on average over the "
+            f"first step changes the loss of {self.known.loss:.3g} by about {-self.forecast.first:.3g}; on average over the "
             f"run at most {min(share, 1.0):.0%} of the gradient's alignment remains; noise is {noise / mean:.3g} times the "
             f"mean gradient in a step, {noise / mean / sqrt(phase.steps):.3g} times over the run"
         )

@@ -164,10 +164,10 @@ def test_isotropic_ratio_is_the_best_decrease_times_two_beta(gradients):
     assert made.isotropic(batch, energy)[i] == pytest.approx(2 * made.beta * best, rel=1e-5)
 
 
-def test_the_best_rate_and_the_forecast_are_optima(gradients):
+def test_the_forecast_is_an_optimum_and_no_step_overshoots(gradients):
     made = descent.curve(probe.from_gradients(gradients))
     options = {"index": 10, "batch_size": 50.0, "energy": 9.0, "loss": 2.0}
-    best = made.best_rate(50.0, 9.0)[10]
+    best = made.signal[10] / (made.bend_square + made.noise(50.0, 9.0))[10]
     firsts = [descent.forecast(made, steps=1, learning_rate=best * x, **options).first for x in (0.9, 1.0, 1.1)]
     assert max(firsts) == firsts[1] == pytest.approx(made.descent(50.0, 9.0)[10] / 2, rel=1e-12)
     long = descent.forecast(made, steps=100_000, **options)
@@ -176,7 +176,22 @@ def test_the_best_rate_and_the_forecast_are_optima(gradients):
     ]
     assert long.learning_rate < best
     assert min(left) > long.remaining
-    assert descent.forecast(made, steps=1, **options).learning_rate == best
+    factor = np.minimum(1.0, made.clip_norms[10] / np.linalg.norm(gradients, axis=1)).mean()
+    top = np.linalg.eigvalsh(gradients.T @ gradients / 120)[-1]
+    longest = min(made.signal[10] / made.bend_square[10], 2.0 / (top * factor))
+    quiet = options | {"energy": 1e-12, "batch_size": 1e12}
+    assert descent.forecast(made, steps=1, **quiet).learning_rate == pytest.approx(longest, rel=1e-9)
+
+
+def test_a_clip_norm_at_which_gradients_point_nowhere_is_refused():
+    """Some long gradients against more short ones: clipped, they point the other way."""
+    rows = np.repeat([[-3.0, 0.1], [1.0, 0.0]], (100, 200), axis=0)
+    made = descent.curve(probe.from_gradients(rows), at=np.array([0.1, 40.0]))
+    options = {"batch_size": 10.0, "energy": 1.0, "steps": 5, "loss": 1.0}
+    with pytest.raises(ValueError, match="clip_norm"):
+        descent.forecast(made, **options)
+    assert descent.forecast(made, learning_rate=1.0, **options).remaining == np.inf
+    assert descent.forecast(made, index=1, **options).learning_rate > 0.0
 
 
 def test_more_noise_never_helps(gradients):
