@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mmaccount.accountants.bracket import delta, epsilon
     from mmaccount.accountants.sweep import sweep
+    from mmaccount.adaptive import AdaptiveClipping
     from mmaccount.advisor import Advice, advise
     from mmaccount.bound import Bound, BoundError
     from mmaccount.calibrate import Infeasible, solve
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from mmaccount.tuning import tune_cost
 
 __all__ = [
+    "AdaptiveClipping",
     "Advice",
     "Bound",
     "BoundError",
@@ -57,6 +59,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "AdaptiveClipping": "adaptive",
     "Advice": "advisor",
     "Bound": "bound",
     "BoundError": "bound",

@@ -1,19 +1,19 @@
 """A plan from what is known about gradients: clip norm, noise, batch, steps, learning rate and gap, with reasons."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from math import isfinite, log, log10, sqrt
+from dataclasses import dataclass, replace
+from math import log, log10, sqrt
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from mmaccount import _check, evidence, explain, schedule
+from mmaccount import _check, evidence, explain, laws, schedule
 from mmaccount.accountants.bracket import epsilon as price
-from mmaccount.accountants.bracket import upper_epsilon
+from mmaccount.adaptive import AdaptiveClipping
 from mmaccount.bound import Bound, BoundError
-from mmaccount.calibrate import solve
+from mmaccount.calibrate import Infeasible, solve
 from mmaccount.clipping import Problem
 from mmaccount.descent import Choice, Forecast, choose, forecast
 from mmaccount.evidence import Evidence
@@ -27,7 +27,7 @@ EPOCHS = 100.0  # passes over the data that are allowed for, if nothing is said
 AUTO = "auto"
 RECOVERY = 1.5  # mixing halves every step's way and lets a third of it back: an impulse ends with weight 2/3
 COARSE = 8  # every so many clip norms the noise beside a gap is solved for
-FACTORS = (0.5, sqrt(0.5), 1.0, sqrt(2.0), 2.0)
+QUANTILES = (0.02, 0.98)  # adaptive clipping starts at the clip norm that is advised, and follows its quantile within these
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ class Advice:
         """For each clip norm the best decrease of one step times 2, at the start: as measured, and R(c) / beta, where
         curvature is equal in all directions; both with the noise and gap of the plan, ready for JSON."""
         one, phase, batch = self.evidence.curves[0], self.plan.phases[0], self.plan.batch_size
-        energy = phase.noise_multiplier**2 + np.square(phase.gap * batch / one.clip_norms) / 12.0
+        energy = phase.noise_multiplier**2 + laws.variance(phase.mixing_law) * np.square(phase.gap * batch / one.clip_norms)
         columns = (one.clip_norms, one.descent(batch, energy), one.isotropic(batch, energy) / one.beta)
         names = ("clip_norm", "descent", "isotropic")
         return [dict(zip(names, map(float, row), strict=True)) for row in zip(*columns, strict=True)]
@@ -69,10 +69,12 @@ class _Target:
     delta: float
     clip_norm: float | None
     learning_rate: float | None
+    mixing_law: str
+    adaptive: float | str | None
 
 
 class _Option(NamedTuple):
-    """A schedule with the clip norm that suits it and what is expected of it; `energy` is z^2 + rho^2 / 12."""
+    """A schedule with the clip norm that suits it and what is expected of it; `energy` is that of noise and mixing."""
 
     schedule: Schedule
     energy: float
@@ -94,7 +96,7 @@ def _plain(known: Evidence, made: Schedule, target: _Target) -> _Option:
 def expected(
     known: Evidence, made: Schedule, clip_norm: float, energy: float, learning_rate: float | None = None
 ) -> Forecast:
-    """The forecast of a plan; `energy` is z^2 + rho^2 / 12."""
+    """The forecast of a plan; `energy` is that of noise and mixing, z^2 + V rho^2."""
     return forecast(
         known.at(clip_norm),
         batch_size=made.batch_size,
@@ -118,6 +120,8 @@ def advise(
     clip_norm: float | None = None,
     learning_rate: float | None = None,
     loss: float | None = None,
+    mixing_law: str = laws.UNIFORM,
+    adaptive_clipping: float | str | None = None,
 ) -> Advice:
     """A plan that meets (epsilon, delta) and is expected to train best, with the reasons for every number in it.
 
@@ -135,6 +139,9 @@ def advise(
         gap: tau / learning_rate; "auto" takes what costs least by Theorem 3.1 of arXiv 2210.03843.
         batch_size, steps, clip_norm, learning_rate: fixed by the user.
         loss: R_F = F(start) - inf F, if the probe does not know it.
+        mixing_law: of a gap, as in `Settings`.
+        adaptive_clipping: the quantile of gradient norms that the clip norm follows from where it is advised, or "auto" for
+            the share of the probe that is shorter; paid for from the same target. Not with a gap.
 
     Raises:
         Infeasible: no noise meets the target.
@@ -146,9 +153,13 @@ def advise(
         delta=_check.probability("delta", delta),
         clip_norm=None if clip_norm is None else _check.positive("clip_norm", clip_norm),
         learning_rate=None if learning_rate is None else _check.positive("learning_rate", learning_rate),
+        mixing_law=laws.checked("mixing_law", mixing_law),
+        adaptive=_quantile(adaptive_clipping),
     )
     shapes = schedule.shapes(target.dataset_size, _check.positive("epochs", epochs), batch_size, steps)
     wanted = None if gap == AUTO else _check.nonnegative("gap", gap)
+    if wanted and target.adaptive is not None:
+        raise ValueError(f"`gap` must be 0 or {AUTO} with adaptive clipping, got {gap!r}.")
     known = evidence.of(probe, loss)
     private = bool(known.releases)
     if known.records not in (None, target.dataset_size):
@@ -158,11 +169,9 @@ def advise(
             "`clip_norm` must be given with a gap and a private histogram: with a gap it changes the guarantee."
         )
     besides = [release.settings() for release in known.releases]
-    goal = {"epsilon": target.epsilon, "delta": target.delta}
-    made = [schedule.priced(shape, dataset_size=target.dataset_size, besides=besides, **goal) for shape in shapes]
-    options = [_plain(known, one, target) for one in made]
+    options = [_plain(known, one, target) for one in _schedules(shapes, target, besides)]
     plain = options[schedule.middle([option.cost(private) for option in options])]
-    best_rho, energies = schedule.cheapest_mixing(plain.schedule.noise_multiplier)
+    best_rho, energies = schedule.cheapest_mixing(plain.schedule.noise_multiplier, target.mixing_law)
     if wanted is None:
         wanted = best_rho * plain.choice.clip_norm / plain.schedule.batch_size
     best = plain if wanted == 0.0 else _mixed(known, plain, wanted, target, besides)
@@ -186,13 +195,34 @@ def advise(
     )
 
 
+def _quantile(wanted: float | str | None) -> float | str | None:
+    return wanted if wanted is None or wanted == AUTO else _check.probability("adaptive_clipping", wanted)
+
+
+def _schedules(shapes: Sequence[tuple[float, int]], target: _Target, besides: Sequence[Settings]) -> list[Schedule]:
+    """Shapes that can meet the target, with their noise; with adaptive clipping small batches may not. Raises Infeasible."""
+    made: list[Schedule] = []
+    failed: list[Infeasible] = []
+    for shape in shapes:
+        adaptive = None if target.adaptive is None else AdaptiveClipping.usual(shape[0])
+        goal = {"epsilon": target.epsilon, "delta": target.delta}
+        try:
+            made.append(schedule.priced(shape, dataset_size=target.dataset_size, besides=besides, adaptive=adaptive, **goal))
+        except Infeasible as error:
+            failed.append(error)
+    if not made:
+        raise failed[0]
+    return made
+
+
 def _mixed(known: Evidence, plain: _Option, gap: float, target: _Target, besides: Sequence[Settings]) -> _Option:
     """The same batches and steps with mixing: clip norm and noise again, since the mixing in clip norms depends on both."""
     b, t, z = plain.schedule
+    variance = laws.variance(target.mixing_law)
 
     def noise(c: float, tight: bool) -> float:
         start = Settings(sample_rate=b / target.dataset_size, steps=t, noise_multiplier=z, mixing=gap * b / c)
-        start = replace(start, truncation=known.truncation)
+        start = replace(start, truncation=known.truncation, mixing_law=target.mixing_law)
         goal = {"epsilon": target.epsilon, "delta": target.delta}
         return solve(start, "noise_multiplier", besides=besides, tight=tight, **goal).noise_multiplier
 
@@ -200,10 +230,10 @@ def _mixed(known: Evidence, plain: _Option, gap: float, target: _Target, besides
     if target.clip_norm is None:
         at, rough = known.curves[0].clip_norms, known.curves[0].clip_norms[::COARSE]
         squares = np.exp(np.interp(np.log(at), np.log(rough), [2.0 * log(noise(float(c), False)) for c in rough]))
-        choice = choose(known.curves, b, squares + (gap * b / at) ** 2 / 12.0)
+        choice = choose(known.curves, b, squares + variance * (gap * b / at) ** 2)
     c = choice.clip_norm
     made = Schedule(b, t, noise(c, True))
-    energy = made.noise_multiplier**2 + (gap * b / c) ** 2 / 12.0
+    energy = made.noise_multiplier**2 + variance * (gap * b / c) ** 2
     given = target.learning_rate
     found = expected(known, made, c, energy, None if given is None else given / RECOVERY)
     return _Option(made, energy, choice, found._replace(learning_rate=given or RECOVERY * found.learning_rate))
@@ -218,8 +248,18 @@ def _plan(known: Evidence, best: _Option, gap: float, target: _Target) -> Plan:
     b, t, z = best.schedule
     eta = best.forecast.learning_rate if target.learning_rate else _rounded(best.forecast.learning_rate)
     c = best.choice.clip_norm if target.clip_norm or gap else _rounded(best.choice.clip_norm)
+    quantile = 1.0 - known.clipped(c) if target.adaptive == AUTO else target.adaptive
     phase = Phase(
-        steps=t, noise_multiplier=z, clip_norm=c, learning_rate=eta, gap=gap, truncation=known.truncation if gap else 1.0
+        steps=t,
+        noise_multiplier=z,
+        clip_norm=c,
+        learning_rate=eta,
+        gap=gap,
+        mixing_law=target.mixing_law,
+        truncation=known.truncation if gap else 1.0,
+        adaptive=None
+        if quantile is None
+        else AdaptiveClipping.usual(b, min(max(float(quantile), QUANTILES[0]), QUANTILES[1])),
     )
     return Plan(
         dataset_size=target.dataset_size,
@@ -230,58 +270,4 @@ def _plan(known: Evidence, best: _Option, gap: float, target: _Target) -> Plan:
         target_epsilon=target.epsilon,
         assumptions=known.assumptions,
         releases=known.releases,
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Neighbour:
-    """A plan that differs from the recommended one in one knob: its epsilon, and what is expected of it (None where norms
-    are all that is known)."""
-
-    knob: str
-    factor: float
-    value: float
-    epsilon: float
-    remaining: float | None
-    first: float | None
-
-    def to_dict(self) -> dict[str, str | float | None]:
-        """Plain values, ready for JSON; what is unbounded is None."""
-        return {name: None if isinstance(v, float) and not isfinite(v) else v for name, v in asdict(self).items()}
-
-
-def around(advice: Advice) -> list[Neighbour]:
-    """The recommendation with each knob times 0.5 ... 2, all else as it is; batches do not grow beyond the data."""
-    made = []
-    for knob in ("clip_norm", "learning_rate", "noise_multiplier", "steps", "batch_size"):
-        for factor in FACTORS:
-            plan = _changed(advice.plan, knob, factor)
-            if plan is not None:
-                made.append(_neighbour(advice, plan, knob, factor))
-    return made
-
-
-def _changed(plan: Plan, knob: str, factor: float) -> Plan | None:
-    if knob == "batch_size":
-        rate = plan.sample_rate * factor
-        return replace(plan, sample_rate=rate, batch_size=rate * plan.dataset_size) if rate <= 1.0 else None
-    phase = plan.phases[0]
-    if knob == "steps":
-        return replace(plan, phases=(replace(phase, steps=max(1, round(phase.steps * factor))),))
-    return replace(plan, phases=(replace(phase, **{knob: getattr(phase, knob) * factor}),))
-
-
-def _neighbour(advice: Advice, plan: Plan, knob: str, factor: float) -> Neighbour:
-    phase, rho = plan.phases[0], plan.settings()[-1].mixing
-    shape = Schedule(plan.batch_size, phase.steps, phase.noise_multiplier)
-    eta = phase.learning_rate / (RECOVERY if rho else 1.0)
-    seen = expected(advice.evidence, shape, phase.clip_norm, phase.noise_multiplier**2 + rho**2 / 12.0, eta)
-    value = plan.batch_size if knob == "batch_size" else getattr(phase, knob)
-    return Neighbour(
-        knob=knob,
-        factor=factor,
-        value=value,
-        epsilon=upper_epsilon(plan.settings(), plan.delta),
-        remaining=None if plan.releases else seen.remaining,
-        first=None if plan.releases else seen.first,
     )

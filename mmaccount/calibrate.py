@@ -8,6 +8,7 @@ from typing import Any
 
 from mmaccount import _check
 from mmaccount.accountants.bracket import upper_epsilon
+from mmaccount.adaptive import AdaptiveClipping
 from mmaccount.search import TOLERANCE, safe_end
 from mmaccount.settings import Settings
 
@@ -191,3 +192,25 @@ def solve(
     except Infeasible as error:
         message = f"{error}{_remedy(settings, name, target)}"
         raise Infeasible(message, best=error.best, value=error.value) from None
+
+
+def least_noise_multiplier(
+    settings: Settings,
+    adaptive: AdaptiveClipping | None = None,
+    *,
+    epsilon: float,
+    delta: float,
+    besides: Sequence[Settings] = (),
+    tight: bool = True,
+) -> float:
+    """The smallest noise multiplier of the gradients with which a run meets the target; with adaptive clipping the noisy
+    counts are paid for too. Arguments and errors as for `solve`."""
+    target: dict[str, Any] = {"epsilon": epsilon, "delta": delta, "besides": besides, "tight": tight}
+    if adaptive is None:
+        return solve(settings, "noise_multiplier", **target).noise_multiplier
+
+    def build(noise_multiplier: float) -> Settings:
+        return replace(settings, noise_multiplier=adaptive.joint(noise_multiplier))
+
+    name = "noise_multiplier"
+    return solve_for(build, KNOBS[name], name=name, start=settings.noise_multiplier, **target)

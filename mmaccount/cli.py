@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from mmaccount import _check, _files, cli_advice, cli_audit, cli_report
 from mmaccount.accountants import bracket
 from mmaccount.bound import Bound, BoundError, as_json, as_text, up
-from mmaccount.calibrate import KNOBS, Infeasible, solve, solve_batch_size, solve_for
+from mmaccount.calibrate import KNOBS, Infeasible, least_noise_multiplier, solve, solve_batch_size, solve_for
 from mmaccount.cli_status import Status
 from mmaccount.comparison import Comparison, LawRow, compare, compare_laws
 from mmaccount.kernels.logspace import before_compiling
@@ -265,10 +265,9 @@ def _plan(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     if (given["noise_multiplier"] is None) == (arguments.target_epsilon is None):
         raise ValueError("give one of `--noise-multiplier` and `--target-epsilon`.")
     if given["noise_multiplier"] is None:
-        start = _settings(given | {"noise_multiplier": STARTS["noise_multiplier"]})
-        found = solve(start, "noise_multiplier", epsilon=arguments.target_epsilon, delta=arguments.delta)
-        given["noise_multiplier"] = found.noise_multiplier
+        given["noise_multiplier"] = STARTS["noise_multiplier"]
     run = _settings(given)
+    adaptive = cli_advice.adaptive(arguments, given["batch_size"])
     phase = Phase(
         steps=run.steps,
         noise_multiplier=run.noise_multiplier,
@@ -277,7 +276,11 @@ def _plan(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         truncation=run.truncation,
         gap=given["gap"] or 0.0,
         mixing_law=run.mixing_law,
+        adaptive=adaptive,
     )
+    if arguments.target_epsilon is not None:
+        found = least_noise_multiplier(run, adaptive, epsilon=arguments.target_epsilon, delta=arguments.delta)
+        phase = replace(phase, noise_multiplier=found)
     plan = Plan(
         dataset_size=given["dataset_size"],
         sample_rate=run.sample_rate,
@@ -405,6 +408,7 @@ def _parser() -> argparse.ArgumentParser:
     text = "A plan for python -m trainer, priced; with --target-epsilon the noise is solved for."
     made = command("plan", _plan, text, f"{RUN} --learning-rate 0.15 --delta 1e-5 --out plan.json")
     _add_run(made)
+    cli_advice.add_adaptive(made)
     delta(made, "--learning-rate", metavar="ETA", help="multiplies the averaged gradient")
     delta(made, "--delta", metavar="D", help="delta, in (0, 1)")
     made.add_argument("--target-epsilon", type=float, metavar="E", help="solve for the noise that meets this epsilon")

@@ -3,10 +3,12 @@
 import argparse
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmaccount import _check
+from mmaccount import _check, laws
+from mmaccount.adaptive import AdaptiveClipping
 from mmaccount.bound import as_json, as_text, up
 from mmaccount.plan import Plan
 
@@ -14,9 +16,29 @@ WIDTH = 110
 PICTURES = (".png", ".svg")
 
 
-def gap(text: str) -> float | str:
+def number_or_auto(text: str) -> float | str:
     """A number or "auto"."""
     return text if text == "auto" else float(text)
+
+
+def add_adaptive(parser: argparse.ArgumentParser) -> None:
+    """Options of a plan whose clip norm follows the gradients."""
+    clipping = parser.add_argument_group("adaptive clipping: the clip norm starts at --clip-norm and follows the gradients")
+    clipping.add_argument(
+        "--adaptive-clipping", type=float, metavar="QUANTILE", help="share of gradients not to clip, paid for"
+    )
+    clipping.add_argument("--count-noise", type=float, metavar="S", help="noise on the count, in records (about B / 20)")
+    clipping.add_argument("--clip-rate", type=float, default=0.2, metavar="R", help="how fast the clip norm follows (0.2)")
+
+
+def adaptive(arguments: argparse.Namespace, batch_size: float) -> AdaptiveClipping | None:
+    """What these options ask for."""
+    if arguments.adaptive_clipping is None:
+        if arguments.count_noise is not None:
+            raise ValueError("`--count-noise` needs `--adaptive-clipping` beside it.")
+        return None
+    made = AdaptiveClipping.usual(batch_size, arguments.adaptive_clipping, arguments.clip_rate)
+    return made if arguments.count_noise is None else replace(made, noise=arguments.count_noise)
 
 
 def _indented(name: str, text: str) -> str:
@@ -24,11 +46,22 @@ def _indented(name: str, text: str) -> str:
 
 
 def _advise(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    from mmaccount.advisor import advise, around
+    from mmaccount.advisor import advise
+    from mmaccount.around import around
 
     if arguments.picture is not None and Path(arguments.picture).suffix not in PICTURES:
         raise ValueError(f"`--picture` must end in {' or '.join(PICTURES)}, got {arguments.picture!r}.")
-    options = ("epochs", "gap", "batch_size", "steps", "clip_norm", "learning_rate", "loss")
+    options = (
+        "epochs",
+        "gap",
+        "batch_size",
+        "steps",
+        "clip_norm",
+        "learning_rate",
+        "loss",
+        "mixing_law",
+        "adaptive_clipping",
+    )
     advice = advise(
         arguments.probe,
         dataset_size=arguments.dataset_size,
@@ -89,12 +122,23 @@ def add(command: Callable[[str, Callable[..., Any], str, str], argparse.Argument
     )
     made.add_argument("--out", required=True, metavar="FILE", help="where the plan goes")
     made.add_argument("--epochs", type=float, default=100.0, help="limit on compute, in passes over the data (100)")
-    made.add_argument("--gap", type=gap, default="auto", metavar="G", help="mixing threshold / learning rate, or auto")
+    made.add_argument(
+        "--gap", type=number_or_auto, default="auto", metavar="G", help="mixing threshold / learning rate, or auto"
+    )
     made.add_argument("--batch-size", type=float, metavar="B", help="fix the expected batch size")
     made.add_argument("--steps", type=float, metavar="T", help="fix the number of steps")
     made.add_argument("--clip-norm", type=float, metavar="C", help="fix the clip norm")
     made.add_argument("--learning-rate", type=float, metavar="ETA", help="fix the learning rate")
     made.add_argument("--loss", type=float, metavar="R", help="how far the loss can fall, if the probe does not know")
+    made.add_argument("--mixing-law", default=laws.UNIFORM, metavar="LAW", help="of a gap: uniform, raised-cosine or beta-B")
+    made.add_argument(
+        "--adaptive-clipping",
+        type=number_or_auto,
+        nargs="?",
+        const="auto",
+        metavar="QUANTILE",
+        help="let the clip norm follow a quantile of the gradients (auto: where it is advised), paid for",
+    )
     made.add_argument("--picture", metavar="FILE", help="draw what is expected around the advice, .png or .svg")
     text = "What it costs to train several times and publish the best, for several laws of the number of tries."
     made = command("tune-cost", _tune_cost, text, "plan.json --tries 25")

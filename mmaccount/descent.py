@@ -2,7 +2,8 @@
 
 One step with learning rate eta from w, averaged clipped gradients plus noise, changes the loss by about
     -eta <grad F, m> + eta^2 / 2 (m' H m + tr(H Cov) / B + tr(H) (c / B)^2 e),
-m and Cov mean and covariance of a clipped gradient, H the curvature, e = z^2 + rho^2 / 12 the energy of noise and mixing.
+m and Cov mean and covariance of a clipped gradient, H the curvature, e = z^2 + V rho^2 the energy of noise and mixing, V the
+variance of the mixing law at width 1 (1/12 for the uniform).
 With H = beta I this is the smoothness inequality of the proofs, and R(c) = <grad F, m>^2 / (|m|^2 + tr Cov / B +
 d (c / B)^2 e) the best decrease times 2 beta. Real curvature is far from equal in all directions: H is taken as the mean of
 g g' (Gauss-Newton), scaled to the measured trace. This is a model to choose by, not a bound. Sums leave out terms of a

@@ -22,6 +22,10 @@ MIXING = (
     "Mixing coefficients are fresh and secret: who can predict them sees plain DP-SGD.",
     "Gradients are taken at a published iterate, not at the mixed point; momentum uses published iterates only.",
 )
+ADAPTIVE = (
+    "Counts of short gradients are released with noise of their own, added once, and divided by the expected batch size; "
+    "the clip norm depends on nothing else."
+)
 
 
 def words(plan: Plan) -> list[str]:
@@ -47,6 +51,7 @@ def _phase(phase: Phase, plan: Plan, name: str) -> str:
         f"; the sum gets Gaussian noise of standard deviation {noise:.6g} in every coordinate, is divided by "
         f"{plan.batch_size:.6g} and goes into a step of learning rate {phase.learning_rate:.6g}."
     )
+    text += _adaptive(phase, plan)
     if not phase.gap:
         return text + " There is no mixing: this is plain DP-SGD."
     law = "" if phase.mixing_law == UNIFORM else f", by the {phase.mixing_law} law"
@@ -56,18 +61,35 @@ def _phase(phase: Phase, plan: Plan, name: str) -> str:
     )
 
 
+def _adaptive(phase: Phase, plan: Plan) -> str:
+    if phase.adaptive is None:
+        return ""
+    one = phase.adaptive
+    return (
+        f" That clip norm c is the first step's. Each step counts the gradients of at most c, adds Gaussian noise of "
+        f"standard deviation {one.noise:.6g} records and divides by {plan.batch_size:.6g}; then c, and all that goes by "
+        f"it, falls by the factor exp({one.rate:.6g} (share - {one.quantile:.6g})), which follows the {one.quantile:.6g} "
+        f"quantile of the norms. Sum and count together cost what noise multiplier {phase.priced_noise_multiplier:.6g} does."
+    )
+
+
 def settings_rows(plan: Plan) -> list[list[str]]:
     """Each setting in a row, a column for each phase."""
     names = ("steps", "noise_multiplier", "clip_norm", "learning_rate", "truncation", "gap", "mixing_law")
     rows = [[name, *(_shown(getattr(phase, name)) for phase in plan.phases)] for name in names]
     mixing = [_shown(plan.priced(i, phase.steps).mixing) for i, phase in enumerate(plan.phases)]
-    return [*rows, ["mixing = gap * batch_size / clip_norm", *mixing]]
+    rows.append(["mixing = gap * batch_size / clip_norm", *mixing])
+    if any(phase.adaptive for phase in plan.phases):
+        for name in ("quantile", "rate", "noise"):
+            rows.append([f"adaptive {name}", *(_shown(getattr(phase.adaptive, name, "-")) for phase in plan.phases)])
+        rows.append(["noise_multiplier that is priced", *(_shown(phase.priced_noise_multiplier) for phase in plan.phases)])
+    return rows
 
 
 def conditions(plan: Plan) -> list[str]:
     """What is assumed: what the plan itself says first, then what its algorithm must do."""
-    mixed = any(phase.gap for phase in plan.phases)
-    return [*plan.assumptions, *CONDITIONS, *(MIXING if mixed else ())]
+    mixed, adaptive = (any(getattr(phase, name) for phase in plan.phases) for name in ("gap", "adaptive"))
+    return [*plan.assumptions, *CONDITIONS, *(MIXING if mixed else ()), *((ADAPTIVE,) if adaptive else ())]
 
 
 def _shown(value: float | str) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from math import expm1, inf, log, sqrt
 from typing import NamedTuple
 
+from mmaccount import laws
 from mmaccount.bound import Bound
 from mmaccount.clipping import Problem, alignment, clip_floor, horizon, step_size
 from mmaccount.descent import Choice, Forecast
@@ -55,6 +56,7 @@ class Story(NamedTuple):
                 else f"without mixing it saves nothing (up to {known.truncation:.3g} it would cost 0.1 % of the gradient)"
             ),
             "gap": self._gap(plain_noise),
+            **self._adaptive(),
             "outlook": self._outlook(),
             "cross-checks": self._checks(),
         }
@@ -142,17 +144,29 @@ class Story(NamedTuple):
         )
 
     def _energy(self) -> float:
-        return self.plan.phases[0].noise_multiplier ** 2 + self.plan.settings()[-1].mixing ** 2 / 12.0
+        phase, mixing = self.plan.phases[0], self.plan.settings()[-1].mixing
+        return phase.noise_multiplier**2 + laws.variance(phase.mixing_law) * mixing**2
 
     def _gap(self, plain_noise: float) -> str:
         gap = self.plan.phases[0].gap
         if not gap:
             return "0: plain DP-SGD needs less noise energy for the same epsilon"
         equal = sqrt(self._energy())
+        law = self.plan.phases[0].mixing_law
         return (
-            f"{gap:g}, as given: noise and mixing together are as strong as plain noise {equal:.4g}, where plain DP-SGD "
-            f"needs only {plain_noise:.4g} for the same epsilon: {equal**2 / plain_noise**2:.3g} times the energy"
+            f"{gap:g}, as given ({law} law): noise and mixing are as strong as plain noise {equal:.4g}, where plain DP-SGD "
+            f"needs {plain_noise:.4g} for the same epsilon: {equal**2 / plain_noise**2:.3g} times the energy"
         )
+
+    def _adaptive(self) -> dict[str, str]:
+        phase = self.plan.phases[0]
+        if phase.adaptive is None:
+            return {}
+        kept, noise, found = phase.adaptive.quantile, phase.adaptive.noise, phase.priced_noise_multiplier
+        return {
+            "adaptive": f"the clip norm starts there and follows the {kept:.3g} quantile of gradient norms; with the count, "
+            f"noise {phase.noise_multiplier:.4g} costs what {found:.4g} would (noise on the count {noise:.4g} records)"
+        }
 
     def _outlook(self) -> str:
         if not self.known.measured and self.plan.releases:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mmaccount import _check, _files, laws
+from mmaccount.adaptive import AdaptiveClipping
 from mmaccount.settings import NEIGHBOURS, Settings
 
 SCHEMA = 1
-T = TypeVar("T", "Phase", "Plan", "Release")
+T = TypeVar("T", "AdaptiveClipping", "Phase", "Plan", "Release")
 OPTIONAL = ("assumptions", "releases")  # left out of files where they are empty
 
 
@@ -21,11 +22,13 @@ class Phase:
     Args:
         steps: number of steps, at least 1.
         noise_multiplier: z > 0; the noise on the sum of clipped gradients is N(0, (z clip_norm)^2) in every coordinate.
-        clip_norm: c > 0; the l2 norm each record's gradient is clipped to.
+        clip_norm: c > 0; the l2 norm each record's gradient is clipped to; with `adaptive` that of the phase's first step.
         learning_rate: eta > 0, multiplies the averaged gradient. It sets the mixing threshold tau = gap * eta.
         truncation: p >= 1; after clipping each coordinate is cut at +- c / sqrt(p).
         gap: tau / eta >= 0; 0 is plain DP-SGD.
         mixing_law: law of the mixing coefficient on [0, 1], as in `Settings`; where gap is 0 it counts as "uniform".
+        adaptive: how the clip norm follows the gradients, at a price; None keeps it. Only where gap is 0: mixing is measured
+            against the clip norm, and its price would change with it.
     """
 
     steps: int
@@ -35,6 +38,7 @@ class Phase:
     truncation: float = 1.0
     gap: float = 0.0
     mixing_law: str = laws.UNIFORM
+    adaptive: AdaptiveClipping | None = None
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
@@ -50,6 +54,17 @@ class Phase:
             checked["mixing_law"] = laws.UNIFORM
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+        if not isinstance(self.adaptive, AdaptiveClipping | None):
+            raise ValueError(f"`adaptive` must be AdaptiveClipping or None, got {self.adaptive!r}.")
+        if self.adaptive is not None and self.gap > 0.0:
+            raise ValueError(
+                f"`gap` must be 0 with adaptive clipping, which would change the price of mixing, got {self.gap!r}."
+            )
+
+    @property
+    def priced_noise_multiplier(self) -> float:
+        """The noise multiplier that a step costs: lower than that of the gradients where the clip norm follows them."""
+        return self.noise_multiplier if self.adaptive is None else self.adaptive.joint(self.noise_multiplier)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +145,10 @@ class Plan:
             raise ValueError("`assumptions` must be lines of text.")
         if not all(isinstance(release, Release) for release in self.releases):
             raise ValueError("`releases` must be Release.")
+        if self.neighbours == "zero-out" and any(phase.adaptive for phase in self.phases):
+            raise ValueError(
+                "`neighbours` zero-out is not priced with adaptive clipping: a zero gradient still counts as short."
+            )
         self.settings()
 
     @property
@@ -158,7 +177,7 @@ class Plan:
         return Settings(
             sample_rate=self.sample_rate,
             steps=steps,
-            noise_multiplier=phase.noise_multiplier,
+            noise_multiplier=phase.priced_noise_multiplier,
             mixing=phase.gap * (self.batch_size / phase.clip_norm),
             mixing_law=phase.mixing_law,
             truncation=phase.truncation,
@@ -168,6 +187,9 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists, ready for JSON."""
         data = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        for phase in data["phases"]:
+            if phase["adaptive"] is None:
+                del phase["adaptive"]
         return {"schema": SCHEMA} | {name: value for name, value in data.items() if value or name not in OPTIONAL}
 
     @property
@@ -182,8 +204,8 @@ class Plan:
         schema, printed = given.pop("schema", None), given.pop("fingerprint", None)
         if schema != SCHEMA:
             raise ValueError(f"`schema` of the plan must be {SCHEMA}, got {schema!r}.")
-        given["phases"] = _list(Phase, given.get("phases"), "phase")
-        given["releases"] = _list(Release, given.get("releases", []), "release")
+        given["phases"] = tuple(_phase(one) for one in _objects(given.get("phases"), "phases"))
+        given["releases"] = tuple(_build(Release, one, "release") for one in _objects(given.get("releases", []), "releases"))
         if not isinstance(given.get("assumptions", []), list):
             raise ValueError("`assumptions` of the plan must be a list of lines.")
         plan = _build(cls, given, "plan")
@@ -211,7 +233,13 @@ def _build(kind: type[T], data: dict[str, Any], name: str) -> T:
         raise ValueError(f"bad {name}: {error}") from error
 
 
-def _list(kind: type[T], data: object, name: str) -> tuple[T, ...]:
+def _objects(data: object, name: str) -> list[dict[str, Any]]:
     if not isinstance(data, list) or not all(isinstance(one, dict) for one in data):
-        raise ValueError(f"`{name}s` of the plan must be a list of objects.")
-    return tuple(_build(kind, one, name) for one in data)
+        raise ValueError(f"`{name}` of the plan must be a list of objects.")
+    return data
+
+
+def _phase(data: dict[str, Any]) -> Phase:
+    if isinstance(data.get("adaptive"), dict):
+        data = data | {"adaptive": _build(AdaptiveClipping, data["adaptive"], "adaptive clipping")}
+    return _build(Phase, data, "phase")

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmaccount.advisor import Advice, Neighbour
+from mmaccount import laws
+from mmaccount.advisor import Advice
+from mmaccount.around import Neighbour
 from mmaccount.plots import COLOURS, DPI, HEIGHT, MARKERS, WIDTH
 
 if TYPE_CHECKING:
@@ -21,7 +23,9 @@ def descent(ax: "Axes", advice: Advice) -> "Axes":
     plan = advice.plan
     for curve, label, colour in zip(advice.evidence.curves, POINTS, COLOURS, strict=False):
         rho = plan.phases[0].gap * plan.batch_size / curve.clip_norms
-        gained = curve.descent(plan.batch_size, plan.phases[0].noise_multiplier ** 2 + np.square(rho) / 12.0)
+        gained = curve.descent(
+            plan.batch_size, plan.phases[0].noise_multiplier ** 2 + laws.variance(plan.phases[0].mixing_law) * np.square(rho)
+        )
         ax.plot(curve.clip_norms, gained / gained.max(), color=colour, label=label)
     ax.axvspan(advice.choice.low, advice.choice.high, color=COLOURS[2], alpha=0.15)
     ax.axvline(plan.phases[0].clip_norm, color=COLOURS[2], label="recommended")

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from math import sqrt
 from typing import NamedTuple
 
-from mmaccount import _check
-from mmaccount.calibrate import solve
+from mmaccount import _check, laws
+from mmaccount.adaptive import AdaptiveClipping
+from mmaccount.calibrate import least_noise_multiplier
 from mmaccount.divergences import fisher_information
 from mmaccount.search import safe_end
 from mmaccount.settings import Settings
@@ -40,12 +41,17 @@ def shapes(
 
 
 def priced(
-    shape: tuple[float, int], *, dataset_size: int, epsilon: float, delta: float, besides: Sequence[Settings] = ()
+    shape: tuple[float, int],
+    *,
+    dataset_size: int,
+    epsilon: float,
+    delta: float,
+    besides: Sequence[Settings] = (),
+    adaptive: AdaptiveClipping | None = None,
 ) -> Schedule:
     """The shape with the smallest noise multiplier of plain DP-SGD that meets the target. Raises Infeasible."""
     start = Settings(sample_rate=shape[0] / dataset_size, steps=shape[1], noise_multiplier=1.0)
-    found = solve(start, "noise_multiplier", epsilon=epsilon, delta=delta, besides=besides)
-    return Schedule(*shape, found.noise_multiplier)
+    return Schedule(*shape, least_noise_multiplier(start, adaptive, epsilon=epsilon, delta=delta, besides=besides))
 
 
 def middle(costs: Sequence[float]) -> int:
@@ -77,16 +83,17 @@ def least_noise(settings: Settings) -> float:
     return safe_end(excess, plain, low, tolerance=1e-6)
 
 
-def cheapest_mixing(noise_multiplier: float) -> tuple[float, dict[float, float]]:
-    """(best mixing rho, energy at each rho that was tried). Energy z^2 + rho^2 / 12 is what mixing and noise together do to
-    the loss (Theorem 3.1); it is taken at the least noise with which the target could be met at all.
+def cheapest_mixing(noise_multiplier: float, law: str = laws.UNIFORM) -> tuple[float, dict[float, float]]:
+    """(best mixing rho, energy at each rho that was tried). Energy z^2 + V rho^2, V the variance of the law at width 1 (1/12
+    for the uniform), is what mixing and noise together do to the loss (Theorem 3.1); it is taken at the least noise with
+    which the target could be met at all.
 
-    By Cramer-Rao z / sqrt(I) <= sqrt(z^2 + rho^2 / 12) for every rho, so the best is 0: where energy is what counts, mixing
-    cannot save any.
+    By Cramer-Rao z / sqrt(I) <= sqrt(z^2 + V rho^2) for every law and rho, so the best is 0: where energy is what counts,
+    mixing cannot save any.
     """
     energies = {0.0: noise_multiplier**2}
     for width in WIDTHS:
         rho = width * noise_multiplier
-        run = Settings(sample_rate=1.0, steps=1, noise_multiplier=noise_multiplier, mixing=rho)
-        energies[rho] = least_noise(run) ** 2 + rho**2 / 12.0
+        run = Settings(sample_rate=1.0, steps=1, noise_multiplier=noise_multiplier, mixing=rho, mixing_law=law)
+        energies[rho] = least_noise(run) ** 2 + laws.variance(law) * rho**2
     return min(energies, key=lambda rho: energies[rho]), energies

@@ -2,7 +2,6 @@
 
 import inspect
 import textwrap
-from types import SimpleNamespace
 
 import pytest
 
@@ -50,9 +49,19 @@ def not_truncated(patch):
 
 def realised_batch(patch):
     """Sums are divided by the number of records that were drawn."""
-    realised = "SimpleNamespace(phases=plan.phases, phase_of=plan.phase_of, batch_size=max(1, len(batch)))"
-    patch.setattr(mechanism, "SimpleNamespace", SimpleNamespace, raising=False)
-    rewritten(patch, mechanism.private_step, ("noisy_update(plan,", f"noisy_update({realised},"), users=[engine])
+    realised = ("noisy_update(phase, plan.batch_size,", "noisy_update(phase, max(1, len(batch)),")
+    rewritten(patch, mechanism.private_step, realised, users=[engine])
+
+
+def count_without_noise(patch):
+    """Counts of short gradients are released as they are."""
+    rewritten(patch, mechanism.next_clip_norm, ("adaptive.noise * WIDEN *", "0.0 *"))
+
+
+def count_over_realised_batch(patch):
+    """Counts of short gradients are divided by the number of records that were drawn."""
+    realised = ("next_clip_norm(phase, plan.batch_size,", "next_clip_norm(phase, max(1, len(batch)),")
+    rewritten(patch, mechanism.private_step, realised, users=[engine])
 
 
 def sign_of_zero(patch):
@@ -151,6 +160,8 @@ CONTROLS = {  # what is broken: the attack that catches it
     clipped_after_averaging: "plain, 20 steps",
     not_truncated: "gradient in one coordinate",
     realised_batch: "realised batch size",
+    count_without_noise: "count of short gradients",
+    count_over_realised_batch: "count divided by the realised batch",
     sign_of_zero: "first step not mixed",
     layer_left_out: "last layer not mixed",
     private_momentum: "momentum of private gradients",

@@ -25,7 +25,7 @@ import torch
 from torch import distributed, nn
 from torch.func import grad, vmap
 
-from mmaccount import Phase, Plan
+from mmaccount import AdaptiveClipping, Phase, Plan
 from trainer import PrivateTrainer, Update, mechanism, pricing
 from trainer import __main__ as command
 
@@ -37,7 +37,7 @@ def plan_of(*phases: Phase) -> Plan:
     return Plan(dataset_size=N, sample_rate=0.3, batch_size=18, phases=phases, delta=1e-4)
 
 
-PLAN = plan_of(PHASE, replace(PHASE, gap=0.2, truncation=4.0))
+PLAN = plan_of(replace(PHASE, adaptive=AdaptiveClipping(noise=2.0)), replace(PHASE, gap=0.2, truncation=4.0))
 
 
 def model(hidden: int = 8) -> nn.Module:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mmaccount as mm
-from mmaccount import advisor, cli, explain, histogram, schedule
+from mmaccount import around, cli, explain, histogram, schedule
 from mmaccount.calibrate import Infeasible
 
 COMMON = {"dataset_size": 2000, "epsilon": 2.0, "delta": 1e-5, "epochs": 20.0}
@@ -67,7 +67,7 @@ def test_the_clip_norm_scales_with_the_gradients(gradients, advice):
 
 
 def test_it_beats_its_own_neighbours_in_the_forecast(advice):
-    rows = advisor.around(advice)
+    rows = around.around(advice)
     assert {row.knob for row in rows} == {"clip_norm", "learning_rate", "noise_multiplier", "steps", "batch_size"}
     here = [row for row in rows if row.factor == 1.0]
     assert all(row.epsilon == here[0].epsilon <= 2.0 for row in here)

@@ -11,7 +11,7 @@ from conftest import ROOT
 PACKAGE = ROOT / "mmaccount"
 LAYERS = [  # each may import what stands above it
     {"_check", "_files", "bound", "laws", "search", "verify"},
-    {"settings"},
+    {"adaptive", "settings"},
     {"plan"},
     {"ledger"},
     {"kernels"},
@@ -35,7 +35,7 @@ LAYERS = [  # each may import what stands above it
     {"evidence"},
     {"explain"},
     {"advisor", "audit"},
-    {"describe", "page", "plots"},
+    {"around", "describe", "page", "plots"},
     {"plot_advice", "plot_run"},
     {"report"},
     {"cli_advice", "cli_audit", "cli_report", "cli_status"},
@@ -43,7 +43,7 @@ LAYERS = [  # each may import what stands above it
     {"__main__", "__init__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-RECORDS = {"_check", "_files", "bound", "laws", "search", "settings", "plan", "ledger"}  # standard library only
+RECORDS = {"_check", "_files", "bound", "laws", "search", "adaptive", "settings", "plan", "ledger"}  # standard library only
 
 
 def part(path: Path) -> str:

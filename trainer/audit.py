@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from mmaccount import audit
+from mmaccount.adaptive import AdaptiveClipping
 from mmaccount.audit import CONFIDENCE
 from mmaccount.plan import Phase, Plan
 from trainer import mechanism, pricing
@@ -306,9 +307,9 @@ def redone(plan: Plan, seed: int | None) -> Scores:
     return by_block(np.abs(made[0] - made[1]).reshape(-1, len(gradient)).max(1))
 
 
-def batch_size(plan: Plan, seed: int | None) -> Scores:
-    """The size of the noise, as if sums were divided by the realised batch: two records, or one, all of them silent. Every
-    step of the run is an experiment of its own; the plan has one."""
+def _two_or_one(plan: Plan, seed: int | None, score: Callable[[PrivateTrainer], np.ndarray]) -> Scores:
+    """Scores of two records, and of one, all of them silent. Every step of the run is an experiment of its own; the plan
+    has one."""
     long = replace(plan, phases=(replace(plan.phases[0], steps=CANARIES),))
     made = []
     for removed in (0, 1):
@@ -316,16 +317,39 @@ def batch_size(plan: Plan, seed: int | None) -> Scores:
             trainer = trainer_of(long, torch.zeros(plan.dataset_size, SILENT), out, seed=_seed(seed, removed))
             kept = plan.dataset_size - removed
             trainer.x, trainer.y = trainer.x[:kept], trainer.y[:kept]  # the neighbour, under the same plan
-            iterates = published(trainer, long.steps)
+            made.append(score(trainer))
             trainer.close()
-        made.append(-np.diff(iterates, axis=0).std(1))
     return Scores(*made)
+
+
+def batch_size(plan: Plan, seed: int | None) -> Scores:
+    """The size of the noise, as if sums were divided by the realised batch."""
+    return _two_or_one(plan, seed, lambda trainer: -np.diff(published(trainer, trainer.plan.steps), axis=0).std(1))
+
+
+def shares(trainer: PrivateTrainer) -> np.ndarray:
+    """The noisy share of short gradients that every step published by the clip norm of the next one."""
+    phase, made = trainer.plan.phases[0], [trainer.clip_norm()]
+    for _ in range(trainer.plan.steps):
+        trainer.step()
+        made.append(float(trainer.state["clip_norm"]))
+    return phase.adaptive.quantile - np.diff(np.log(made)) / phase.adaptive.rate
+
+
+def count(plan: Plan, seed: int | None) -> Scores:
+    """The count of short gradients, as if it had no noise."""
+    return _two_or_one(plan, seed, shares)
+
+
+def count_divided(plan: Plan, seed: int | None) -> Scores:
+    """The size of the noise on that count, as if it were divided by the realised batch."""
+    return _two_or_one(plan, seed, lambda trainer: -np.abs(shares(trainer) - 0.5))
 
 
 # -------------------------------------------------------------------------------------------------------------- battery
 
 
-def plan_of(*, delta: float, rate: float = 1.0, size: int = CANARIES, mixing: float = 0.0, **phase: float | str) -> Plan:
+def plan_of(*, delta: float, rate: float = 1.0, size: int = CANARIES, mixing: float = 0.0, **phase: object) -> Plan:
     """A plan for the canaries; `mixing` is the gap in units of one record's influence c / B."""
     made = Phase(clip_norm=1.0, learning_rate=0.5, gap=mixing / (rate * size), **phase)
     return Plan(dataset_size=size, sample_rate=rate, batch_size=rate * size, phases=(made,), delta=delta)
@@ -335,6 +359,7 @@ def battery() -> list[Attack]:
     """Every attack, on settings where it finds most."""
     wide = plan_of(delta=0.1, steps=1, noise_multiplier=0.5, mixing=10.0, truncation=9.0)
     long = plan_of(delta=0.2, steps=20, rate=0.5, noise_multiplier=1.0, mixing=3.0, truncation=9.0)
+    counted = plan_of(delta=0.02, steps=1, size=2, noise_multiplier=40.0, adaptive=AdaptiveClipping(noise=20.0, rate=0.01))
     return [
         Attack(
             name="plain, 1 step",
@@ -395,4 +420,6 @@ def battery() -> list[Attack]:
             scores=batch_size,
             runs=2,
         ),
+        Attack(name="count of short gradients", plan=counted, scores=count, runs=2),
+        Attack(name="count divided by the realised batch", plan=counted, scores=count_divided, runs=4),
     ]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mmaccount import _check, _files
 from mmaccount.bound import Bound
 from mmaccount.ledger import Ledger, LedgerFile
-from mmaccount.plan import Plan
+from mmaccount.plan import Phase, Plan
 from trainer import checks, notes, pricing, processes
 from trainer.augment import Augmentation
 from trainer.gradients import Fast, Layout, Loss, Oracle, chunked, physical_batch_size
@@ -117,7 +117,9 @@ class PrivateTrainer:
         self.kernels = self.per_record.tune(*example(rows), self.processes) if seed is None else {}
         self.exact = self._everywhere(lambda: checks.same_anywhere(self.per_record, weights, example, rows))
         self.out, self.step_number = Path(out), 0
-        self.state = self.update.start(weights)
+        self.state, self.adaptive = self.update.start(weights), any(phase.adaptive for phase in plan.phases)
+        if self.adaptive:
+            self.state["clip_norm"] = torch.tensor(plan.phases[0].clip_norm, dtype=torch.float64)
         self._file: LedgerFile | None = None
         self._ready = bool(self.processes.from_first(lambda: self._opened(seed is not None), (1,)))
 
@@ -147,6 +149,18 @@ class PrivateTrainer:
         """What has been spent so far, at `delta` (default: the plan's)."""
         return pricing.spent(self.ledger, delta)
 
+    def clip_norm(self) -> float:
+        """The clip norm of the next step."""
+        return float(self.state["clip_norm"]) if self.adaptive else self._phase(self.step_number + 1).clip_norm
+
+    def _phase(self, number: int) -> Phase:
+        return self.plan.phases[self.plan.phase_of(number)]
+
+    def _following(self, number: int, released: Released) -> Tensor:
+        """The clip norm after step `number`: what it released, or the next phase's own."""
+        stays = number == self.plan.steps or self.plan.phase_of(number + 1) == self.plan.phase_of(number)
+        return torch.tensor(released.clip_norm if stays else self._phase(number + 1).clip_norm, dtype=torch.float64)
+
     def ready(self) -> None:
         """Refuse to go on with a run that was left and not resumed."""
         if not self._ready:
@@ -156,7 +170,7 @@ class PrivateTrainer:
         """One private step; returns its number. After the plan's last step this raises ValueError and touches no data."""
         self.ready()
         number, losses = self.step_number + 1, [torch.empty(0)]
-        phase = self.plan.phases[self.plan.phase_of(number)]
+        phase, clip_norm = self._phase(number), self.clip_norm()
         released = private_step(
             self.plan,
             number,
@@ -173,19 +187,22 @@ class PrivateTrainer:
             randomness=self.randomness,
             records=len(self.x),
             drift=self.update.drift(self.state),
+            clip_norm=clip_norm,
             processes=self.processes,
         )
         self._ready = False  # until every process has made the step its own
 
         def completed() -> Tensor:
             self.state = self.update.after(self.state, phase, number, released)
+            if self.adaptive:
+                self.state["clip_norm"] = self._following(number, released)
             self.step_number = number
             self.layout.load(self.module, self.state["weights"])
             return notes.sum_and_count(torch.cat(losses))
 
         loss = self.processes.summed(completed, (2,))
         self._ready = True
-        processes.only_first(self.processes, lambda: self._write(number, released, loss))
+        processes.only_first(self.processes, lambda: self._write(number, released, loss, clip_norm))
         return number
 
     def released(self) -> Tensor:
@@ -271,8 +288,7 @@ class PrivateTrainer:
 
         return batch
 
-    def _write(self, number: int, released: Released, loss: Tensor) -> None:
+    def _write(self, number: int, released: Released, loss: Tensor, clip_norm: float) -> None:
         if number % self.checkpoint_every == 0 or number == self.plan.steps:
             self.save()
-        clip_norm = self.plan.phases[self.plan.phase_of(number)].clip_norm
         notes.write(self.out / "private.jsonl", number, released.norms, loss, clip_norm)

@@ -129,6 +129,8 @@ def _run(
         if step % every == 0 or step == plan.steps:
             score = accuracy(_with(trainer), data, options.device)
             row = {"step": step, "epsilon": progress(trainer.ledger, promised), "accuracy": score}
+            if "clip_norm" in trainer.state:
+                row["clip_norm"] = float(trainer.state["clip_norm"])
             with (trainer.out / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
         if (now := time.monotonic()) > due or step == plan.steps:

@@ -7,7 +7,8 @@ One step (Algorithms 1 and 2 of arXiv 2210.03843, averaged gradients, w_prev = w
 3. each record's gradient at the published w_prev is clipped to l2 norm c, then every coordinate is cut at c / sqrt(p);
 4. the sum of these, plus N(0, (z c)^2) in every coordinate, once, is divided by the plan's constant B;
 5. every coordinate of w_prev and w_last is pushed apart to at least tau = gap * learning_rate and mixed at random;
-6. w_k = mixed - learning_rate * (noisy average + drift); the caller computes `drift` from published iterates only.
+6. w_k = mixed - learning_rate * (noisy average + drift); the caller computes `drift` from published iterates only;
+7. where clipping is adaptive, a noisy count of the gradients that were at most c long, released too, gives the next c.
 
 Sums over records, noise and mixing are float64, so that microbatches do not matter. Float32 rounding of norms and clipped
 gradients is paid for by `SHRINK`, rounding of tau and of the noise by `WIDEN`. Mixing takes the published float32 iterates,
@@ -30,10 +31,10 @@ Outside the guarantee:
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from hashlib import blake2b
-from math import nextafter, sqrt
+from math import exp, nextafter, sqrt
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -47,6 +48,8 @@ BLOCK = 256  # coordinates whose squares are added in float32
 # A sum of 256 squares is off by at most 258 * 2^-24, its root by half of that, each product by two roundings.
 SHRINK = 1.0 - 2.0**-15
 SMALLEST = 1e-9  # clip norm; squares below 2^-149 vanish in float32, which matters only far below this
+LARGEST = 1e9  # an adaptive clip norm stays between SMALLEST and this
+FASTEST = 50.0  # and changes by at most e^this in a step
 COLUMNS = 2048  # coordinates summed over records at a time: fits a cache
 WIDEN = 1.0 + 2.0**-50  # a few float64 roundings
 Gradients = Callable[[Tensor, Tensor], Iterable[Sequence[Tensor]]]  # (weights, indices) -> chunks, [rows, ...] per parameter
@@ -190,6 +193,26 @@ def _clipped_sum(part: Tensor, factor: Tensor, bound: float) -> tuple[Tensor, Te
     return cut.sum(0), cut.norm(dim=1)
 
 
+# ------------------------------------------------------------------------------------------------- adaptive clip norm
+
+
+def short(norms: Tensor, clip_norm: float) -> float:
+    """Sum over records of 1[|g_i| <= c] - 1/2: adding or removing a record changes it by 1/2, whatever its gradient is (one
+    that is not finite is long)."""
+    return float(((norms <= clip_norm).double() - 0.5).sum())
+
+
+def next_clip_norm(phase: Phase, batch_size: float, step: int, norms: Tensor, randomness: Randomness) -> Tensor:
+    """c exp(-rate (share - quantile)), share = 1/2 + (sum over the batch of (1[|g_i| <= c] - 1/2) + N(0, noise^2)) / B,
+    float64; B is the plan's constant, `batch_size`, as in every division here."""
+    adaptive, c = phase.adaptive, phase.clip_norm
+    noise = adaptive.noise * WIDEN * float(normals(randomness.words("count", step), 1))
+    share = 0.5 + (short(norms, c) + noise) / batch_size
+    power = -adaptive.rate * (share - adaptive.quantile)
+    following = min(max(c * exp(min(max(power, -FASTEST), FASTEST)), SMALLEST), LARGEST)
+    return torch.tensor([following], dtype=torch.float64)
+
+
 # ----------------------------------------------------------------------------------------------------------- mixing
 
 
@@ -251,7 +274,8 @@ def own_sum(phase: Phase, weights: Tensor, batch: Tensor, gradients: Gradients, 
 
 
 def noisy_update(
-    plan: Plan,
+    phase: Phase,
+    batch_size: float,
     step: int,
     w_prev: Tensor,
     w_last: Tensor,
@@ -260,10 +284,10 @@ def noisy_update(
     drift: Tensor | float,
 ) -> Tensor:
     """Rows: the new weights, then, where nothing is mixed, the noisy average. Float64."""
-    phase, size = plan.phases[plan.phase_of(step)], total.numel()
+    size = total.numel()
     scale = phase.noise_multiplier * phase.clip_norm * WIDEN
     noise = normals(randomness.words("noise", step), size).to(total.device)
-    noisy = (total + scale * noise) / plan.batch_size
+    noisy = (total + scale * noise) / batch_size
     w_prev, w_last = w_prev.double(), w_last.double()
     mixed = w_prev
     if phase.gap > 0.0:
@@ -276,10 +300,12 @@ def noisy_update(
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Released:
     """What a step releases: the new weights, float64. `noisy` is the noisy average where nothing was mixed, else None:
-    while mixing it must not leave the mechanism. `norms`, private, are those of the batch's gradients before clipping."""
+    while mixing it must not leave the mechanism. `clip_norm` is that of the phase's next step. `norms`, private, are those
+    of the batch's gradients before clipping."""
 
     weights: Tensor
     noisy: Tensor | None
+    clip_norm: float
     norms: Tensor
 
 
@@ -294,6 +320,7 @@ def private_step(
     randomness: Randomness,
     records: int,
     drift: Tensor | float = 0.0,
+    clip_norm: float | None = None,
     processes: Processes = ONE,
 ) -> Released:
     """Charge step number `step` (from 1), then carry it out. A step that the plan does not have touches no data.
@@ -308,16 +335,23 @@ def private_step(
         randomness: where coins, noise and mixing coefficients come from.
         records: number of records in the data.
         drift: function of published iterates, added to the average (weight decay, momentum).
+        clip_norm: where clipping is adaptive, what the step before released; None in the phase's first step.
         processes: who carries it out; of ledger, randomness and drift only those of the first are used.
     """
     phase, size = plan.phases[plan.phase_of(step)], w_prev.numel()
+    if phase.adaptive is not None and clip_norm is not None:
+        phase = replace(phase, clip_norm=clip_norm)
     joined = processes.from_first(
         lambda: charged_batch(plan, step, ledger, randomness, records), (records,), dtype=torch.uint8
     )
     batch = joined.nonzero().flatten()
     summed = processes.summed(lambda: own_sum(phase, w_prev, batch, gradients, processes), (size + len(batch),))
     weights, *noisy = processes.from_first(
-        lambda: noisy_update(plan, step, w_prev, w_last, summed[:size], randomness, drift),
+        lambda: noisy_update(phase, plan.batch_size, step, w_prev, w_last, summed[:size], randomness, drift),
         (1 if phase.gap > 0.0 else 2, size),
     )
-    return Released(weights=weights, noisy=noisy[0] if noisy else None, norms=summed[size:])
+    following = phase.clip_norm
+    if phase.adaptive is not None:
+        made = processes.from_first(lambda: next_clip_norm(phase, plan.batch_size, step, summed[size:], randomness), (1,))
+        following = float(made)
+    return Released(weights=weights, noisy=noisy[0] if noisy else None, clip_norm=following, norms=summed[size:])
