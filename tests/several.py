@@ -5,7 +5,7 @@
 A way is how the run goes: "well", "die", "raise", "full", "silent", "resume", a part in which process 1 differs, the name of
 a control of broken.py, or "command ...", arguments of python -m trainer; what process r prints is then in FOLDER/printed-r.
 Otherwise process r leaves its state in FOLDER/state-r.pt. Printed for each run: its seconds, exit statuses and, by process,
-the records of every step that it looked at and its errors as [step, type, message].
+the records of every step that it looked at, its errors as [step, type, message], and how many steps it knows to be charged.
 """
 
 import json
@@ -26,7 +26,7 @@ from torch import distributed, nn
 from torch.func import grad, vmap
 
 from mmaccount import AdaptiveClipping, Phase, Plan
-from trainer import PrivateTrainer, Update, mechanism, pricing
+from trainer import Augmentation, PrivateTrainer, Update, mechanism, pricing
 from trainer import __main__ as command
 
 N, STOP, WIDE = 60, 4, 20_000
@@ -41,18 +41,19 @@ PLAN = plan_of(replace(PHASE, adaptive=AdaptiveClipping(noise=2.0)), replace(PHA
 
 
 def model(hidden: int = 8) -> nn.Module:
-    return nn.Sequential(nn.Linear(6, hidden), nn.Tanh(), nn.Linear(hidden, 3))
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, hidden), nn.Tanh(), nn.Linear(hidden, 3))
 
 
 def options(way: str, rank: int) -> dict:
     generator = torch.Generator().manual_seed(0)
-    x, y = torch.randn(N, 6, generator=generator), torch.randint(0, 3, (N,), generator=generator)
+    x, y = torch.randn(N, 1, 4, 4, generator=generator), torch.randint(0, 3, (N,), generator=generator)
     given = {"module": model(), "data": (x, y), "plan": PLAN, "update": Update(momentum=0.5, ema=0.9), "seed": 1}
+    given["augmentation"] = Augmentation(views=2, flip=True, crop=True)
     if way in ("silent", "noise_of_every_process"):  # gradients are 0, the weights show the noise
         given |= {"module": nn.Linear(WIDE, 3), "data": (torch.zeros(N, WIDE), y), "plan": plan_of(replace(PHASE, steps=1))}
-        given |= {"seed": None, "update": Update()}
+        given |= {"seed": None, "update": Update(), "augmentation": None}
     changed = x.clone()
-    changed[-1, -1] += 1e-6
+    changed[-1] += 1e-6
     different = {
         "data": {"data": (changed, y)},
         "labels": {"data": (x, y.flip(0))},
@@ -129,6 +130,7 @@ def life(out: Path, rank: int, way: str, made: dict) -> None:
             made["errors"].append([trainer.step_number + 1, type(error).__name__, str(error)])
             if way == "die":
                 break
+    made["charged"] = trainer.ledger.charged
     torch.save(trainer.state, out / f"state-{rank}.pt")
     trainer.close()
 

@@ -5,10 +5,11 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from scipy.io import savemat
 
 from trainer import data
-from trainer.augment import Augmentation
+from trainer.augment import Augmentation, scattered
 from trainer.data import cifar10, digits, glyphs, npz, svhn
 from trainer.data.dataset import Dataset
 
@@ -138,19 +139,34 @@ def test_labels_are_checked_before_training():
 
 def test_augmentation_keeps_records_side_by_side():
     x = torch.arange(3 * 1 * 8 * 8, dtype=torch.uint8).view(3, 1, 8, 8) % 251
-    rng = np.random.default_rng(0)
-    made = Augmentation(views=4, flip=True)(x, rng)
+    made = Augmentation(views=4, flip=True)(x, torch.arange(3), 5)
     for i in range(3):
         for view in made[4 * i : 4 * i + 4]:
             assert torch.equal(view, x[i]) or torch.equal(view, x[i].flip(2))
-    cropped = Augmentation(views=2000, crop=True)(x[:1], rng)
+    cropped = Augmentation(views=2000, crop=True)(x[:1], torch.tensor([7]), 5)
     assert cropped.shape == (2000, 1, 8, 8)
     padded = torch.nn.functional.pad(x[0], [4] * 4)
     windows = {tuple(padded[0, r : r + 8, c : c + 8].flatten().tolist()) for r in range(9) for c in range(9)}
     assert {tuple(view.flatten().tolist()) for view in cropped} == windows
-    assert torch.equal(Augmentation()(x, rng), x)
+    assert torch.equal(Augmentation()(x, torch.arange(3), 5), x)
     for options in ({"views": 0}, {"views": 2}, {"views": 1.5}):
         with pytest.raises(ValueError, match="views"):
             Augmentation(**options)
     with pytest.raises(ValueError, match="images"):
-        Augmentation(crop=True)(torch.zeros(2, 5), rng)
+        Augmentation(crop=True)(torch.zeros(2, 5), torch.arange(2), 5)
+
+
+def test_views_are_uniform_and_those_of_a_record_do_not_depend_on_the_batch():
+    drawn = scattered(2**63 + 11, np.arange(200_000))
+    assert stats.kstest(drawn, "uniform").pvalue > 1e-4
+    for other in (
+        scattered(2**63 + 12, np.arange(200_000)),
+        np.roll(drawn, 1),
+        np.roll(drawn, 3),
+    ):  # another step, draw, view
+        assert abs(np.corrcoef(drawn, other)[0, 1]) < 5 / 200_000**0.5
+    x = torch.randn(30, 1, 8, 8)
+    some, augmentation = torch.tensor([3, 4, 20]), Augmentation(views=2, flip=True, crop=True)
+    whole = augmentation(x, torch.arange(30), 5).unflatten(0, (30, 2))
+    assert torch.equal(augmentation(x[some], some, 5).unflatten(0, (3, 2)), whole[some])
+    assert not torch.equal(augmentation(x[some], some, 6).unflatten(0, (3, 2)), whole[some])

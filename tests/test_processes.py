@@ -18,7 +18,7 @@ from mmaccount import Ledger, Phase, Plan
 from trainer import __main__ as command
 from trainer import processes
 
-SOON = 20.0  # seconds; the process group of several.py waits a minute for one that neither answers nor ends
+SOON = 40.0  # seconds; the process group of several.py waits a minute for one that neither answers nor ends
 
 
 def several(*runs):
@@ -57,6 +57,7 @@ def test_the_same_coins_give_the_same_batches_weights_and_ledger(tmp_path):
     expected = state(folders[0])
     for folder, run, size in zip(folders[1:], made, (2, 4)):
         assert run["status"] == [0] * size
+        assert [part["charged"] for part in run["processes"]] == [8] * size
         assert divided(run, whole)
         for name, value in state(folder).items():
             torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-6)

@@ -7,6 +7,16 @@ import torch
 from torch import Tensor
 
 PADDING = 4
+DRAWS = 3  # of a view: its flip, its place down and right
+
+
+def scattered(key: int, places: np.ndarray) -> np.ndarray:
+    """Uniforms in [0, 1), a function of key and place: SplitMix64 (Steele, Lea, Flood 2014), 53 bits. A record's views do
+    not depend on who else is in the batch, or on which process has it."""
+    z = np.uint64(key) + (places.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((z ^ (z >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,23 +33,25 @@ class Augmentation:
         if self.views > 1 and not (self.flip or self.crop):
             raise ValueError("`views` above 1 needs flip or crop: the views would all be equal.")
 
-    def __call__(self, x: Tensor, generator: np.random.Generator) -> Tensor:
-        """[records, channels, H, W] to [records * views, channels, H, W]."""
+    def __call__(self, x: Tensor, indices: Tensor, key: int) -> Tensor:
+        """[records, channels, H, W] to [records * views, channels, H, W]; `indices` say which records, `key` draws views."""
         if not (self.flip or self.crop):
             return x
         if x.dim() != 4:
             raise ValueError(
                 f"flip and crop need images, [channels, height, width]; the records have shape {tuple(x.shape[1:])}."
             )
+        places = indices.cpu().numpy()[:, None] * self.views + np.arange(self.views)
+        flip, down, right = (scattered(key, DRAWS * places.ravel() + which) for which in range(DRAWS))
         x = x.repeat_interleave(self.views, 0)
         if self.flip:
-            flipped = torch.from_numpy(generator.random(len(x)) < 0.5).to(x.device)
+            flipped = torch.from_numpy(flip < 0.5).to(x.device)
             x = torch.where(flipped[:, None, None, None], x.flip(3), x)
-        return self._cropped(x, generator) if self.crop else x
+        return self._cropped(x, down, right) if self.crop else x
 
-    def _cropped(self, x: Tensor, generator: np.random.Generator) -> Tensor:
+    def _cropped(self, x: Tensor, *drawn: np.ndarray) -> Tensor:
         rows, _, height, width = x.shape
-        offsets = torch.from_numpy(generator.integers(0, 2 * PADDING + 1, (2, rows))).to(x.device)
+        offsets = torch.from_numpy((np.stack(drawn) * (2 * PADDING + 1)).astype(np.int64)).to(x.device)
         down = (offsets[0][:, None] + torch.arange(height, device=x.device))[:, :, None]
         right = (offsets[1][:, None] + torch.arange(width, device=x.device))[:, None, :]
         padded = torch.nn.functional.pad(x, [PADDING] * 4)

@@ -9,7 +9,6 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -95,7 +94,7 @@ class PrivateTrainer:
         self.plan, self.update, self.augmentation = plan, update or Update(), augmentation or Augmentation()
         self.update.allowed(plan)
         self.precision = _check.choice("precision", precision, tuple(DTYPE))
-        self.augmentation(data[0][:0], np.random.default_rng(0))  # no record: only whether the shape will do
+        self.augmentation(data[0][:0], torch.arange(0), 0)  # no record: only whether the shape will do
         self.module, self.prepare, self.randomness = module.to(device), prepare, Randomness(seed)
         self.x, self.y = (part.to(device) for part in data)
         self.layout, self.checkpoint_every = Layout(module), _check.count("checkpoint_every", checkpoint_every)
@@ -278,13 +277,12 @@ class PrivateTrainer:
         return example
 
     def _batches(self, number: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-        words = self.randomness.words(f"augmentation {self.processes.rank}", number)(2)
-        generator = np.random.default_rng([int(word) for word in words])
+        key = int(self.randomness.words("augmentation", number)(1)[0])
 
         def batch(indices: Tensor) -> tuple[Tensor, Tensor]:
-            indices = indices.to(self.x.device)
-            views = self.augmentation(self.x[indices], generator)
-            return self.prepare(views), self.y[indices].repeat_interleave(self.augmentation.views, 0)
+            there = indices.to(self.x.device)
+            views = self.augmentation(self.x[there], indices, key)
+            return self.prepare(views), self.y[there].repeat_interleave(self.augmentation.views, 0)
 
         return batch
 
