@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR
 from functools import partial
-from importlib.metadata import version
 from math import isclose, isfinite
 from pathlib import Path
 from typing import Any, NoReturn
@@ -36,6 +35,14 @@ PICTURES = (".png", ".svg")
 LOOSER = 1e-9  # relative, from which a certified bound is called looser than the reported one
 GDP_NOTE = "a description, never a guarantee: the Gaussian mechanism with the same epsilon at this delta"
 STARTS = {"noise_multiplier": 1.0, "steps": 1000.0, "sample_rate": 0.01, "mixing": 1.0, "truncation": 1.0, "gap": 1.0}
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *given: object) -> None:
+        from importlib.metadata import version  # only now: it takes long to load
+
+        print(f"mmaccount {version('mmaccount')}")
+        parser.exit()
 
 
 class _Parser(argparse.ArgumentParser):
@@ -366,7 +373,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="mmaccount", description="Price, solve and compare DP-SGD and ModelMix runs.")
-    parser.add_argument("--version", action="version", version=f"mmaccount {version('mmaccount')}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
     def command(name: str, action: Callable[..., Any], text: str, example: str) -> argparse.ArgumentParser:

@@ -4,7 +4,6 @@ from dataclasses import replace
 from math import ceil, floor
 
 import numpy as np
-from scipy.special import log_ndtr
 
 from mmaccount import _check
 from mmaccount.accountants import rdp
@@ -57,6 +56,8 @@ def _largest_batch(run: Settings, delta: float) -> float:
     if run.steps < batches:
         return 0.0
     threshold = THRESHOLDS * (2.0 + 40.0 * z)
+    from scipy.special import log_ndtr  # only now: to load it takes longer than to price a run
+
     others = (batches - 1) * log_ndtr(threshold / z)
     present, absent = (-np.expm1(log_ndtr((threshold - moved) / z) + others) for moved in (2.0, 1.0))
     excess = present * (1.0 - ROUNDING) - delta
