@@ -195,17 +195,11 @@ def solve(
 
 
 def least_noise_multiplier(
-    settings: Settings,
-    adaptive: AdaptiveClipping | None = None,
-    *,
-    epsilon: float,
-    delta: float,
-    besides: Sequence[Settings] = (),
-    tight: bool = True,
+    settings: Settings, adaptive: AdaptiveClipping | None, *, epsilon: float, delta: float, besides: Sequence[Settings] = ()
 ) -> float:
     """The smallest noise multiplier of the gradients with which a run meets the target; with adaptive clipping the noisy
     counts are paid for too. Arguments and errors as for `solve`."""
-    target: dict[str, Any] = {"epsilon": epsilon, "delta": delta, "besides": besides, "tight": tight}
+    target: dict[str, Any] = {"epsilon": epsilon, "delta": delta, "besides": besides}
     if adaptive is None:
         return solve(settings, "noise_multiplier", **target).noise_multiplier
 

@@ -7,13 +7,12 @@ Gaussian mechanism of noise multiplier s, priced with the training it is for. Al
 from dataclasses import dataclass
 from math import inf, log
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
-from mmaccount import _check
+from mmaccount import _arrays, _check
 from mmaccount.plan import Release
 
 Array = npt.NDArray[np.float64]
@@ -109,12 +108,7 @@ class NormHistogram:
 
     def save(self, path: str | Path) -> None:
         """Write a .npz file."""
-        data: dict[str, Any] = {"schema": SCHEMA}
-        for name in self.__slots__:
-            if (value := getattr(self, name)) is not None:
-                data[name] = value
-        with Path(path).open("wb") as file:
-            np.savez(file, **data)
+        _arrays.write(path, self, SCHEMA)
 
 
 def true_counts(norms: npt.ArrayLike) -> Array:
@@ -133,9 +127,4 @@ def load(path: str | Path) -> NormHistogram | None:
             data = {name: found[name] for name in found.files}
     except (OSError, ValueError, EOFError, BadZipFile, AttributeError, TypeError):
         return None
-    if (schema := data.pop("schema", None)) != SCHEMA:
-        raise ValueError(f"`schema` of the histogram must be {SCHEMA}, got {schema}.")
-    known = set(NormHistogram.__slots__)
-    if unknown := (set(data) - known) | (known - {"loss", "about"} - set(data)):
-        raise ValueError(f"key `{sorted(unknown)[0]}` of the histogram is missing or unknown.")
-    return NormHistogram(**{name: value if value.ndim else value.item() for name, value in data.items()})
+    return _arrays.record(NormHistogram, data, SCHEMA, "histogram")

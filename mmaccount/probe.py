@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf, sqrt
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import betaincinv
 
-from mmaccount import _check
+from mmaccount import _arrays, _check
 
 Array = npt.NDArray[np.float64]
 SCHEMA = 1
@@ -118,12 +117,7 @@ class Probe:
 
     def save(self, path: str | Path) -> None:
         """Write a .npz file."""
-        data: dict[str, Any] = {"schema": SCHEMA}
-        for name in self.__slots__:
-            if (value := getattr(self, name)) is not None:
-                data[name] = value
-        with Path(path).open("wb") as file:
-            np.savez(file, **data)
+        _arrays.write(path, self, SCHEMA)
 
 
 def _gram(name: str, gram: Array, size: int) -> None:
@@ -200,11 +194,7 @@ def load(path: str | Path) -> Probe:
         if len(data) != 1:
             raise ValueError(f"probe {path} must hold `gram` or one array, got {', '.join(sorted(data)) or 'nothing'}.")
         return from_gradients(next(iter(data.values())))
-    if (schema := data.pop("schema", None)) != SCHEMA:
-        raise ValueError(f"`schema` of the probe must be {SCHEMA}, got {schema}.")
-    if unknown := set(data) - set(Probe.__slots__):
-        raise ValueError(f"unknown key `{sorted(unknown)[0]}` in the probe.")
-    return Probe(**{name: value if value.ndim else value.item() for name, value in data.items()})
+    return _arrays.record(Probe, data, SCHEMA, "probe")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

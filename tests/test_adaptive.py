@@ -99,7 +99,7 @@ def test_the_least_noise_pays_for_the_count():
     run = mm.Settings(sample_rate=0.1, steps=50, noise_multiplier=1.0)
     target = {"epsilon": 2.0, "delta": 1e-5}
     found = calibrate.least_noise_multiplier(run, ADAPTIVE, **target)
-    plain = calibrate.least_noise_multiplier(run, **target)
+    plain = calibrate.least_noise_multiplier(run, None, **target)
     assert plain == mm.solve(run, "noise_multiplier", **target).noise_multiplier
     assert ADAPTIVE.joint(found) == pytest.approx(plain, rel=1e-7)
     assert found > plain

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mmaccount as mm
-from mmaccount import around, cli, explain, histogram, schedule
+from mmaccount import AdaptiveClipping, advisor, around, cli, explain, histogram, laws, schedule
 from mmaccount.calibrate import Infeasible
 
 COMMON = {"dataset_size": 2000, "epsilon": 2.0, "delta": 1e-5, "epochs": 20.0}
@@ -98,17 +98,82 @@ def test_a_forced_gap_says_what_it_costs(gradients):
     assert "times the energy" in made.reasons["gap"]
 
 
+def test_a_smoother_law_costs_less(gradients):
+    """The plan says the law, is priced by it, and energies are those of its variance."""
+    options = COMMON | {"gap": 0.05, "steps": 100, "clip_norm": 2.0}
+    made = [mm.advise(gradients, **options, mixing_law=law) for law in ("uniform", "raised-cosine", "beta-2")]
+    energies = []
+    for one, law in zip(made, ("uniform", "raised-cosine", "beta-2"), strict=True):
+        run = one.plan.settings()[0]
+        assert run.mixing_law == one.plan.phases[0].mixing_law == law
+        assert 1.98 < mm.epsilon(run, delta=1e-5).upper == one.bound.upper <= 2.0
+        energies.append(run.noise_multiplier**2 + laws.variance(law) * run.mixing**2)
+        assert law in one.reasons["gap"]
+        at = one.evidence.at(2.0)
+        assert one.curve()[0]["descent"] == pytest.approx(one.evidence.curves[0].descent(400.0, _energy(one, law))[0])
+        assert one.forecast.first == pytest.approx(_first(at, one, energies[-1]), rel=1e-9)
+    assert energies[1] < energies[0]
+    assert energies[2] < energies[0]
+    assert mm.advise(gradients, **COMMON, mixing_law="beta-2").plan.phases[0].mixing_law == "uniform"  # gap 0
+    with pytest.raises(ValueError, match="mixing_law"):
+        mm.advise(gradients, **COMMON, mixing_law="normal")
+
+
+def _energy(advice, law):
+    phase = advice.plan.phases[0]
+    rho = phase.gap * advice.plan.batch_size / advice.evidence.curves[0].clip_norms
+    return phase.noise_multiplier**2 + laws.variance(law) * rho**2
+
+
+def _first(curve, advice, energy):
+    eta = advice.forecast.learning_rate / advisor.RECOVERY
+    return float(eta * curve.signal[0] - eta**2 * (curve.bend_square[0] + curve.noise(400.0, energy)[0]) / 2.0)
+
+
+@pytest.mark.parametrize("law", ["uniform", "raised-cosine", "beta-3"])
 @pytest.mark.parametrize("z", [0.5, 2.0, 10.0])
-def test_mixing_never_saves_noise_energy(z):
-    best, energies = schedule.cheapest_mixing(z)
+def test_mixing_never_saves_noise_energy(z, law):
+    best, energies = schedule.cheapest_mixing(z, law)
     assert best == 0.0
     assert min(energies.values()) == z * z
     rho = 4.0 * z
-    run = mm.Settings(sample_rate=1.0, steps=1, noise_multiplier=z, mixing=rho)
+    run = mm.Settings(sample_rate=1.0, steps=1, noise_multiplier=z, mixing=rho, mixing_law=law)
     made = replace(run, noise_multiplier=schedule.least_noise(run))
     comparison = mm.compare(made, delta=1e-5, tight=False)
     assert comparison.effective_noise_multiplier == pytest.approx(z, rel=1e-5)
     assert comparison.equal_noise_multiplier >= z
+
+
+def test_adaptive_clipping_is_paid_for(gradients, advice):
+    made = mm.advise(gradients, **COMMON, adaptive_clipping="auto")
+    phase, batch = made.plan.phases[0], made.plan.batch_size
+    share = float((np.linalg.norm(gradients, axis=1) <= phase.clip_norm).mean())
+    assert phase.adaptive == AdaptiveClipping.usual(batch, min(max(share, 0.02), 0.98))
+    assert 1.999 < mm.epsilon(made.plan.settings(), delta=1e-5).upper == made.bound.upper <= 2.0
+    same = mm.advise(gradients, **COMMON, batch_size=batch, steps=phase.steps).plan.phases[0]
+    assert phase.noise_multiplier > same.noise_multiplier == pytest.approx(phase.priced_noise_multiplier, rel=1e-7)
+    assert "quantile" in made.reasons["adaptive"]
+    assert "adaptive" not in advice.reasons
+    assert all(row.epsilon == made.bound.upper for row in around.around(made) if row.factor == 1.0)
+    fixed = mm.advise(gradients, **COMMON, adaptive_clipping=0.25, gap=0, steps=100)
+    assert fixed.plan.phases[0].adaptive.quantile == 0.25
+    for change, message in [
+        ({"adaptive_clipping": 2}, "adaptive_clipping"),
+        ({"adaptive_clipping": 0.5, "gap": 0.1}, "gap"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            mm.advise(gradients, **COMMON, **change)
+
+
+def test_adaptive_clipping_leaves_out_batches_too_small_to_count_in(gradients):
+    """Where a step takes more noise than twice that of the count, no noise on the gradients is enough."""
+    target = COMMON | {"epsilon": 0.02, "epochs": 1.0}
+    made = mm.advise(gradients, **target, adaptive_clipping="auto")
+    assert made.bound.upper <= 0.02
+    plain = mm.advise(gradients, **target)
+    assert made.rejected["other schedules"].count("batch") < plain.rejected["other schedules"].count("batch")
+    with pytest.raises(Infeasible, match="best reachable"):
+        mm.advise(gradients, **(target | {"epsilon": 1e-4}), adaptive_clipping="auto", batch_size=1, steps=2000)
 
 
 def test_schedules_stay_within_the_limit():
@@ -158,6 +223,10 @@ def test_quantiles_of_a_noisy_histogram_hold_the_true_ones(private, gradients, t
     assert np.array_equal(back.counts, private.counts)
     assert back.release == private.release
     assert histogram.load(tmp_path / "none.npz") is None
+    np.savez(tmp_path / "less.npz", schema=1, counts=private.counts)
+    with pytest.raises(ValueError, match=r"histogram.*noise_multiplier") as caught:
+        histogram.load(tmp_path / "less.npz")
+    assert "\n" not in str(caught.value)
 
 
 def test_one_record_changes_one_count_by_one(gradients):
@@ -219,13 +288,24 @@ def test_tan_is_a_cross_check(advice):
 
 def test_command_line(gradients, tmp_path, capsys):
     np.save(tmp_path / "g.npy", gradients)
-    words = ["--dataset-size", "2000", "--target-epsilon", "2", "--delta", "1e-5", "--probe", str(tmp_path / "g.npy")]
+    words = [
+        "--adaptive-clipping",
+        "--dataset-size",
+        "2000",
+        "--target-epsilon",
+        "2",
+        "--delta",
+        "1e-5",
+        "--probe",
+        str(tmp_path / "g.npy"),
+    ]
     out, picture = tmp_path / "plan.json", tmp_path / "a.png"
     more = ["--steps", "100", "--epochs", "20", "--out", str(out)]
     assert cli.main(["advise", *words, *more, "--json", "--picture", str(picture)]) == 0
     data = json.loads(capsys.readouterr().out)
     plan = mm.Plan.load(out)
     assert plan.to_dict() == data["plan"]
+    assert plan.phases[0].adaptive is not None
     assert data["epsilon"] == mm.epsilon(plan.settings(), delta=1e-5).upper <= 2.0
     assert len(data["around"]) > 20
     assert max(data["curve"], key=lambda row: row["descent"])["descent"] > 0.0

@@ -14,6 +14,7 @@ LAYERS = [  # each may import what stands above it
     {"adaptive", "settings"},
     {"plan"},
     {"ledger"},
+    {"_arrays"},
     {"kernels"},
     {"divergences"},
     {"accountants"},
