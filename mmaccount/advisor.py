@@ -27,7 +27,6 @@ EPOCHS = 100.0  # passes over the data that are allowed for, if nothing is said
 AUTO = "auto"
 RECOVERY = 1.5  # mixing halves every step's way and lets a third of it back: an impulse ends with weight 2/3
 COARSE = 8  # every so many clip norms the noise beside a gap is solved for
-QUANTILES = (0.02, 0.98)  # adaptive clipping starts at the clip norm that is advised, and follows its quantile within these
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +69,7 @@ class _Target:
     clip_norm: float | None
     learning_rate: float | None
     mixing_law: str
-    adaptive: float | str | None
+    quantile: float | None
 
 
 class _Option(NamedTuple):
@@ -121,7 +120,7 @@ def advise(
     learning_rate: float | None = None,
     loss: float | None = None,
     mixing_law: str = laws.UNIFORM,
-    adaptive_clipping: float | str | None = None,
+    adaptive_clipping: float | None = None,
 ) -> Advice:
     """A plan that meets (epsilon, delta) and is expected to train best, with the reasons for every number in it.
 
@@ -140,8 +139,8 @@ def advise(
         batch_size, steps, clip_norm, learning_rate: fixed by the user.
         loss: R_F = F(start) - inf F, if the probe does not know it.
         mixing_law: of a gap, as in `Settings`.
-        adaptive_clipping: the quantile of gradient norms that the clip norm follows from where it is advised, or "auto" for
-            the share of the probe that is shorter; paid for from the same target. Not with a gap.
+        adaptive_clipping: the quantile of gradient norms that the clip norm follows from where it is advised, paid for from
+            the same target; 0.5 is usual. Not with a gap.
 
     Raises:
         Infeasible: no noise meets the target.
@@ -151,14 +150,14 @@ def advise(
         dataset_size=_check.count("dataset_size", dataset_size),
         epsilon=_check.positive("epsilon", epsilon),
         delta=_check.probability("delta", delta),
-        clip_norm=None if clip_norm is None else _check.positive("clip_norm", clip_norm),
+        clip_norm=None if clip_norm is None else _check.real("clip_norm", clip_norm, "[1e-9, 1e9]", 1e-9, 1e9),
         learning_rate=None if learning_rate is None else _check.positive("learning_rate", learning_rate),
         mixing_law=laws.checked("mixing_law", mixing_law),
-        adaptive=_quantile(adaptive_clipping),
+        quantile=None if adaptive_clipping is None else _check.probability("adaptive_clipping", adaptive_clipping),
     )
     shapes = schedule.shapes(target.dataset_size, _check.positive("epochs", epochs), batch_size, steps)
     wanted = None if gap == AUTO else _check.nonnegative("gap", gap)
-    if wanted and target.adaptive is not None:
+    if wanted and target.quantile is not None:
         raise ValueError(f"`gap` must be 0 or {AUTO} with adaptive clipping, got {gap!r}.")
     known = evidence.of(probe, loss)
     private = bool(known.releases)
@@ -195,16 +194,12 @@ def advise(
     )
 
 
-def _quantile(wanted: float | str | None) -> float | str | None:
-    return wanted if wanted is None or wanted == AUTO else _check.probability("adaptive_clipping", wanted)
-
-
 def _schedules(shapes: Sequence[tuple[float, int]], target: _Target, besides: Sequence[Settings]) -> list[Schedule]:
     """Shapes that can meet the target, with their noise; with adaptive clipping small batches may not. Raises Infeasible."""
     made: list[Schedule] = []
     failed: list[Infeasible] = []
     for shape in shapes:
-        adaptive = None if target.adaptive is None else AdaptiveClipping.usual(shape[0])
+        adaptive = None if target.quantile is None else AdaptiveClipping.usual(shape[0])
         goal = {"epsilon": target.epsilon, "delta": target.delta}
         try:
             made.append(schedule.priced(shape, dataset_size=target.dataset_size, besides=besides, adaptive=adaptive, **goal))
@@ -248,7 +243,6 @@ def _plan(known: Evidence, best: _Option, gap: float, target: _Target) -> Plan:
     b, t, z = best.schedule
     eta = best.forecast.learning_rate if target.learning_rate else _rounded(best.forecast.learning_rate)
     c = best.choice.clip_norm if target.clip_norm or gap else _rounded(best.choice.clip_norm)
-    quantile = 1.0 - known.clipped(c) if target.adaptive == AUTO else target.adaptive
     phase = Phase(
         steps=t,
         noise_multiplier=z,
@@ -257,9 +251,7 @@ def _plan(known: Evidence, best: _Option, gap: float, target: _Target) -> Plan:
         gap=gap,
         mixing_law=target.mixing_law,
         truncation=known.truncation if gap else 1.0,
-        adaptive=None
-        if quantile is None
-        else AdaptiveClipping.usual(b, min(max(float(quantile), QUANTILES[0]), QUANTILES[1])),
+        adaptive=None if target.quantile is None else AdaptiveClipping.usual(b, target.quantile),
     )
     return Plan(
         dataset_size=target.dataset_size,

@@ -10,12 +10,14 @@ from mmaccount.plan import Plan
 from mmaccount.schedule import Schedule
 
 FACTORS = (0.5, sqrt(0.5), 1.0, sqrt(2.0), 2.0)
+KNOBS = ("clip_norm", "learning_rate", "noise_multiplier", "steps", "batch_size")
+MIXING = ("gap", "truncation")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Neighbour:
-    """A plan that differs from the recommended one in one knob: its epsilon, and what is expected of it (None where norms
-    are all that is known)."""
+    """A plan that differs from the recommended one in one knob: its epsilon, an upper bound (with a gap by the quick bounds,
+    also of the recommendation itself), and what is expected of it (None where norms are all that is known)."""
 
     knob: str
     factor: float
@@ -32,7 +34,7 @@ class Neighbour:
 def around(advice: Advice) -> list[Neighbour]:
     """The recommendation with each knob times 0.5 ... 2, all else as it is; batches do not grow beyond the data."""
     made = []
-    for knob in ("clip_norm", "learning_rate", "noise_multiplier", "steps", "batch_size"):
+    for knob in KNOBS + MIXING * (advice.plan.phases[0].gap > 0.0):
         for factor in FACTORS:
             plan = _changed(advice.plan, knob, factor)
             if plan is not None:
@@ -45,9 +47,11 @@ def _changed(plan: Plan, knob: str, factor: float) -> Plan | None:
         rate = plan.sample_rate * factor
         return replace(plan, sample_rate=rate, batch_size=rate * plan.dataset_size) if rate <= 1.0 else None
     phase = plan.phases[0]
-    if knob == "steps":
-        return replace(plan, phases=(replace(phase, steps=max(1, round(phase.steps * factor))),))
-    return replace(plan, phases=(replace(phase, **{knob: getattr(phase, knob) * factor}),))
+    value = getattr(phase, knob) * factor
+    if knob == "truncation" and value < 1.0:
+        return None
+    value = max(1, round(value)) if knob == "steps" else value
+    return replace(plan, phases=(replace(phase, **{knob: value}),))
 
 
 def _neighbour(advice: Advice, plan: Plan, knob: str, factor: float) -> Neighbour:

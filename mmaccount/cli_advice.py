@@ -18,7 +18,10 @@ PICTURES = (".png", ".svg")
 
 def number_or_auto(text: str) -> float | str:
     """A number or "auto"."""
-    return text if text == "auto" else float(text)
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number or auto, got {text!r}") from None
 
 
 def add_adaptive(parser: argparse.ArgumentParser) -> None:
@@ -83,6 +86,8 @@ def _advise(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     lines += ["rejected", *(_indented(name, text) for name, text in advice.rejected.items())]
     lines += [_indented("assumed", text) for text in advice.plan.assumptions]
     lines += [f"{'around':18}{'times':>7}{'value':>11}{'epsilon <=':>12}{'remaining':>11}{'first step':>12}"]
+    if advice.plan.phases[0].gap:
+        lines.append("  (with a gap epsilon by the bounds of --fast, also at times 1)")
     for row in rows:
         seen = ["?" if value is None else f"{value:.3g}" for value in (row.remaining, row.first)]
         lines.append(f"  {row.knob:16}{row.factor:7.3g}{row.value:11.4g}{up(row.epsilon):>12}{seen[0]:>11}{seen[1]:>12}")
@@ -133,11 +138,11 @@ def add(command: Callable[[str, Callable[..., Any], str, str], argparse.Argument
     made.add_argument("--mixing-law", default=laws.UNIFORM, metavar="LAW", help="of a gap: uniform, raised-cosine or beta-B")
     made.add_argument(
         "--adaptive-clipping",
-        type=number_or_auto,
+        type=float,
         nargs="?",
-        const="auto",
+        const=0.5,
         metavar="QUANTILE",
-        help="let the clip norm follow a quantile of the gradients (auto: where it is advised), paid for",
+        help="let the clip norm follow a quantile of the gradients (0.5), paid for",
     )
     made.add_argument("--picture", metavar="FILE", help="draw what is expected around the advice, .png or .svg")
     text = "What it costs to train several times and publish the best, for several laws of the number of tries."

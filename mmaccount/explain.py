@@ -23,7 +23,7 @@ def tan_epsilon(plan: Plan) -> float:
     Source: Sander, Stock, Sablayrolles (2023), arXiv 2210.03403.
     """
     phase = plan.phases[0]
-    if (inverse := phase.noise_multiplier**-2) > log(1e300):
+    if (inverse := phase.priced_noise_multiplier**-2) > log(1e300):
         return inf
     mu = plan.sample_rate * sqrt(phase.steps * expm1(inverse))
     return mu**2 / 2.0 + mu * sqrt(2.0 * log(1.0 / plan.delta))

@@ -173,8 +173,9 @@ def from_gradients(gradients: npt.ArrayLike) -> Probe:
         )
     if not np.isfinite(rows).all():
         raise ValueError("the probe holds gradients that are NaN or infinite: look for a broken record or loss.")
-    gram = gram_matrix([lambda: rows]) if len(rows) else np.zeros((0, 0))
-    kept = kept_by_truncation([rows]) if len(rows) else np.zeros(len(TRUNCATIONS))
+    with np.errstate(over="ignore", invalid="ignore"):  # products that are not finite are refused by `Probe`
+        gram = gram_matrix([lambda: rows]) if len(rows) else np.zeros((0, 0))
+        kept = kept_by_truncation([rows]) if len(rows) else np.zeros(len(TRUNCATIONS))
     return Probe(gram=gram, dimension=rows.shape[1], kept=kept)
 
 

@@ -37,6 +37,8 @@ def shapes(
         return [(float(min(n, max(1, round(epochs * n / steps)))), steps)]
     counts = sorted({max(1, round(epochs * 2.0**k)) for k in range(-FEWEST, MOST + 1)})
     made = {count: min(n, round(epochs * n / count)) for count in counts}
+    if not any(made.values()):
+        raise ValueError(f"`epochs` must leave at least one record for one step, got {epochs:g} passes over {n} records.")
     return [(float(batch), count) for count, batch in made.items() if batch >= 1]
 
 

@@ -90,6 +90,7 @@ def test_tail_by_definition():
     [
         (np.full((5, 3), np.nan), "NaN or infinite"),
         (np.array([[1.0, np.inf]] * 3), "NaN or infinite"),
+        (np.arange(9.0).reshape(3, 3) * 1e200, "NaN or infinite"),
         (np.ones((1, 4)), "at least 3 records, got 1"),
         (np.ones((0, 4)), "at least 3 records, got 0"),
         (np.ones((5, 4)), "same gradient"),
