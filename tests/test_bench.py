@@ -1,11 +1,14 @@
 """python -m trainer --bench: every method agrees with a float64 loop before it is timed, and a wrong one is refused."""
 
 import json
+import subprocess
 import sys
 
 import pytest
 import torch
+from conftest import ROOT
 
+from mmaccount import Ledger, Plan
 from trainer import __main__ as command
 from trainer import bench
 
@@ -98,3 +101,24 @@ def test_bad_input_ends_in_one_line(capsys, options):
     error = capsys.readouterr().err
     assert options.split()[0].strip("-").replace("-", "_") in error
     assert len(error.splitlines()) == 1
+
+
+def test_the_headline_run_in_small(tmp_path):
+    script = [sys.executable, "tests/bench/resnet.py", str(tmp_path), "--smoke", "--epsilon", "8"]
+    done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    made = json.loads((tmp_path / "results.json").read_text())
+    assert made["about"]["torch"] == torch.__version__
+    assert [row["plan"] for row in made["plans"]] == ["paper-8", "advised-8"]
+    paper, advised = made["plans"]
+    assert (paper["clip_norm"], paper["gap"], paper["truncation"], paper["steps"]) == (20, 0.15, 100, 2)
+    assert advised["gap"] == 0
+    for row in made["plans"]:
+        assert row["epsilon"] <= row["target_epsilon"] == 8
+        (run,) = row["runs"]
+        assert (run["charged_steps"], run["seeded"]) == (2, False)
+        assert [step for step, _ in run["curve"]] == [1, 2]
+        plan = Plan.load(tmp_path / f"{row['plan']}.json")
+        assert Ledger.load(tmp_path / run["run"] / "ledger.json").settings() == plan.settings()
+    assert (tmp_path / "table.md").read_text() == done.stdout
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
