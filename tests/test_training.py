@@ -440,6 +440,19 @@ def test_report_agrees_with_ledger_and_says_what_it_does_not_cover(tmp_path, cap
     assert command.main(["--plan", str(path), "--data", "digits", "--out", str(out), "--resume"]) == 0
 
 
+def test_commands_keep_freed_memory_instead_of_getting_it_anew():
+    code = (
+        "import resource, sys, torch; from trainer import memory\n"
+        "if sys.argv[1] == 'kept': memory.keep_freed()\n"
+        "def used(): return [torch.ones(2**20) for _ in range(60)]\n"
+        "used(); before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "used(); print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
+    )
+    run = [sys.executable, "-c", code]
+    kept, anew = (int(subprocess.run([*run, way], capture_output=True, check=True).stdout) for way in ("kept", "anew"))
+    assert kept < anew / 10
+
+
 def test_progress_is_a_bound_and_never_above_the_plan():
     for phase in (MIXED, PHASE):
         plan = plan_of(phase)

@@ -16,7 +16,7 @@ import torch
 from mmaccount import _check
 from mmaccount.bound import up
 from mmaccount.plan import Plan
-from trainer import bench, data, probe, processes
+from trainer import bench, data, memory, probe, processes
 from trainer.augment import Augmentation
 from trainer.loop import PAUSE, Options, losses, train
 from trainer.precision import DTYPE
@@ -127,6 +127,7 @@ def _train(given: argparse.Namespace, options: Options) -> dict[str, object]:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     given, rank = _parser().parse_args(argv), int(os.environ.get("RANK", "0"))
+    memory.keep_freed()
     try:
         if given.threads is not None:
             torch.set_num_threads(_check.count("threads", given.threads, 4096))

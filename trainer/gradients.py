@@ -101,7 +101,7 @@ class _Conv(torch.autograd.Function):
 
 
 class _Norm(torch.autograd.Function):
-    """GroupNorm; the gradient of its scale is (sum out * x - mean * sum out) * rstd, without normalising again."""
+    """GroupNorm. Backwards all records are taken for the channels of one, so that sums over records are those of each."""
 
     @staticmethod
     def forward(ctx, x: Tensor, hook: Tensor, layer: nn.GroupNorm, keep: "_Keep") -> Tensor:  # noqa: ANN001
@@ -114,18 +114,12 @@ class _Norm(torch.autograd.Function):
     @staticmethod
     def backward(ctx, out: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN001
         (x, mean, rstd), layer, (rows, channels, pixels, groups) = ctx.saved_tensors, ctx.layer, ctx.sizes
-        out, x = out.contiguous(), x.contiguous()
-        mask = [True, False, False]
-        back = torch.ops.aten.native_group_norm_backward(
-            out, x, mean, rstd, layer.weight, rows, channels, pixels, groups, mask
-        )[0]
-        flat, each = out.reshape(rows, channels, pixels), channels // groups
-        bias = flat.sum(2)
-        product = torch.einsum("bci,bci->bc", flat, x.reshape(rows, channels, pixels))
-        scale = (product - mean.repeat_interleave(each, 1) * bias) * rstd.repeat_interleave(each, 1)
-        ctx.keep.add(layer.weight, scale)
-        ctx.keep.add(layer.bias, bias)
-        return back, None, None, None
+        one = (part.reshape(1, -1, *part.shape[2:]) for part in (out.contiguous(), x.contiguous(), mean, rstd))
+        sizes = (1, rows * channels, pixels, rows * groups, [True, True, True])
+        made = torch.ops.aten.native_group_norm_backward(*one, layer.weight.repeat(rows), *sizes)
+        ctx.keep.add(layer.weight, made[1].view(rows, channels))
+        ctx.keep.add(layer.bias, made[2].view(rows, channels))
+        return made[0].view_as(x), None, None, None
 
 
 class _Affine(torch.autograd.Function):

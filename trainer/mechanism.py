@@ -50,7 +50,7 @@ SHRINK = 1.0 - 2.0**-15
 SMALLEST = 1e-9  # clip norm; squares below 2^-149 vanish in float32, which matters only far below this
 LARGEST = 1e9  # an adaptive clip norm stays between SMALLEST and this
 FASTEST = 50.0  # and changes by at most e^this in a step
-COLUMNS = 2048  # coordinates summed over records at a time: fits a cache
+COLUMNS = 4096  # coordinates summed over records at a time: fits a cache
 WIDEN = 1.0 + 2.0**-50  # a few float64 roundings
 Gradients = Callable[[Tensor, Tensor], Iterable[Sequence[Tensor]]]  # (weights, indices) -> chunks, [rows, ...] per parameter
 

@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 
 import mmaccount as mm
 from mmaccount.bound import up
-from trainer import bench, data, probe
+from trainer import bench, data, memory, probe
 from trainer.loop import Options, losses, train
 from trainer.precision import DTYPE
 from trainer.report import evaluations
@@ -171,6 +171,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--gpu-all", action="store_true")
     given = parser.parse_args(argv)
     size = SMOKE if given.smoke else Size(data=given.data, runs=given.runs)
+    memory.keep_freed()
     given.out.mkdir(parents=True, exist_ok=True)
     if given.gpu_all:
         timed(size, given.device, given.out)
