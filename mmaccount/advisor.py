@@ -41,6 +41,8 @@ class Advice:
         forecast: learning rate, share of the gradient's alignment that remains, decrease of the loss in the first step.
         choice: clip norm, and the interval within which it hardly matters.
         evidence: what all of this was derived from, the descent curves among it.
+        noise: the noise multiplier that meets the target at each clip norm of the curves (with a gap by the quick bounds,
+            interpolated); where the clip norm was given, that of the plan.
     """
 
     plan: Plan
@@ -50,14 +52,21 @@ class Advice:
     forecast: Forecast
     choice: Choice
     evidence: Evidence
+    noise: npt.NDArray[np.float64]
+
+    def energy(self) -> npt.NDArray[np.float64]:
+        """z^2 + V rho^2 at each clip norm of the curves, with `noise` and the gap of the plan."""
+        phase = self.plan.phases[0]
+        rho = phase.gap * self.plan.batch_size / self.evidence.curves[0].clip_norms
+        made: npt.NDArray[np.float64] = np.square(self.noise) + laws.variance(phase.mixing_law) * np.square(rho)
+        return made
 
     def curve(self) -> list[dict[str, float]]:
-        """For each clip norm the best decrease of one step times 2, at the start: as measured, and R(c) / beta, where
-        curvature is equal in all directions; both with the noise and gap of the plan, ready for JSON."""
-        one, phase, batch = self.evidence.curves[0], self.plan.phases[0], self.plan.batch_size
-        energy = phase.noise_multiplier**2 + laws.variance(phase.mixing_law) * np.square(phase.gap * batch / one.clip_norms)
-        columns = (one.clip_norms, one.descent(batch, energy), one.isotropic(batch, energy) / one.beta)
-        names = ("clip_norm", "descent", "isotropic")
+        """For each clip norm `noise` and the best decrease of one step times 2, at the start: as measured, and R(c) / beta,
+        where curvature is equal in all directions. Ready for JSON."""
+        one, batch, energy = self.evidence.curves[0], self.plan.batch_size, self.energy()
+        columns = (one.clip_norms, self.noise, one.descent(batch, energy), one.isotropic(batch, energy) / one.beta)
+        names = ("clip_norm", "noise_multiplier", "descent", "isotropic")
         return [dict(zip(names, map(float, row), strict=True)) for row in zip(*columns, strict=True)]
 
 
@@ -73,10 +82,12 @@ class _Target:
 
 
 class _Option(NamedTuple):
-    """A schedule with the clip norm that suits it and what is expected of it; `energy` is that of noise and mixing."""
+    """A schedule with the clip norm that suits it and what is expected of it; `energy` is that of noise and mixing,
+    `noise` as in `Advice`."""
 
     schedule: Schedule
     energy: float
+    noise: npt.NDArray[np.float64]
     choice: Choice
     forecast: Forecast
 
@@ -89,7 +100,8 @@ class _Option(NamedTuple):
 def _plain(known: Evidence, made: Schedule, target: _Target) -> _Option:
     c, energy = target.clip_norm, made.noise_multiplier**2
     choice = choose(known.curves, made.batch_size, energy) if c is None else Choice(c, c, c)
-    return _Option(made, energy, choice, expected(known, made, choice.clip_norm, energy, target.learning_rate))
+    noise = np.full(len(known.curves[0].clip_norms), made.noise_multiplier)
+    return _Option(made, energy, noise, choice, expected(known, made, choice.clip_norm, energy, target.learning_rate))
 
 
 def expected(
@@ -191,6 +203,7 @@ def advise(
         forecast=best.forecast,
         choice=best.choice,
         evidence=known,
+        noise=best.noise,
     )
 
 
@@ -221,7 +234,7 @@ def _mixed(known: Evidence, plain: _Option, gap: float, target: _Target, besides
         goal = {"epsilon": target.epsilon, "delta": target.delta}
         return solve(start, "noise_multiplier", besides=besides, tight=tight, **goal).noise_multiplier
 
-    choice = plain.choice
+    choice, squares = plain.choice, None
     if target.clip_norm is None:
         at, rough = known.curves[0].clip_norms, known.curves[0].clip_norms[::COARSE]
         squares = np.exp(np.interp(np.log(at), np.log(rough), [2.0 * log(noise(float(c), False)) for c in rough]))
@@ -231,7 +244,8 @@ def _mixed(known: Evidence, plain: _Option, gap: float, target: _Target, besides
     energy = made.noise_multiplier**2 + variance * (gap * b / c) ** 2
     given = target.learning_rate
     found = expected(known, made, c, energy, None if given is None else given / RECOVERY)
-    return _Option(made, energy, choice, found._replace(learning_rate=given or RECOVERY * found.learning_rate))
+    noises = np.full(len(plain.noise), made.noise_multiplier) if squares is None else np.sqrt(squares)
+    return _Option(made, energy, noises, choice, found._replace(learning_rate=given or RECOVERY * found.learning_rate))
 
 
 def _rounded(value: float) -> float:

@@ -24,6 +24,7 @@ class Evidence:
     curves: expected descent against clip norm, at one point or two.
     at: the first of them at any one clip norm.
     clipped: share of records longer than a clip norm.
+    cosine: of the mean clipped gradient with the mean gradient, at a clip norm; None where only norms are known.
     loss: R_F. measured: whether the probe had it (and curvature) or it was estimated.
     kappa, kappa_upper: scale of the tail of gradient noise, and with 95 % confidence.
     truncation: p that leaves 99.9 % of the mean clipped gradient.
@@ -41,6 +42,7 @@ class Evidence:
     kappa_upper: float
     truncation: float
     median: float
+    cosine: Callable[[float], float] | None = None
     records: int | None = None
     releases: tuple[Release, ...] = ()
     assumptions: tuple[str, ...] = ()
@@ -68,6 +70,7 @@ def of(source: Probe | NormHistogram | str | Path | npt.ArrayLike, loss: float |
         kappa_upper=tail.upper,
         truncation=found.truncation,
         median=float(np.median(found.norms)),
+        cosine=found.cosine,
         assumptions=(f"the probe is of public records, so what it told costs nothing: {found.about}",),
     )
 

@@ -100,7 +100,8 @@ class Story(NamedTuple):
         else:
             ends = f"from {self.choice.low:.3g} to {self.choice.high:.3g}"
             flat = f"the decrease of a step, {points}, is within 5 % of its best {ends}"
-        return f"{c:.4g}: {flat}; {known.clipped(c):.0%} of gradients are longer (median {known.median:.3g})"
+        turned = "" if known.cosine is None else f"; clipped, their mean has cosine {known.cosine(c):.4f} with the mean"
+        return f"{c:.4g}: {flat}; {known.clipped(c):.0%} of gradients are longer (median {known.median:.3g}){turned}"
 
     def _floor(self) -> str:
         c, kappa, upper = self.plan.phases[0].clip_norm, self.known.kappa, self.known.kappa_upper

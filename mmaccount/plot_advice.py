@@ -3,9 +3,6 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from mmaccount import laws
 from mmaccount.advisor import Advice
 from mmaccount.around import Neighbour
 from mmaccount.plots import COLOURS, DPI, HEIGHT, MARKERS, WIDTH
@@ -22,10 +19,7 @@ def descent(ax: "Axes", advice: Advice) -> "Axes":
     interval where it is within 5 % of its best is shaded."""
     plan = advice.plan
     for curve, label, colour in zip(advice.evidence.curves, POINTS, COLOURS, strict=False):
-        rho = plan.phases[0].gap * plan.batch_size / curve.clip_norms
-        gained = curve.descent(
-            plan.batch_size, plan.phases[0].noise_multiplier ** 2 + laws.variance(plan.phases[0].mixing_law) * np.square(rho)
-        )
+        gained = curve.descent(plan.batch_size, advice.energy())
         ax.plot(curve.clip_norms, gained / gained.max(), color=colour, label=label)
     ax.axvspan(advice.choice.low, advice.choice.high, color=COLOURS[2], alpha=0.15)
     ax.axvline(plan.phases[0].clip_norm, color=COLOURS[2], label="recommended")

@@ -40,7 +40,12 @@ def test_the_target_is_met_by_the_accountant_and_hardly_undershot(advice):
     assert mm.Plan.from_dict(json.loads(json.dumps(advice.plan.to_dict()))) == advice.plan
 
 
-def test_what_it_says(advice):
+def test_what_it_says(gradients, advice):
+    assert (
+        f"cosine {mm.probe.from_gradients(gradients).cosine(advice.plan.phases[0].clip_norm):.4f}"
+        in advice.reasons["clip_norm"]
+    )
+    assert {row["noise_multiplier"] for row in advice.curve()} == {advice.plan.phases[0].noise_multiplier}
     assert set(advice.reasons) >= {
         "clip_norm",
         "noise_multiplier",
@@ -96,6 +101,10 @@ def test_a_forced_gap_says_what_it_costs(gradients):
     plain = mm.advise(gradients, **COMMON, steps=100).plan.phases[0].noise_multiplier
     assert plain**2 < phase.noise_multiplier**2 + rho**2 / 12.0
     assert "times the energy" in made.reasons["gap"]
+    assert made.noise[:-1] == pytest.approx(np.sort(made.noise[:-1]), rel=1e-3)  # a larger clip norm is mixed less
+    assert np.interp(np.log(phase.clip_norm), np.log(made.evidence.curves[0].clip_norms), made.noise) == pytest.approx(
+        phase.noise_multiplier, rel=0.05
+    )
     rows = {knob: [row for row in around.around(made) if row.knob == knob] for knob in ("gap", "truncation")}
     for knob, found in rows.items():
         assert [row.value for row in found] == pytest.approx([getattr(phase, knob) * row.factor for row in found])
