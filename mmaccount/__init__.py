@@ -7,7 +7,8 @@ if TYPE_CHECKING:
     from mmaccount.accountants.bracket import delta, epsilon
     from mmaccount.accountants.sweep import sweep
     from mmaccount.adaptive import AdaptiveClipping
-    from mmaccount.advisor import Advice, advise
+    from mmaccount.advice import Advice
+    from mmaccount.advisor import advise
     from mmaccount.bound import Bound, BoundError
     from mmaccount.calibrate import Infeasible, solve
     from mmaccount.certificate import certify
@@ -60,7 +61,7 @@ __all__ = [
 
 _HOME = {
     "AdaptiveClipping": "adaptive",
-    "Advice": "advisor",
+    "Advice": "advice",
     "Bound": "bound",
     "BoundError": "bound",
     "Comparison": "comparison",

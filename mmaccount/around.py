@@ -5,7 +5,8 @@ from math import isfinite, sqrt
 
 from mmaccount import laws
 from mmaccount.accountants.bracket import upper_epsilon
-from mmaccount.advisor import RECOVERY, Advice, expected
+from mmaccount.advice import Advice
+from mmaccount.advisor import RECOVERY, expected
 from mmaccount.plan import Plan
 from mmaccount.schedule import Schedule
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mmaccount.advisor import Advice
+from mmaccount.advice import Advice
 from mmaccount.around import Neighbour
 from mmaccount.plots import COLOURS, DPI, HEIGHT, MARKERS, WIDTH
 

@@ -34,7 +34,7 @@ LAYERS = [  # each may import what stands above it
     },
     {"descent", "schedule", "tuning"},
     {"evidence"},
-    {"explain"},
+    {"advice", "explain"},
     {"advisor", "audit"},
     {"around", "describe", "page", "plots"},
     {"plot_advice", "plot_run"},
