@@ -15,8 +15,8 @@ from torch import nn
 import mmaccount as mm
 from mmaccount import AdaptiveClipping, Ledger, Phase, Plan, calibrate, cli, describe
 from mmaccount.calibrate import Infeasible
-from trainer import PrivateTrainer, Update, mechanism
-from trainer.loop import losses
+from trainer import PrivateTrainer, Update, data, mechanism
+from trainer.loop import Options, losses, train
 from trainer.mechanism import Randomness, next_clip_norm, normals, short
 
 ADAPTIVE = AdaptiveClipping(noise=3.0, quantile=0.4, rate=0.3)
@@ -284,6 +284,12 @@ def test_private_numbers_go_by_the_clip_norm_of_the_step(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "private.jsonl").read_text().splitlines()]
     assert after == 1e-6 * exp(mechanism.FASTEST) or after == mechanism.LARGEST
     assert [row["clipped"] for row in rows] == [1.0, 0.0]
+
+
+def test_canaries_are_refused(tmp_path):
+    """One that is left out would count as short, which moves the count by 1 and not by 1/2."""
+    with pytest.raises(ValueError, match="canary"):
+        train(plan_of(PHASE, n=1437), data.digits(), tmp_path, Options(), quiet=True, canaries=10)
 
 
 # -------------------------------------------------------------------------------------------------------- command line

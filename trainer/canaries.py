@@ -51,13 +51,12 @@ class Canaries:
         centre. `before` is the trainer's state before the step."""
         phase = trainer.plan.phases[trainer.plan.phase_of(trainer.step_number)]
         start, last, now = (state.double() for state in (before["weights"], before["last"], trainer.state["weights"]))
-        clip_norm = float(before.get("clip_norm", phase.clip_norm))
         moved = ((start + last) / 2.0 if phase.gap > 0.0 else start) - now
         for rows in torch.arange(self.count).split(trainer.chunk):
             x, y = (part[rows].to(moved.device) for part in (self.x, self.y))
             made, _ = trainer.per_record(before["weights"], trainer.prepare(x), y)
             flat = torch.cat([one.flatten(1) for one in made], 1).double()
-            clipped = flat * (clip_norm / flat.norm(dim=1).clamp_min(clip_norm))[:, None]
+            clipped = flat * (phase.clip_norm / flat.norm(dim=1).clamp_min(phase.clip_norm))[:, None]
             self.products[rows] += (clipped @ moved).cpu()
 
     def save(self, trainer: PrivateTrainer) -> None:

@@ -70,6 +70,8 @@ def train(
         raise ValueError("canaries need a run of one process: their coins are kept in its memory only.")
     if canaries and resume:
         raise ValueError("a run with canaries cannot be resumed: their coins are kept in memory only.")
+    if canaries and any(phase.adaptive for phase in plan.phases):
+        raise ValueError("a canary that is left out has gradient 0, which adaptive clipping counts: take a plan without it.")
     planted = Canaries(data, canaries, seed) if canaries else None
     if planted is not None:
         data = replace(data, name=f"{data.name}, {canaries} of the labels wrong or left out (canaries)")

@@ -24,9 +24,9 @@ Outside the guarantee:
   they exchange have no noise yet;
 - the resolution of the noise: multiples of about 2^-53, none beyond 8.3 standard deviations (mass 2^-54). Rounding to
   float32 hides most of the low bits that such attacks read, but that is an observation, not a proof;
-- gradients of *other* records that round differently because one record more is in the batch: the sensitivity is c for
-  gradients that do not. `gradients.chunked` keeps the shape of every microbatch constant for that reason, and
-  `checks.same_anywhere` tries whether a record's gradient has the same bits in every place.
+- gradients of *other* records that round differently because one record more is in the batch: the sensitivity is c (of
+  counts 1/2) for gradients that do not. `gradients.chunked` keeps the shape of every microbatch constant for that reason,
+  and `checks.same_anywhere` tries whether a record's gradient has the same bits in every place.
 """
 
 import os
