@@ -63,6 +63,23 @@ def test_a_record_that_is_not_finite_counts_as_zero(bad):
     assert found.norms.isfinite().tolist() == [True, True, True, False]
 
 
+@given(
+    clip_norm=st.floats(mechanism.SMALLEST, 1e-4),
+    sizes=st.lists(st.floats(1e17, 3.4e38), min_size=2, max_size=2),
+    rows=st.integers(1, 2),
+)
+def test_no_record_is_too_long_to_be_clipped(clip_norm, sizes, rows):
+    """The norm of one coordinate is its absolute value, which does not overflow where the square does."""
+    gradients = [torch.full((rows, 1), size) for size in sizes]
+    found = clip_truncate_sum(gradients, clip_norm, 1.0).total
+    assert float(found.norm()) <= rows * clip_norm
+
+
+def test_parameters_without_dimensions_are_clipped_like_others():
+    parts = [torch.tensor([3.0, 0.3]), torch.tensor([[4.0], [0.4]])]
+    assert clip_truncate_sum(parts, 1.0, 1.0).total.tolist() == pytest.approx([0.9, 1.2], rel=1e-4)
+
+
 def test_a_tiny_clip_norm_is_refused():
     with pytest.raises(ValueError, match="clip_norm"):
         clip_truncate_sum([torch.ones(1, 1)], 1e-12, 1.0)

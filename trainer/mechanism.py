@@ -48,6 +48,7 @@ BLOCK = 256  # coordinates whose squares are added in float32
 # A sum of 256 squares is off by at most 258 * 2^-24, its root by half of that, each product by two roundings.
 SHRINK = 1.0 - 2.0**-15
 SMALLEST = 1e-9  # clip norm; squares below 2^-149 vanish in float32, which matters only far below this
+LONGEST = 2.0**63  # a gradient from here on counts as not finite: its squares overflow float32, its factor could underflow
 LARGEST = 1e9  # an adaptive clip norm stays between SMALLEST and this
 FASTEST = 50.0  # and changes by at most e^this in a step
 COLUMNS = 4096  # coordinates summed over records at a time: fits a cache
@@ -151,8 +152,8 @@ def clip_truncate_sum(gradients: Sequence[Tensor], clip_norm: float, truncation:
     """The sum over records of truncate(clip(gradient)), float64, shape [parameters].
 
     Guarantee: adding or removing one record changes the sum by at most clip_norm in l2 and by at most
-    clip_norm / sqrt(truncation) in every coordinate, whatever the gradients are. A record whose gradient is not finite
-    counts as zero.
+    clip_norm / sqrt(truncation) in every coordinate, whatever the gradients are. A record whose gradient is not finite, or
+    longer than LONGEST, counts as zero.
 
     Args:
         gradients: one tensor per parameter, each [records, ...].
@@ -161,9 +162,9 @@ def clip_truncate_sum(gradients: Sequence[Tensor], clip_norm: float, truncation:
     """
     if not clip_norm >= SMALLEST:
         raise ValueError(f"`clip_norm` must be at least {SMALLEST:g}, got {clip_norm!r}.")
-    rows = [gradient.flatten(1) for gradient in gradients]
+    rows = [gradient[..., None].flatten(1) for gradient in gradients]
     norms = torch.stack([_norms(row) for row in rows]).norm(dim=0)
-    finite = norms.isfinite()
+    finite = norms < LONGEST
     if not bool(finite.all()):
         rows = [torch.where(finite[:, None], row, 0.0) for row in rows]  # 0 * inf would be NaN
     factor = torch.where(finite, clip_norm * SHRINK / norms.clamp_min(clip_norm), 0.0)
