@@ -102,7 +102,8 @@ class Plan:
         batch_size: B = q n, the constant that sums of gradients are divided by.
         phases: one or more `Phase`, in the order they are run.
         delta: in (0, 1); the epsilon of the plan is stated at it.
-        neighbours: the neighbouring relation, as for `Settings`; training is the same under all of them.
+        neighbours: the neighbouring relation, as for `Settings`; training is the same under all of them. Not "zero-out" with
+            adaptive clipping or `releases`, where a zero gradient counts otherwise than one that is not there.
         target_epsilon: the epsilon asked for, if one was; a trainer refuses a plan that costs more.
         assumptions: what the guarantee takes for granted beside the algorithm, one line each.
         releases: what was learnt from the private records before training; priced with it.
@@ -145,9 +146,9 @@ class Plan:
             raise ValueError("`assumptions` must be lines of text.")
         if not all(isinstance(release, Release) for release in self.releases):
             raise ValueError("`releases` must be Release.")
-        if self.neighbours == "zero-out" and any(phase.adaptive for phase in self.phases):
+        if self.neighbours == "zero-out" and (self.releases or any(phase.adaptive for phase in self.phases)):
             raise ValueError(
-                "`neighbours` zero-out is not priced with adaptive clipping: a zero gradient still counts as short."
+                "`neighbours` zero-out is not priced with adaptive clipping or earlier releases: a zero gradient still counts."
             )
         self.settings()
 

@@ -5,10 +5,11 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 import mmaccount as mm
-from mmaccount import Ledger, LedgerFile, Phase, Plan, Settings, cli
+from mmaccount import Ledger, LedgerFile, Phase, Plan, Settings, cli, histogram
 
 
 @pytest.fixture
@@ -70,6 +71,15 @@ def test_what_was_learnt_before_training_is_in_the_plan_and_in_every_price(plan)
         ledger = ledger.with_step(step)
     assert ledger.settings() == more.settings()
     assert mm.epsilon(more.settings(), delta=1e-5).upper > mm.epsilon(plan.settings(), delta=1e-5).upper
+
+
+def test_zero_out_is_refused_with_what_was_learnt_before(plan):
+    """A record whose gradient becomes zero leaves one bin of the histogram and enters another: further than one removed."""
+    release = mm.Release(what="histogram of norms", noise_multiplier=4.0)
+    assert np.linalg.norm(histogram.true_counts(np.array([1.0])) - histogram.true_counts(np.array([0.0]))) > 1.4
+    assert replace(plan, releases=(release,), neighbours="replace-one").settings()[0].neighbours == "replace-one"
+    with pytest.raises(ValueError, match=r"zero-out.*releases"):
+        replace(plan, releases=(release,), neighbours="zero-out")
 
 
 @pytest.mark.parametrize("step", [0, 9, 2.5])

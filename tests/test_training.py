@@ -302,6 +302,36 @@ def test_a_ledger_that_was_moved_back_is_refused(tmp_path):
         trainer_of(tmp_path).resume()
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.uint8])
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        lambda x: x.float() - x.float().mean(0),
+        lambda x: (x.float() - x.float().mean(0)) / x.float().std(0),
+        lambda x: x.float() / x.max(),
+        lambda x: x.float() + torch.randn(x.shape),
+        lambda x: x.float().flip(0),
+        lambda x: x[:1].float(),
+    ],
+    ids=["mean", "standardised", "largest", "random", "moved", "one"],
+)
+def test_inputs_that_depend_on_the_batch_are_refused(tmp_path, prepare, kind):
+    x, y = records()
+    with pytest.raises(ValueError, match="prepare"):
+        trainer_of(tmp_path, data=((100 * x).to(kind), y), prepare=prepare)
+
+
+def test_a_model_that_divides_by_the_largest_input_of_the_batch_is_refused(tmp_path):
+    class Scaled(nn.Linear):
+        def forward(self, x):
+            return super().forward(x / x.max())
+
+    x, y = records()
+    for kind in (torch.float32, torch.uint8):
+        with pytest.raises(ValueError, match="other records"):
+            trainer_of(tmp_path, data=((10 * x).to(kind), y), module=nn.Sequential(Scaled(5, 3)))
+
+
 def test_normalisation_and_checks_do_not_look_at_records(tmp_path):
     """The same constants whatever the records are; what runs before the first step sees no record."""
     made = data.digits()

@@ -69,6 +69,18 @@ def perturbed(model: nn.Module) -> nn.Module:
     return made
 
 
+def rowwise(prepare: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    """Refuse a `prepare` that makes something else of record 0 when the other records change, or are not there."""
+    reference, changed = prepare(x.clone()), (x / 4).to(x.dtype)
+    changed[0] = x[0]
+    if len(reference) != len(x):
+        raise ValueError(f"`prepare` must return one row per record, {len(x)}, got {len(reference)}.")
+    for other in (changed, x[:1]):
+        moved = (prepare(other.clone())[0].double() - reference[0].double()).abs().max()
+        if not float(moved) <= TOLERANCE * float(reference[0].abs().max()):
+            raise ValueError("`prepare` makes of a record what depends on others, or on chance: it may use constants only.")
+
+
 def isolated(model: nn.Module, loss: Loss, example: Example) -> None:
     """Refuse a model or loss in which one record's gradient depends on the other records, and one that writes to buffers.
 

@@ -106,6 +106,7 @@ class PrivateTrainer:
         processes.same_start(self.processes, self.module)
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             example = self._example(classes)
+            checks.rowwise(self.prepare, self._raw(checks.ROWS))
             checks.isolated(self.module, criterion, example)
             self.per_record = checks.per_record(self.module, criterion, example, self.precision)
         if not self._everywhere(lambda: isinstance(self.per_record, Fast)):
@@ -263,16 +264,21 @@ class PrivateTrainer:
         made = {"plan": self.plan.fingerprint, "model": digest, "update": str(self.update), "data shape": shape}
         return made | {"augmentation": str(self.augmentation), "precision": self.precision}
 
+    def _raw(self, rows: int) -> Tensor:
+        """Random inputs of the shape of the data, every other one smaller, the first too: a largest value is another's."""
+        shape, kind = (rows, *self.x.shape[1:]), self.x.dtype
+        x = torch.randn(shape) if kind.is_floating_point else torch.randint(0, 16, shape)
+        x[::2] = (x[::2] / 2).to(x.dtype)
+        return x.to(self.x)
+
     def _example(self, classes: int | None) -> checks.Example:
         """Random inputs and targets of the shapes of the data; no record is looked at."""
 
         def example(rows: int) -> tuple[Tensor, Tensor]:
-            shape, kind = (rows, *self.x.shape[1:]), self.x.dtype
-            x = torch.randint(0, 16, shape).to(kind) if not kind.is_floating_point else torch.randn(shape).to(kind)
             y_shape = (rows, *self.y.shape[1:])
             high = 2 if classes is None else classes
             y = torch.randint(0, high, y_shape).to(self.y.dtype) if not self.y.is_floating_point() else torch.randn(y_shape)
-            return self.prepare(x.to(self.x.device)), y.to(self.y)
+            return self.prepare(self._raw(rows)), y.to(self.y)
 
         return example
 
