@@ -148,7 +148,7 @@ class Plan:
             raise ValueError("`releases` must be Release.")
         if self.neighbours == "zero-out" and (self.releases or any(phase.adaptive for phase in self.phases)):
             raise ValueError(
-                "`neighbours` zero-out is not priced with adaptive clipping or earlier releases: a zero gradient still counts."
+                "`neighbours` zero-out is not priced with adaptive clipping or earlier releases: zero gradients still count."
             )
         self.settings()
 
