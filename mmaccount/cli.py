@@ -301,6 +301,9 @@ def _plan(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     plan.save(arguments.out)
     data = as_json(bound) | {"delta": plan.delta, "plan": plan.to_dict(), "fingerprint": plan.fingerprint}
     head = f"{arguments.out}: {plan.steps} steps, noise_multiplier {up(phase.noise_multiplier, 7)}"
+    if adaptive is not None:
+        priced = up(phase.priced_noise_multiplier, 7, ROUND_FLOOR)
+        head += f"; with counts of noise {adaptive.noise:g} it costs what {priced} would"
     return data, [head, as_text(bound, "epsilon", f"delta {plan.delta:g}")]
 
 

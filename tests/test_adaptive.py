@@ -309,6 +309,8 @@ def test_command_line_from_plan_to_report(tmp_path, capsys):
     assert price(plan_of(replace(plan.phases[0], adaptive=None), n=1437, rate=400 / 1437)) < 2.0
     assert trainer.main(["--plan", str(path), "--data", "digits", "--out", str(out)]) == 0
     capsys.readouterr()
+    assert cli.main(["plan", *RUN.split(), "--noise-multiplier", "3", "--out", str(tmp_path / "other.json")]) == 0
+    assert f"costs what {AdaptiveClipping(noise=20.0).joint(3.0)}"[:18] in capsys.readouterr().out
     assert cli.main(["spent", str(out / "ledger.json"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["epsilon"] == made["epsilon"]
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
