@@ -47,9 +47,10 @@ class AdaptiveClipping:
         Proof. Given what was released before, c = c_k is fixed. In units of their noise the step releases
         (sum of clipped gradients / (z c), sum of (b_i - 1/2) / noise) plus a standard normal vector, b_i in {0, 1}. A record
         in the batch adds (g / (z c), +-1 / (2 noise)) to the mean, g its clipped gradient, a vector of length at most
-        (z^-2 + (2 noise)^-2)^(1/2), which |g| = c attains. Sum and count are of the same batch, so the record is in both or
-        in neither: with probability q the mean of one spherical Gaussian is moved by that vector, and a spherical Gaussian
-        sees only its length. That is the Poisson-sampled Gaussian mechanism, the same pair whatever c_k is, so steps
-        compose; where one record is replaced by another, both move it by such a vector (accountants/relations.py).
+        (z^-2 + (2 noise)^-2)^(1/2), which every record with a long gradient attains. Sum and count are of the same batch, so
+        the record is in both or in neither: with probability q the mean of one spherical Gaussian is moved by that vector,
+        and a spherical Gaussian sees only its length. That is the Poisson-sampled Gaussian mechanism, the same pair whatever
+        c_k is, so steps compose. Where one record is replaced by another, both move it by such a vector
+        (accountants/relations.py); for these to be opposite, the worst case, one gradient has to be as long as c_k.
         """
         return SHRINK / hypot(1.0 / noise_multiplier, 0.5 / self.noise)
