@@ -33,7 +33,7 @@ def less_noise(patch):
 def clipped_after_averaging(patch):
     """The average is clipped, not each record's gradient."""
 
-    def clip(gradients, clip_norm, truncation):
+    def clip(gradients, clip_norm, truncation, passes):
         raw = mechanism.torch.cat([one.flatten(1) for one in gradients], 1).double()
         total = raw.sum(0)
         size = total.norm() / len(raw)

@@ -93,12 +93,12 @@ def seeing(patch: pytest.MonkeyPatch, seen: dict[int, list[int]], step) -> None:
     """Note which records' gradients the mechanism asks for."""
     real = mechanism.own_sum
 
-    def own_sum(phase, weights, batch, gradients, processes):
+    def own_sum(phase, weights, batch, gradients, processes, passes):
         def noted(weights, indices):
             seen.setdefault(step(), []).extend(indices.tolist())
             return gradients(weights, indices)
 
-        return real(phase, weights, batch, noted, processes)
+        return real(phase, weights, batch, noted, processes, passes)
 
     patch.setattr(mechanism, "own_sum", own_sum)
 

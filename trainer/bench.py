@@ -24,10 +24,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from mmaccount import _check
 from mmaccount.plan import Phase, Plan
-from trainer import checks, count, models
+from trainer import checks, count, models, passes
 from trainer.gradients import Fast, Layout, Oracle, best
 from trainer.loop import losses
-from trainer.mechanism import Gradients, Randomness, clip_truncate_sum, coordinate_bound, private_step
+from trainer.mechanism import PLAIN, Gradients, Passes, Randomness, clip_truncate_sum, coordinate_bound, private_step
 from trainer.precision import DTYPE, arithmetic, cast
 from trainer.timing import Clock
 
@@ -50,6 +50,7 @@ class Task:
     x: Tensor
     y: Tensor
     precision: str
+    passes: Passes = PLAIN
     clip_norm: float = 1.0
     expected: dict[str, Tensor] = field(default_factory=dict)
 
@@ -97,7 +98,7 @@ def _private(per_record: Fast | Oracle, given: Task) -> Step:
     weights = per_record.layout.flat(given.model)
 
     def step() -> list[Tensor]:
-        return [clip_truncate_sum(per_record(weights, given.x, given.y)[0], given.clip_norm, TRUNCATION).total]
+        return [clip_truncate_sum(per_record(weights, given.x, given.y)[0], given.clip_norm, TRUNCATION, given.passes).total]
 
     return step
 
@@ -116,7 +117,7 @@ def _whole_step(per_record: Fast | Oracle, given: Task) -> Step:
     plan = Plan(dataset_size=rows, sample_rate=1.0, batch_size=rows, phases=(phase,), delta=1e-5)
 
     def released(gradients: Gradients, records: int) -> Tensor:
-        seeded = {"ledger": _Free(), "randomness": Randomness(0), "records": records}
+        seeded = {"ledger": _Free(), "randomness": Randomness(0), "records": records, "passes": given.passes}
         return private_step(plan, 1, weights, weights, gradients=gradients, **seeded).weights
 
     alone = released(lambda at, batch: [], 0)
@@ -198,7 +199,8 @@ def measure(
     rounds = _check.count("rounds", rounds)
     _check.choice("precision", precision, tuple(DTYPE))
     given, clock = task(model, _check.count("batch_size", batch_size), device, precision), Clock(device)
-    kernels = given.ours.tune(given.x, given.y)
+    kernels, (reading, read) = given.ours.tune(given.x, given.y), passes.chosen(device)
+    given = replace(given, passes=reading)
     with warnings.catch_warnings(), arithmetic(precision):
         warnings.simplefilter("ignore")  # those of torch and opacus about each other
         rows, steps = _checked(given)
@@ -221,6 +223,7 @@ def measure(
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "time": f"{clock.name}, smallest of {rounds} rounds in which all methods took turns",
+        "norms_and_sums": read,
         "kernels": {str(shape): chosen for shape, chosen in kernels.items()},
         "counted": _counted(given, name),
         "methods": list(rows.values()),
@@ -284,6 +287,7 @@ def table(made: dict[str, object]) -> str:
         f"{made['model']}, {made['parameters']:,} parameters, batch of {made['batch_size']}, {made['dtype']}",
         f"{made['device']}, {made['threads']} threads, torch {made['torch']}; {made['time']}",
         *counted,
+        f"norms and sums: {made['norms_and_sums']}",
         *(f"weight gradients of {shape}: {chosen}" for shape, chosen in made["kernels"].items()),
         f"{'':30s}{'ms':>9s}{'records/s':>11s}{'ratio':>7s}{'peak MB':>9s}{'error':>10s}",
     ]

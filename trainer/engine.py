@@ -16,7 +16,7 @@ from mmaccount import _check, _files
 from mmaccount.bound import Bound
 from mmaccount.ledger import Ledger, LedgerFile
 from mmaccount.plan import Phase, Plan
-from trainer import checks, notes, pricing, processes
+from trainer import checks, notes, passes, pricing, processes
 from trainer.augment import Augmentation
 from trainer.gradients import Fast, Layout, Loss, Oracle, chunked, physical_batch_size
 from trainer.mechanism import Randomness, Released, private_step
@@ -115,6 +115,7 @@ class PrivateTrainer:
         rows = self.chunk * self.augmentation.views
         # Seeded runs stay repeatable: how convolutions round follows from which way was quicker.
         self.kernels = self.per_record.tune(*example(rows), self.processes) if seed is None else {}
+        self.passes, self.passes_are = passes.chosen(device)
         self.exact = self._everywhere(lambda: checks.same_anywhere(self.per_record, weights, example, rows))
         self.out, self.step_number = Path(out), 0
         self.state, self.adaptive = self.update.start(weights), any(phase.adaptive for phase in plan.phases)
@@ -189,6 +190,7 @@ class PrivateTrainer:
             drift=self.update.drift(self.state),
             clip_norm=clip_norm,
             processes=self.processes,
+            passes=self.passes,
         )
         self._ready = False  # until every process has made the step its own
 

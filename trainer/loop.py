@@ -117,6 +117,7 @@ def _run(
         f"epsilon {up(promised.upper)} at delta {plan.delta:g} when done; {type(trainer.per_record).__name__} gradients, "
         f"{trainer.precision}"
     )
+    say(f"norms and sums: {trainer.passes_are}")
     for shape, kernel in trainer.kernels.items():
         say(f"weight gradients of {shape}: {kernel}")
     if trainer.randomness.seed is not None:

@@ -14,6 +14,9 @@ Sums over records, noise and mixing are float64, so that microbatches do not mat
 gradients is paid for by `SHRINK`, rounding of tau and of the noise by `WIDEN`. Mixing takes the published float32 iterates,
 which float64 holds exactly; rounding w_k to float32 afterwards is post-processing.
 
+Norms and clipped sums are those of `PLAIN`, in torch; on CUDA Triton kernels (`trainer/fused.py`) take their place if they
+agree with it at start on random numbers (`trainer/passes.py`). The end of `clip_truncate_sum` checks what either says.
+
 Several processes carry out a step together (`Processes`): the first alone charges, draws coins, noise and mixing
 coefficients, and hands out the batch and the new weights. Each clips, truncates and sums its own records of that batch, in
 float64, and these sums are added. A record always belongs to the same process, whoever else is in the batch.
@@ -148,36 +151,6 @@ class Clipped(NamedTuple):
     norms: Tensor
 
 
-def clip_truncate_sum(gradients: Sequence[Tensor], clip_norm: float, truncation: float) -> Clipped:
-    """The sum over records of truncate(clip(gradient)), float64, shape [parameters].
-
-    Guarantee: adding or removing one record changes the sum by at most clip_norm in l2 and by at most
-    clip_norm / sqrt(truncation) in every coordinate, whatever the gradients are. A record whose gradient is not finite, or
-    longer than LONGEST, counts as zero.
-
-    Args:
-        gradients: one tensor per parameter, each [records, ...].
-        clip_norm: c.
-        truncation: p.
-    """
-    if not clip_norm >= SMALLEST:
-        raise ValueError(f"`clip_norm` must be at least {SMALLEST:g}, got {clip_norm!r}.")
-    rows = [gradient[..., None].flatten(1) for gradient in gradients]
-    norms = torch.stack([_norms(row) for row in rows]).norm(dim=0)
-    finite = norms < LONGEST
-    if not bool(finite.all()):
-        rows = [torch.where(finite[:, None], row, 0.0) for row in rows]  # 0 * inf would be NaN
-    factor = torch.where(finite, clip_norm * SHRINK / norms.clamp_min(clip_norm), 0.0)
-    bound = coordinate_bound(clip_norm, truncation)
-    made = [_clipped_sum(part, factor, bound) for row in rows for part in row.split(COLUMNS, dim=1)]
-    total = torch.cat([part for part, _ in made])
-    if not bool((torch.stack([lengths for _, lengths in made]).norm(dim=0) <= clip_norm).all()):
-        raise AssertionError("clipping failed")
-    if not bool((total.abs() <= len(norms) * bound * WIDEN).all()):
-        raise AssertionError("truncation failed")
-    return Clipped(total, norms)
-
-
 def _norms(row: Tensor) -> Tensor:
     """l2 norm of every row in float64: float32 within blocks, relative error at most 130 * 2^-24."""
     whole = row.shape[1] // BLOCK * BLOCK
@@ -188,10 +161,57 @@ def _norms(row: Tensor) -> Tensor:
     return torch.cat([blocks, rest[:, None]], dim=1).double().norm(dim=1)
 
 
-def _clipped_sum(part: Tensor, factor: Tensor, bound: float) -> tuple[Tensor, Tensor]:
-    """Some coordinates: the sum over records, and the l2 norm that every record ended with, both float64."""
-    cut = (part * factor.to(part.dtype)[:, None]).clamp_(-bound, bound).double()
+def _clipped_sum(row: Tensor, factor: Tensor, bound: float) -> tuple[Tensor, Tensor]:
+    """The sum over records of row times factor, float32, cut at +-bound, and the l2 norm that every record ended with, both
+    float64."""
+    made = [_columns(part, factor, bound) for part in row.split(COLUMNS, dim=1)]
+    return torch.cat([total for total, _ in made]), torch.stack([lengths for _, lengths in made]).norm(dim=0)
+
+
+def _columns(part: Tensor, factor: Tensor, bound: float) -> tuple[Tensor, Tensor]:
+    cut = (part * factor[:, None]).clamp_(-bound, bound).double()
     return cut.sum(0), cut.norm(dim=1)
+
+
+class Passes(NamedTuple):
+    """The two times that gradients are read. Others than `PLAIN` must do the same: see `trainer.passes`."""
+
+    norms: Callable[[Tensor], Tensor] = _norms
+    clipped_sum: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]] = _clipped_sum
+
+
+PLAIN = Passes()
+
+
+def clip_truncate_sum(gradients: Sequence[Tensor], clip_norm: float, truncation: float, passes: Passes = PLAIN) -> Clipped:
+    """The sum over records of truncate(clip(gradient)), float64, shape [parameters].
+
+    Guarantee: adding or removing one record changes the sum by at most clip_norm in l2 and by at most
+    clip_norm / sqrt(truncation) in every coordinate, whatever the gradients are. A record whose gradient is not finite, or
+    longer than LONGEST, counts as zero.
+
+    Args:
+        gradients: one tensor per parameter, each [records, ...].
+        clip_norm: c.
+        truncation: p.
+        passes: how norms and sums are computed.
+    """
+    if not clip_norm >= SMALLEST:
+        raise ValueError(f"`clip_norm` must be at least {SMALLEST:g}, got {clip_norm!r}.")
+    rows = [gradient[..., None].flatten(1) for gradient in gradients]
+    norms = torch.stack([passes.norms(row) for row in rows]).norm(dim=0)
+    finite = norms < LONGEST
+    if not bool(finite.all()):
+        rows = [torch.where(finite[:, None], row, 0.0) for row in rows]  # 0 * inf would be NaN
+    factor = torch.where(finite, clip_norm * SHRINK / norms.clamp_min(clip_norm), 0.0).float()
+    bound = coordinate_bound(clip_norm, truncation)
+    made = [passes.clipped_sum(row, factor, bound) for row in rows]
+    total = torch.cat([part for part, _ in made])
+    if not bool((torch.stack([lengths for _, lengths in made]).norm(dim=0) <= clip_norm).all()):
+        raise AssertionError("clipping failed")
+    if not bool((total.abs() <= len(norms) * bound * WIDEN).all()):
+        raise AssertionError("truncation failed")
+    return Clipped(total, norms)
 
 
 # ------------------------------------------------------------------------------------------------- adaptive clip norm
@@ -260,14 +280,16 @@ def own(batch: Tensor, processes: Processes) -> Tensor:
     return batch % processes.size == processes.rank
 
 
-def own_sum(phase: Phase, weights: Tensor, batch: Tensor, gradients: Gradients, processes: Processes) -> Tensor:
+def own_sum(
+    phase: Phase, weights: Tensor, batch: Tensor, gradients: Gradients, processes: Processes, passes: Passes
+) -> Tensor:
     """One flat vector, float64: the sum over this process's records of the batch, then, private, the norm of every record's
     gradient before clipping, 0 for those of other processes."""
     mine, size = own(batch, processes), weights.numel()
     made = torch.zeros(size + len(batch), dtype=torch.float64, device=weights.device)
     norms = [made[:0]]
     for chunk in gradients(weights, batch[mine]):
-        clipped = clip_truncate_sum(chunk, phase.clip_norm, phase.truncation)
+        clipped = clip_truncate_sum(chunk, phase.clip_norm, phase.truncation, passes)
         made[:size] += clipped.total
         norms.append(clipped.norms)
     made[size:][mine] = torch.cat(norms)
@@ -323,6 +345,7 @@ def private_step(
     drift: Tensor | float = 0.0,
     clip_norm: float | None = None,
     processes: Processes = ONE,
+    passes: Passes = PLAIN,
 ) -> Released:
     """Charge step number `step` (from 1), then carry it out. A step that the plan does not have touches no data.
 
@@ -338,6 +361,7 @@ def private_step(
         drift: function of published iterates, added to the average (weight decay, momentum).
         clip_norm: where clipping is adaptive, what the step before released; None in the phase's first step.
         processes: who carries it out; of ledger, randomness and drift only those of the first are used.
+        passes: how norms and sums are computed.
     """
     phase, size = plan.phases[plan.phase_of(step)], w_prev.numel()
     if phase.adaptive is not None and clip_norm is not None:
@@ -346,7 +370,7 @@ def private_step(
         lambda: charged_batch(plan, step, ledger, randomness, records), (records,), dtype=torch.uint8
     )
     batch = joined.nonzero().flatten()
-    summed = processes.summed(lambda: own_sum(phase, w_prev, batch, gradients, processes), (size + len(batch),))
+    summed = processes.summed(lambda: own_sum(phase, w_prev, batch, gradients, processes, passes), (size + len(batch),))
     weights, *noisy = processes.from_first(
         lambda: noisy_update(phase, plan.batch_size, step, w_prev, w_last, summed[:size], randomness, drift),
         (1 if phase.gap > 0.0 else 2, size),

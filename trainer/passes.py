@@ -1,0 +1,58 @@
+"""Which way of reading per-record gradients a device gets: Triton kernels on CUDA, if they agree here with the plain way."""
+
+import torch
+from torch import Tensor
+
+from trainer.mechanism import BLOCK, PLAIN, Passes
+
+SHAPES = ((1, 1), (3, 16), (130, 2305), (129, 36_864), (257, 4))  # rows, columns: edges of the kernels' tiles, Resnet-20's
+CLOSE = 1e-12  # of sums of the same float32 numbers in float64
+NORMS_CLOSE = (BLOCK + 4) * 2.0**-24  # the plain norms are that much off, at most
+
+
+def chosen(device: torch.device | str) -> tuple[Passes, str]:
+    """The passes for a device, and a line that says which and why."""
+    if torch.device(device).type != "cuda":
+        return PLAIN, "plain"
+    try:
+        from trainer import fused
+
+        made = Passes(norms=fused.norms, clipped_sum=fused.clipped_sum)
+        agree(made, device)
+    except Exception as error:  # of any kind: whatever keeps a kernel from compiling, the plain way works
+        return PLAIN, f"plain: no Triton kernels, {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    return made, "Triton kernels, which agreed with the plain way on random numbers"
+
+
+def agree(made: Passes, device: torch.device | str) -> None:
+    """Compare with the plain way on random numbers of many sizes, some rows not finite. Raises ValueError."""
+    for shape in SHAPES:
+        row = _random(shape, device)
+        found, expected = made.norms(row), PLAIN.norms(row)
+        finite = expected.isfinite()
+        if not torch.equal(found.isfinite(), finite):
+            raise ValueError("norms that are not finite are other ones")
+        _close("norms", found[finite], expected[finite], NORMS_CLOSE * expected[finite])
+        row, factor = torch.where(finite[:, None], row, 0.0), torch.where(finite, 1.0 / expected.clamp_min(1.0), 0.0).float()
+        bound = float(torch.tensor(0.3 / shape[1] ** 0.5))
+        total, lengths = made.clipped_sum(row, factor, bound)
+        total_expected, lengths_expected = PLAIN.clipped_sum(row, factor, bound)
+        _close("sums", total, total_expected, torch.full_like(total, CLOSE * bound * shape[0]))
+        _close("lengths", lengths, lengths_expected, CLOSE * lengths_expected)
+
+
+def _random(shape: tuple[int, int], device: torch.device | str) -> Tensor:
+    """Normal numbers, rows of very different length, every 5th from the second with one that is not finite."""
+    rows = torch.arange(shape[0])
+    made = torch.randn(shape) * 10.0 ** (rows % 7 - 3.0)[:, None]
+    bad = torch.tensor([float("nan"), float("inf"), -float("inf")])
+    chosen = rows[1::5]
+    made[chosen, chosen % shape[1]] = bad[chosen % 3]
+    return made.to(device)
+
+
+def _close(what: str, found: Tensor, expected: Tensor, tolerance: Tensor) -> None:
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        raise ValueError(f"{what} have another shape or type")
+    if not bool(((found - expected).abs() <= tolerance).all()):
+        raise ValueError(f"{what} differ by up to {float((found - expected).abs().max()):.1e}")
