@@ -145,8 +145,10 @@ class LedgerFile:
         return ledger
 
     def charge(self, step: int) -> None:
-        """Put one step on disk. A step beyond the plan, or a file that somebody else changed, is a ValueError."""
+        """Put one step on disk. A step beyond the plan, after `close`, or a file that somebody else changed, is a ValueError."""
         grown = self.ledger.with_step(step)
+        if self._lock < 0:
+            raise ValueError(f"ledger {self.path} was closed: another run may be writing it.")
         if not self.path.exists() or Ledger.load(self.path) != self.ledger:
             raise ValueError(f"ledger {self.path} was changed or removed while the run was going on.")
         _files.write(self.path, grown.to_dict())

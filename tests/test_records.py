@@ -131,6 +131,8 @@ def test_file_is_written_before_charge_returns_and_only_grows(plan, tmp_path):
     with pytest.raises(ValueError, match="step"):
         file.charge(9)
     file.close()
+    with pytest.raises(ValueError, match="closed"):
+        file.charge(4)
     for options, message in [({"seeded": True}, "seeded"), ({"at_least": 4}, "moved back")]:
         with pytest.raises(ValueError, match=message):
             LedgerFile(path, plan, **options)

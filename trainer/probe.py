@@ -128,7 +128,8 @@ def private(
 ) -> NormHistogram:
     """Gradient norms of all training records as a noisy histogram: a release, which a plan made from it pays for.
 
-    Every call is another release; a plan made from one pays for that one alone.
+    Every call is another release; a plan made from one pays for that one alone. `seed` is of the model's start, never of the
+    noise.
     """
     checks.device(device)
     _check.positive("noise_multiplier", noise_multiplier)
@@ -141,12 +142,12 @@ def private(
         norms.append(torch.stack([one.flatten(1).double().norm(dim=1) for one in made]).norm(dim=0).cpu())
     counts = true_counts(torch.cat(norms).numpy())
     return NormHistogram(
-        counts=noisy_counts(counts, noise_multiplier, Randomness(seed)),
+        counts=noisy_counts(counts, noise_multiplier, Randomness()),
         noise_multiplier=noise_multiplier,
         dataset_size=len(data.x),
         dimension=oracle.layout.total,
         loss=math.log(data.classes),
-        about=f"noisy histogram of gradient norms, {len(EDGES) - 1} bins, model {model}" + " (seeded)" * (seed is not None),
+        about=f"noisy histogram of gradient norms, {len(EDGES) - 1} bins, model {model}",
     )
 
 
