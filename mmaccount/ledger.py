@@ -145,7 +145,7 @@ class LedgerFile:
         return ledger
 
     def charge(self, step: int) -> None:
-        """Put one step on disk. A step beyond the plan, after `close`, or a file that somebody else changed, is a ValueError."""
+        """Put one step on disk. ValueError: it is beyond the plan, the file was changed by somebody else, or closed."""
         grown = self.ledger.with_step(step)
         if self._lock < 0:
             raise ValueError(f"ledger {self.path} was closed: another run may be writing it.")

@@ -182,7 +182,7 @@ def test_the_next_clip_norm_by_definition_and_within_limits():
     norms, drawn = torch.tensor([1.0, 2.0, 3.0, nan, inf]), float(normals(Randomness(7).words("count", 5), 1))
     share = 0.5 + (2 - 5 / 2 + 3.0 * drawn) / 30.0
     found = float(next_clip_norm(PHASE, 30.0, 5, norms, Randomness(7)))
-    assert found == pytest.approx(2.0 * exp(-0.3 * (share - 0.4)), rel=1e-12)
+    assert found == np.float32(2.0 * exp(-0.3 * (share - 0.4)))
     for quiet, limit in ((0.0 * norms[:1], mechanism.SMALLEST), (norms[3:], mechanism.LARGEST)):
         phase = replace(PHASE, clip_norm=limit * 10.0 ** (1 if limit < 1 else -1), adaptive=replace(ADAPTIVE, noise=1e-9))
         assert float(next_clip_norm(phase, 1e-6, 5, quiet, Randomness(7))) == limit
@@ -230,7 +230,7 @@ def test_the_noise_goes_with_the_clip_norm_and_the_count_with_the_expected_batch
     assert len(set(batches)) > 4
     assert np.array(noises) == pytest.approx(np.array(c[:-1]), rel=0.06)
     shares = [0.9 - log(b / a) for a, b in pairwise(c)]
-    assert shares == pytest.approx([0.5 + 0.5 * size / 4 for size in batches], abs=1e-8)
+    assert shares == pytest.approx([0.5 + 0.5 * size / 4 for size in batches], abs=2e-7)
 
 
 def test_the_count_gets_its_noise(tmp_path):
@@ -241,7 +241,7 @@ def test_the_count_gets_its_noise(tmp_path):
     assert noise.std() == pytest.approx(3.0, rel=5 / sqrt(200))
     assert abs(noise.mean()) < 5 * 3.0 / sqrt(100)
     drawn = [float(normals(Randomness(1).words(kind, 1), 1)) for kind in ("count", "noise")]
-    assert noise[0] == pytest.approx(3.0 * drawn[0], rel=1e-9)
+    assert noise[0] == pytest.approx(3.0 * drawn[0], abs=4.0 / 0.01 * 2.0**-24)  # clip norms are float32
     assert drawn[0] != drawn[1]
 
 

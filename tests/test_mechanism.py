@@ -295,6 +295,7 @@ def test_noise_is_added_once_with_the_planned_size_and_divided_by_the_constant()
     for factor in (2 / 3, 3 / 2):
         assert stats.kstest(noise.numpy() * factor, "norm").pvalue < P_VALUE
     assert len(made.noisy) == 100_000
+    assert torch.equal(made.noisy, made.noisy.float().double())
 
 
 @pytest.mark.parametrize("law", LAWS)

@@ -25,8 +25,8 @@ Outside the guarantee:
 
 - an observer of time, memory or the number of microbatches, or of the network between several processes: the sums that
   they exchange have no noise yet;
-- the resolution of the noise: multiples of about 2^-53, none beyond 8.3 standard deviations (mass 2^-54). Rounding to
-  float32 hides most of the low bits that such attacks read, but that is an observation, not a proof;
+- the resolution of the noise: multiples of about 2^-53, none beyond 8.3 standard deviations (mass 2^-54). Rounding of all
+  that is released to float32 hides most of the low bits that such attacks read, but that is an observation, not a proof;
 - gradients of *other* records that round differently because one record more is in the batch: the sensitivity is c (of
   counts 1/2) for gradients that do not. `gradients.chunked` keeps the shape of every microbatch constant for that reason,
   and `checks.same_anywhere` tries whether a record's gradient has the same bits in every place.
@@ -225,13 +225,13 @@ def short(norms: Tensor, clip_norm: float) -> float:
 
 def next_clip_norm(phase: Phase, batch_size: float, step: int, norms: Tensor, randomness: Randomness) -> Tensor:
     """c exp(-rate (share - quantile)), share = 1/2 + (sum over the batch of (1[|g_i| <= c] - 1/2) + N(0, noise^2)) / B,
-    float64; B is the plan's constant, `batch_size`, as in every division here."""
+    a float32 between limits; B is the plan's constant, `batch_size`, as in every division here."""
     adaptive, c = phase.adaptive, phase.clip_norm
     noise = adaptive.noise * WIDEN * float(normals(randomness.words("count", step), 1))
     share = 0.5 + (short(norms, c) + noise) / batch_size
     power = -adaptive.rate * (share - adaptive.quantile)
-    following = min(max(c * exp(min(max(power, -FASTEST), FASTEST)), SMALLEST), LARGEST)
-    return torch.tensor([following], dtype=torch.float64)
+    following = np.float32(min(max(c * exp(min(max(power, -FASTEST), FASTEST)), SMALLEST), LARGEST))
+    return torch.tensor([max(float(following), SMALLEST)], dtype=torch.float64)
 
 
 # ----------------------------------------------------------------------------------------------------------- mixing
@@ -322,9 +322,9 @@ def noisy_update(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Released:
-    """What a step releases: the new weights, float64. `noisy` is the noisy average where nothing was mixed, else None:
-    while mixing it must not leave the mechanism. `clip_norm` is that of the phase's next step. `norms`, private, are those
-    of the batch's gradients before clipping."""
+    """What a step releases: the new weights, float64, to be rounded to float32. `noisy` is the noisy average, so rounded,
+    where nothing was mixed, else None: while mixing it must not leave the mechanism. `clip_norm` is that of the phase's next
+    step. `norms`, private, are those of the batch's gradients before clipping."""
 
     weights: Tensor
     noisy: Tensor | None
@@ -379,4 +379,5 @@ def private_step(
     if phase.adaptive is not None:
         made = processes.from_first(lambda: next_clip_norm(phase, plan.batch_size, step, summed[size:], randomness), (1,))
         following = float(made)
-    return Released(weights=weights, noisy=noisy[0] if noisy else None, clip_norm=following, norms=summed[size:])
+    average = noisy[0].float().double() if noisy else None
+    return Released(weights=weights, noisy=average, clip_norm=following, norms=summed[size:])
