@@ -4,8 +4,9 @@ import inspect
 import textwrap
 
 import pytest
+from torch import distributed
 
-from trainer import engine, mechanism, processes, update
+from trainer import engine, gradients, mechanism, processes, update
 
 
 def rewritten(monkeypatch: pytest.MonkeyPatch, function, *changes: tuple[str, str], users=()) -> None:
@@ -153,7 +154,23 @@ def coins_of_every_process(patch):
     whole_batch_everywhere(patch)
 
 
-OF_SEVERAL = (noise_of_every_process, whole_batch_everywhere, coins_of_every_process)  # caught by test_processes.py
+def rounds_otherwise(patch):
+    """Every process but the first rounds gradients in its own way."""
+    real = gradients.Fast.__call__
+
+    def call(self, weights, x, y):
+        made, losses = real(self, weights, x, y)
+        return [one * (1 + 2.0**-20 * distributed.get_rank()) for one in made], losses
+
+    patch.setattr(gradients.Fast, "__call__", call)
+
+
+OF_SEVERAL = (
+    noise_of_every_process,
+    whole_batch_everywhere,
+    coins_of_every_process,
+    rounds_otherwise,
+)  # caught by test_processes.py
 
 CONTROLS = {  # what is broken: the attack that catches it
     less_noise: "plain, 1 step",

@@ -2,7 +2,8 @@
 
     python tests/several.py FOLDER PROCESSES WAY [FOLDER PROCESSES WAY ...]
 
-A way is how the run goes: "well", "die", "raise", "full", "silent", "resume", a part in which process 1 differs, the name of
+A way is how the run goes: "well", "die", "raise", "full", "silent", "resume", "elsewhere" (process 1 has a ledger in a folder
+of its own), a part in which process 1 differs, the name of
 a control of broken.py, or "command ...", arguments of python -m trainer; what process r prints is then in FOLDER/printed-r.
 Otherwise process r leaves its state in FOLDER/state-r.pt. Printed for each run: its seconds, exit statuses and, by process,
 the records of every step that it looked at, its errors as [step, type, message], and how many steps it knows to be charged.
@@ -25,7 +26,7 @@ import torch
 from torch import distributed, nn
 from torch.func import grad, vmap
 
-from mmaccount import AdaptiveClipping, Phase, Plan
+from mmaccount import AdaptiveClipping, LedgerFile, Phase, Plan
 from trainer import Augmentation, PrivateTrainer, Update, mechanism, pricing
 from trainer import __main__ as command
 
@@ -112,6 +113,10 @@ def life(out: Path, rank: int, way: str, made: dict) -> None:
             control(patch)
     loss = nn.CrossEntropyLoss(reduction="none")
     silent = way in ("silent", "noise_of_every_process")
+    if way == "elsewhere" and rank == 1:
+        out = out / "own"
+        out.mkdir()
+        LedgerFile(out / "ledger.json", PLAN, seeded=True).close()
     trainer = PrivateTrainer(
         criterion=(lambda outputs, targets: 0.0 * loss(outputs, targets)) if silent else loss,
         out=out,
@@ -130,7 +135,7 @@ def life(out: Path, rank: int, way: str, made: dict) -> None:
             made["errors"].append([trainer.step_number + 1, type(error).__name__, str(error)])
             if way == "die":
                 break
-    made["charged"] = trainer.ledger.charged
+    made["charged"], made["exact"] = trainer.ledger.charged, trainer.exact
     torch.save(trainer.state, out / f"state-{rank}.pt")
     trainer.close()
 

@@ -11,7 +11,7 @@ import torch
 from conftest import ROOT
 
 from trainer import passes
-from trainer.mechanism import PLAIN, Passes
+from trainer.mechanism import ONE, PLAIN, Passes, Processes
 
 
 def test_the_plain_way_agrees_with_itself_and_is_what_a_cpu_gets():
@@ -68,6 +68,19 @@ def test_without_a_working_kernel_the_plain_way_is_used_and_the_reason_said(monk
     assert made is PLAIN
     assert "norms differ" in reason
     assert len(reason.splitlines()) == 1
+
+
+class BesideAnother(Processes):
+    """One of two, the other of which says no."""
+
+    size = 2
+
+
+def test_all_processes_take_the_same_way(monkeypatch):
+    other = Passes(norms=torch.norm)
+    monkeypatch.setattr(passes, "_tried", lambda device: (other, "other"))
+    assert passes.chosen("cuda", ONE) == (other, "other")
+    assert passes.chosen("cuda", BesideAnother()) == (PLAIN, "plain: another process has no Triton kernels")
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="no triton here; its kernels are checked where they are used")

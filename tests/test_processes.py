@@ -52,8 +52,8 @@ def divided(made, whole):
 def test_the_same_coins_give_the_same_batches_weights_and_ledger(tmp_path):
     folders = [tmp_path / str(size) for size in (1, 2, 4)]
     runs = [(folder, folder.name, "well") for folder in folders]
-    controls = [(tmp_path / control, 2, control) for control in ("whole_batch_everywhere", "coins_of_every_process")]
-    whole, *made, same_coins, own_coins = several(*runs, *controls)
+    ways = ("whole_batch_everywhere", "coins_of_every_process", "rounds_otherwise")
+    whole, *made, same_coins, own_coins, rounds = several(*runs, *((tmp_path / control, 2, control) for control in ways))
     expected = state(folders[0])
     for folder, run, size in zip(folders[1:], made, (2, 4)):
         assert run["status"] == [0] * size
@@ -68,6 +68,8 @@ def test_the_same_coins_give_the_same_batches_weights_and_ledger(tmp_path):
     assert same_coins["status"] == own_coins["status"] == [0, 0]
     assert not divided(same_coins, whole)
     assert not divided(own_coins, whole)
+    for run, exact in ((made[0], True), (made[1], True), (rounds, False)):
+        assert all(part["exact"] is exact for part in run["processes"])
 
 
 def spread(folder):
@@ -115,7 +117,12 @@ def test_an_exception_in_one_is_one_in_all_and_leaves_them_in_step(tmp_path):
 
 def test_a_process_that_was_started_otherwise_is_refused(tmp_path):
     parts = ["data", "labels", "plan", "model", "update", "seed"]
-    for part, made in zip(parts, several(*((tmp_path / part, 2, part) for part in parts))):
+    *made_by_part, elsewhere = several(*((tmp_path / part, 2, part) for part in (*parts, "elsewhere")))
+    (first, second), path = (each["errors"] for each in elsewhere["processes"]), tmp_path / "elsewhere"
+    refused = f"{path} holds an earlier run where another process is: start the first one there."
+    assert (first, second) == ([[0, "ValueError", refused]], [[0, "ConnectionError", processes.FAILED]])
+    assert not (path / "ledger.json").exists()
+    for part, made in zip(parts, made_by_part, strict=True):
         first, second = (each["errors"] for each in made["processes"])
         name = "data" if part == "labels" else part
         assert second == [[0, "ValueError", f"{name} of process 1 is not that of process 0."]]

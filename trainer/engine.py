@@ -7,6 +7,7 @@ steps, batch size) and from `make_private` (noise, clipping) is in the plan.
 import hashlib
 import io
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -109,29 +110,33 @@ class PrivateTrainer:
             checks.rowwise(self.prepare, self._raw(checks.ROWS))
             checks.isolated(self.module, criterion, example)
             self.per_record = checks.per_record(self.module, criterion, example, self.precision)
-        if not self._everywhere(lambda: isinstance(self.per_record, Fast)):
+        everywhere = partial(processes.everywhere, self.processes)
+        if not everywhere(lambda: isinstance(self.per_record, Fast)):
             self.per_record = Oracle(self.module, criterion, self.precision)
         weights = self.layout.flat(self.module)
         rows = self.chunk * self.augmentation.views
         # Seeded runs stay repeatable: how convolutions round follows from which way was quicker.
         self.kernels = self.per_record.tune(*example(rows), self.processes) if seed is None else {}
-        self.passes, self.passes_are = passes.chosen(device)
-        self.exact = self._everywhere(lambda: checks.same_anywhere(self.per_record, weights, example, rows))
+        self.passes, self.passes_are = passes.chosen(device, self.processes)
+        self.exact = everywhere(lambda: checks.same_anywhere(self.per_record, weights, example, rows))
+        self.exact &= processes.same_bits(self.processes, partial(self._some_gradients, weights), example(rows))
         self.out, self.step_number = Path(out), 0
         self.state, self.adaptive = self.update.start(weights), any(phase.adaptive for phase in plan.phases)
         if self.adaptive:
             self.state["clip_norm"] = torch.tensor(plan.phases[0].clip_norm, dtype=torch.float64)
         self._file: LedgerFile | None = None
-        self._ready = bool(self.processes.from_first(lambda: self._opened(seed is not None), (1,)))
+        new = everywhere(lambda: not self._ledger.exists())
+        self._ready = bool(self.processes.from_first(lambda: self._opened(seed is not None, new), (1,)))
 
-    def _everywhere(self, test: Callable[[], bool]) -> bool:
-        """Whether it holds in every process."""
-        return int(self.processes.summed(lambda: torch.tensor([float(test())]), (1,))) == self.processes.size
+    def _some_gradients(self, weights: Tensor, x: Tensor, y: Tensor) -> list[Tensor]:
+        return [one[: checks.ROWS] for one in self.per_record(weights, x, y)[0]]
 
-    def _opened(self, seeded: bool) -> Tensor:
-        """Open the ledger; 1 if the run starts here."""
+    def _opened(self, seeded: bool, new: bool) -> Tensor:
+        """Open the ledger; 1 if the run starts here. Restarted elsewhere, the first process may not see what it wrote."""
+        if not (new or self._ledger.exists()):
+            raise ValueError(f"{self.out} holds an earlier run where another process is: start the first one there.")
         self.out.mkdir(parents=True, exist_ok=True)
-        self._file = LedgerFile(self.out / "ledger.json", self.plan, seeded=seeded)
+        self._file = LedgerFile(self._ledger, self.plan, seeded=seeded)
         fresh = not self.ledger.runs and not self._checkpoint.exists()
         if fresh:
             self.save()
@@ -140,7 +145,11 @@ class PrivateTrainer:
     @property
     def ledger(self) -> Ledger:
         """What has been charged."""
-        return Ledger.load(self.out / "ledger.json") if self._file is None else self._file.ledger
+        return Ledger.load(self._ledger) if self._file is None else self._file.ledger
+
+    @property
+    def _ledger(self) -> Path:
+        return self.out / "ledger.json"
 
     @property
     def _checkpoint(self) -> Path:

@@ -29,7 +29,11 @@ Outside the guarantee:
   that is released to float32 hides most of the low bits that such attacks read, but that is an observation, not a proof;
 - gradients of *other* records that round differently because one record more is in the batch: the sensitivity is c (of
   counts 1/2) for gradients that do not. `gradients.chunked` keeps the shape of every microbatch constant for that reason,
-  and `checks.same_anywhere` tries whether a record's gradient has the same bits in every place.
+  and `checks.same_anywhere` tries whether a record's gradient has the same bits in every place, `processes.same_bits`
+  whether in every process;
+- where a record is added or removed before others, so that their numbers change, the views of these others: they follow from
+  number and secret key by SplitMix64 (`trainer/augment.py`), which is taken for independent draws. Where numbers stay, as
+  with a record replaced or added at the end, the sensitivity is c whatever the key is.
 """
 
 import os

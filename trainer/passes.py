@@ -3,15 +3,23 @@
 import torch
 from torch import Tensor
 
-from trainer.mechanism import BLOCK, PLAIN, Passes
+from trainer.mechanism import BLOCK, ONE, PLAIN, Passes, Processes
+from trainer.processes import everywhere
 
 SHAPES = ((1, 1), (3, 16), (130, 2305), (129, 36_864), (257, 4))  # rows, columns: edges of the kernels' tiles, Resnet-20's
 CLOSE = 1e-12  # of sums of the same float32 numbers in float64
 NORMS_CLOSE = (BLOCK + 4) * 2.0**-24  # the plain norms are that much off, at most
 
 
-def chosen(device: torch.device | str) -> tuple[Passes, str]:
-    """The passes for a device, and a line that says which and why."""
+def chosen(device: torch.device | str, processes: Processes = ONE) -> tuple[Passes, str]:
+    """The passes for a device, the same in all processes, and a line that says which and why."""
+    made, reason = _tried(device)
+    if everywhere(processes, lambda: made is not PLAIN):
+        return made, reason
+    return PLAIN, reason if made is PLAIN else "plain: another process has no Triton kernels"
+
+
+def _tried(device: torch.device | str) -> tuple[Passes, str]:
     if torch.device(device).type != "cuda":
         return PLAIN, "plain"
     try:

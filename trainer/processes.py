@@ -6,7 +6,7 @@ all, and leaves them in step; a process that dies is one that the others notice 
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -120,6 +120,25 @@ def same_everywhere(processes: Processes, parts: Mapping[str, str], data: tuple[
         return torch.zeros(0)
 
     processes.summed(compared, (0,))
+
+
+def same_bits(
+    processes: Processes, make: Callable[[Tensor, Tensor], Iterable[Tensor]], example: tuple[Tensor, Tensor]
+) -> bool:
+    """Whether every process makes the same of the first one's example, to the bit."""
+    if processes.size == 1:
+        return True
+    shared = [
+        processes.from_first(lambda part=part: part, tuple(part.shape), part.dtype).to(part.device) for part in example
+    ]
+    mine = torch.frombuffer(bytearray(b"".join(map(_digest, make(*shared)))), dtype=torch.uint8)
+    first = processes.from_first(lambda: mine, tuple(mine.shape), torch.uint8).cpu()
+    return everywhere(processes, lambda: torch.equal(mine, first))
+
+
+def everywhere(processes: Processes, test: Callable[[], bool]) -> bool:
+    """Whether it holds in every process."""
+    return int(processes.summed(lambda: torch.tensor([float(test())]), (1,))) == processes.size
 
 
 def _digest(tensor: Tensor) -> bytes:
