@@ -2,7 +2,7 @@
 
     python tests/several.py FOLDER PROCESSES WAY [FOLDER PROCESSES WAY ...]
 
-A way is how the run goes: "well", "die", "raise", "full", "silent", "resume", "elsewhere" (process 1 has a ledger of its own),
+A way is how the run goes: "well", "die", "raise", "full", "silent", "resume", "elsewhere" (process 1 has its own ledger),
 a part in which process 1 differs, the name of a control of broken.py, or "command ...", arguments of python -m trainer; what
 process r prints is then in FOLDER/printed-r. Otherwise process r leaves its state in FOLDER/state-r.pt.
 Printed for each run: its seconds, exit statuses and, by process,
