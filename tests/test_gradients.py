@@ -454,6 +454,47 @@ def test_coupled_records_are_refused(model, loss, message):
         checks.isolated(model, loss, vectors)
 
 
+class Coupled(nn.Module):
+    """Every record is moved a bit by the mean of its batch, if that is large."""
+
+    def __init__(self, share, more_than):
+        super().__init__()
+        self.layer, self.share, self.more_than = nn.Linear(5, 3), share, more_than
+
+    def forward(self, x):
+        return self.layer(x - self.share * x.mean(0) if len(x) > self.more_than else x)
+
+
+def test_coupling_is_also_looked_for_in_batches_of_the_size_of_training():
+    def same(share):
+        model = Coupled(share, checks.ROWS)
+        checks.isolated(model, losses, vectors)
+        return checks.same_anywhere(Fast(model, losses), Layout(model).flat(model), vectors, 16)
+
+    assert same(0.0)
+    assert not same(1e-4)
+    with pytest.raises(ValueError, match="depends on the other records"):
+        same(1.0)
+
+
+class Merged(nn.Module):
+    """Its layer gets pieces of records in rows of their own, or the pieces first."""
+
+    def __init__(self, turned):
+        super().__init__()
+        self.inner, self.outer, self.turned = nn.Linear(1, 2), nn.Linear(10, 3), turned
+
+    def forward(self, x):
+        pieces = x[:, :, None].transpose(0, 1) if self.turned else x.reshape(-1, 1)
+        made = self.inner(pieces)
+        return self.outer((made.transpose(0, 1) if self.turned else made).reshape(len(x), 10))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_layers_whose_rows_are_not_records_are_left_to_vmap(turned):
+    assert type(checks.per_record(Merged(turned), losses, vectors)) is Oracle
+
+
 def test_a_zero_last_layer_does_not_hide_the_coupling():
     model = nn.Sequential(Centred(), nn.Linear(3, 3))
     nn.init.zeros_(model[1].weight)

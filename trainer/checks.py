@@ -13,6 +13,7 @@ from trainer.mechanism import SMALLEST
 BATCH_STATISTICS = (nn.modules.batchnorm._BatchNorm,)
 RANDOM = (nn.modules.dropout._DropoutNd,)
 TOLERANCE = 1e-4  # relative to the largest gradient coordinate; float32
+ROUNDING = 0.05  # likewise, of bfloat16 too
 ROWS = 8
 TRIES = 3
 RANDOMNESS = "`module` gives different gradients for the same input twice: remove its randomness."
@@ -117,14 +118,24 @@ def per_record(model: nn.Module, loss: Loss, example: Example, precision: str = 
 def _agree(oracle: Oracle, made: Fast | Oracle, model: nn.Module, example: Example) -> bool:
     (x, y), weights = example(ROWS), oracle.layout.flat(perturbed(model))
     pairs = zip(oracle(weights, x, y)[0], made(weights, x, y)[0], strict=True)
-    return all(float((one - other).abs().max()) <= TOLERANCE * max(float(one.abs().max()), 1e-3) for one, other in pairs)
+    return all(one.shape == other.shape and _near(other, one, TOLERANCE, least=1e-3) for one, other in pairs)
+
+
+def _near(found: Tensor, expected: Tensor, tolerance: float, least: float = 0.0) -> bool:
+    return float((found - expected).abs().max()) <= tolerance * max(float(expected.abs().max()), least)
 
 
 def same_anywhere(gradients: Fast | Oracle, weights: Tensor, example: Example, rows: int) -> bool:
-    """Whether gradients of random records, a chunk of that many, are the same to the last bit in reverse order."""
-    x, y = example(rows)
+    """Whether gradients of random records, a chunk of that many, are the same to the last bit in reverse order, and that of
+    record 0 also beside other records. One that moves there by more than rounding is refused."""
+    (x, y), (other_x, other_y) = example(rows), example(rows)
+    other_x[0], other_y[0] = x[0], y[0]
+    beside = [one[0].clone() for one in gradients(weights, other_x, other_y)[0]]
     forwards, backwards = gradients(weights, x, y)[0], gradients(weights, x.flip(0), y.flip(0))[0]
-    return all(torch.equal(one, other.flip(0)) for one, other in zip(forwards, backwards, strict=True))
+    if not all(_near(other, one[0], ROUNDING) for one, other in zip(forwards, beside, strict=True)):
+        raise ValueError(COUPLED)
+    turned = all(torch.equal(one, other.flip(0)) for one, other in zip(forwards, backwards, strict=True))
+    return turned and all(torch.equal(one[0], other) for one, other in zip(forwards, beside, strict=True))
 
 
 def data(plan: Plan, x: Tensor, y: Tensor, classes: int | None) -> None:
