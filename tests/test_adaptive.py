@@ -315,6 +315,7 @@ def test_command_line_from_plan_to_report(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["epsilon"] == made["epsilon"]
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert len({row["clip_norm"] for row in rows}) == 10
+    assert json.loads((out / "report.json").read_text())["released"] == "all iterates, clip norms"
     page = tmp_path / "report.html"
     assert cli.main(["report", str(out), "--out", str(page)]) == 0
     assert "0.6 quantile" in page.read_text()

@@ -27,6 +27,8 @@ def finish(trainer: PrivateTrainer, data: Dataset, accuracy: float) -> dict[str,
     state = {name: value.cpu() for name, value in trainer.module.state_dict().items()}
     torch.save(state, trainer.out / "model.pt")
     rows = evaluations(trainer.out / "metrics.jsonl")
+    released = "all iterates" + (" and their exponential average" if trainer.update.ema else "")
+    released += ", clip norms" if trainer.adaptive else ""
     made: dict[str, object] = {
         "epsilon": bound.upper,
         "delta": plan.delta,
@@ -37,7 +39,7 @@ def finish(trainer: PrivateTrainer, data: Dataset, accuracy: float) -> dict[str,
         "charged_steps": ledger.charged,
         "plan_fingerprint": plan.fingerprint,
         "seeded": "seeded: not private" if ledger.seeded else False,
-        "released": "all iterates" + (" and their exponential average" if trainer.update.ema else ""),
+        "released": released,
         "gradients": "same bits in every place of a batch" if trainer.exact else "may round differently by place in a batch",
         "precision": f"{trainer.precision} forward and backward",
         "norms_and_sums": trainer.passes_are,
