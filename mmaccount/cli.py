@@ -32,7 +32,6 @@ RUN = (
 SOLVABLE = ("noise-multiplier", "steps", "sample-rate", "batch-size", "gap", "mixing", "truncation")
 COMPILING = "mmaccount: compiling for some seconds (once; later calls find the machine code on disk)"
 PICTURES = (".png", ".svg")
-LOOSER = 1e-9  # relative, from which a certified bound is called looser than the reported one
 GDP_NOTE = "a description, never a guarantee: the Gaussian mechanism with the same epsilon at this delta"
 STARTS = {"noise_multiplier": 1.0, "steps": 1000.0, "sample_rate": 0.01, "mixing": 1.0, "truncation": 1.0, "gap": 1.0}
 
@@ -139,18 +138,22 @@ def _epsilon(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         data["meaning"] = found
         lines += more
     if arguments.exact or arguments.certificate is not None:
-        from mmaccount.certificate import certify, enclosure
+        data["exact"], more = _exact(run, made.as_given, arguments)
+        lines += more
+    return data, lines
 
-        proof = certify(run, delta=arguments.delta)
-        lower, upper = enclosure(proof)
-        by = "closed form" if proof["order"] is None else f"Renyi order {proof['order']:.6g}"
-        data["exact"] = {"lower": lower, "upper": upper, "by": by, "order": proof["order"]}
-        lines.append(f"  in intervals, {by}: {lower} <= bound <= {upper}")
-        if float(upper) > made.as_given.upper * (1.0 + LOOSER):
-            lines.append("  (the checker does not know the method of the first line; this bound is looser)")
-        if arguments.certificate is not None:
-            _files.write(arguments.certificate, proof)
-            lines.append(f"  certificate written to {arguments.certificate}")
+
+def _exact(run: Settings, bound: Bound, arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    from mmaccount.certificate import certify, enclosure, method, note
+
+    proof = certify(run, delta=arguments.delta)
+    lower, upper = enclosure(proof)
+    data = {"lower": lower, "upper": upper, "by": method(proof), "order": proof.get("order"), "note": note(proof, bound)}
+    lines = [f"  in intervals, {data['by']}: {lower} <= bound <= {upper}"]
+    lines += [] if data["note"] is None else [f"  ({data['note']})"]
+    if arguments.certificate is not None:
+        _files.write(arguments.certificate, proof)
+        lines.append(f"  certificate written to {arguments.certificate}")
     return data, lines
 
 
@@ -170,9 +173,9 @@ def _meaning(run: Settings, bound: Bound, arguments: argparse.Namespace) -> tupl
 
 
 def _verify(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    from mmaccount import verify
+    from mmaccount.certificate import check
 
-    status, text = verify.check(arguments.certificate)
+    status, text = check(arguments.certificate)
     if status == 1:
         raise BoundError(text)
     if status == 2:

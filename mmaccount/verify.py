@@ -47,18 +47,18 @@ def _moments(orders: list[ivmpf], q: Fraction, v: ivmpf, length: Fraction) -> li
 
 
 def recompute(c: dict[str, ivmpf]) -> dict[str, ivmpf]:
-    """Every value that a certificate must hold; those in it do not count, but for epsilon without an order."""
-    found, total, order, delta, epsilon = dict[str, ivmpf](), iv.mpf(0), c["order"], c["delta"], c["values"]["epsilon"]
+    """Every value that a certificate must hold; those in it do not count."""
+    found, total, order, delta = dict[str, ivmpf](), iv.mpf(0), c["order"], c["delta"]
     for i, (phase, rule) in enumerate(zip(c["phases"], c["rules"], strict=True), 1):
         q, steps, z, mixing, p = (phase[x] for x in ("sample_rate", "steps", "noise_multiplier", "mixing", "truncation"))
-        fits = c["schema"] == 1 and (5000 * z > order > 1 if order else q == 1 and rule == "plain")
+        fits = c["schema"] == 1 and 5000 * z > order > 1
         fits = fits and len(phase) == 6 and phase["noise"] == "gaussian" and 0 < q <= 1 <= min(p, steps) and steps % 1 == 0
         if not (fits and z > 0 <= mixing and 0 < delta < 1 and (rule in ("plain", "binomial") or order < rule < 2)):
             raise ValueError(f"phase {i} or its rule is out of range, or not known here.")
         iv.prec = 180 + ceil(2 * log2(max(1, z)) + log2(p) + abs(log2(Fraction(mixing) / z or 1)) - 2 * log2(q))
         length, v, one, rest = Fraction(mixing) / z, 1 / (_exact(z) * iv.sqrt(_exact(p))), _exact(q), _exact(1 - q)
         if rule == "plain":
-            moment = _moments([order or 2], q, 1 / _exact(z), Fraction(0))[0]
+            moment = _moments([order], q, 1 / _exact(z), Fraction(0))[0]
         else:
             weights = {order: _exact(1)}
             if rule == "binomial" and q < 1:
@@ -71,14 +71,12 @@ def recompute(c: dict[str, ivmpf]) -> dict[str, ivmpf]:
             moment = 1 + sum(w * (m ** _exact(p) - 1) for w, m in zip(weights.values(), rise, strict=True))
         found |= {f"{i}: shift": v, f"{i}: width": _exact(length), f"{i}: log moment of a step": iv.log(moment)}
         total += steps * iv.log(moment)
-    a, e, mu = _exact(order or 2), _exact(Fraction(epsilon)), iv.sqrt(total)
-    renyi = (total + (a - 1) * iv.log(1 - 1 / a) - iv.log(_exact(delta) * a)) / (a - 1)
-    result = renyi if order else _tail(e / mu - mu / 2) - iv.exp(e) * _tail(e / mu + mu / 2)
+    a = _exact(order)
+    result = (total + (a - 1) * iv.log(1 - 1 / a) - iv.log(_exact(delta) * a)) / (a - 1)
     for name, x in (found | {"delta": _exact(delta), "result": result}).items():
         ends = zip(WAYS, map(to_rational, x._mpi_), strict=True)
         found[name] = [str(way.divide(Decimal(int(over)), Decimal(int(under)))) for way, (over, under) in ends]
-    upper = found["result"][1]
-    return found | {"epsilon": max("0", upper, key=Fraction) if order else epsilon if Fraction(upper) <= delta else None}
+    return found | {"epsilon": max("0", found["result"][1], key=Fraction)}
 
 
 def check(path: str) -> tuple[int, str]:
@@ -90,7 +88,7 @@ def check(path: str) -> tuple[int, str]:
         wrong = [name for name in found | values if found.get(name) != values.get(name)]
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
         return 2, f"{path} cannot be checked: {error!r}"
-    proven = f"proven: epsilon <= {values['epsilon']} at delta {float(c['delta'])}"
+    proven = f"proven: epsilon <= {found['epsilon']} at delta {float(c['delta'])}"
     return (1, f"{path} does not hold: wrong are {', '.join(wrong)}") if wrong else (0, proven)
 
 

@@ -10,7 +10,7 @@ from conftest import ROOT
 
 PACKAGE = ROOT / "mmaccount"
 LAYERS = [  # each may import what stands above it
-    {"_check", "_files", "bound", "laws", "search", "verify"},
+    {"_check", "_files", "bound", "laws", "search", "verify", "verify_contour"},
     {"adaptive", "settings"},
     {"plan"},
     {"ledger"},
