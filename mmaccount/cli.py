@@ -5,35 +5,26 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from decimal import ROUND_CEILING, ROUND_FLOOR
 from functools import partial
-from math import isclose, isfinite
-from pathlib import Path
+from math import isfinite
 from typing import Any, NoReturn
 
-from mmaccount import _check, _files, cli_advice, cli_audit, cli_report
+from mmaccount import _check, _files, cli_advice, cli_audit, cli_report, cli_train
 from mmaccount.accountants import bracket
 from mmaccount.bound import Bound, BoundError, as_json, as_text, up
-from mmaccount.calibrate import KNOBS, Infeasible, least_noise_multiplier, solve, solve_batch_size, solve_for
+from mmaccount.calibrate import KNOBS, Infeasible, solve, solve_batch_size, solve_for
+from mmaccount.cli_run import RUN, STARTS, add_fast, add_run, options, settings
 from mmaccount.cli_status import Status
 from mmaccount.comparison import Comparison, LawRow, compare, compare_laws
 from mmaccount.kernels.logspace import before_compiling
-from mmaccount.laws import UNIFORM
-from mmaccount.ledger import Ledger
-from mmaccount.plan import Phase, Plan
-from mmaccount.run_folder import spent
 from mmaccount.sampling import SAMPLINGS, refuse_unless_poisson
-from mmaccount.settings import NEIGHBOURS, NOISES, Settings
+from mmaccount.settings import Settings
 
-RUN = (
-    "--dataset-size 50000 --batch-size 1500 --steps 3400 --noise-multiplier 0.335 --clip-norm 20 --gap 0.15 --truncation 100"
-)
 SOLVABLE = ("noise-multiplier", "steps", "sample-rate", "batch-size", "gap", "mixing", "truncation")
 COMPILING = "mmaccount: compiling for some seconds (once; later calls find the machine code on disk)"
-PICTURES = (".png", ".svg")
 GDP_NOTE = "a description, never a guarantee: the Gaussian mechanism with the same epsilon at this delta"
-STARTS = {"noise_multiplier": 1.0, "steps": 1000.0, "sample_rate": 0.01, "mixing": 1.0, "truncation": 1.0, "gap": 1.0}
 
 
 class _Version(argparse.Action):
@@ -47,55 +38,6 @@ class _Version(argparse.Action):
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n")
-
-
-# ---------------------------------------------------------------------------------------------- arguments to settings
-
-
-def _settings(given: dict[str, Any]) -> Settings:
-    """The run that the options describe, in either form; both forms at once must agree."""
-    names = ("steps", "noise_multiplier", "mixing_law", "truncation", "noise", "neighbours", "group_size")
-    common = {name: given[name] for name in names}
-    for name in ("steps", "noise_multiplier"):
-        if common[name] is None:
-            raise ValueError(f"`--{name.replace('_', '-')}` is missing.")
-    if given["dataset_size"] is not None:
-        if given["batch_size"] is None:
-            raise ValueError("`--batch-size` is missing: `--dataset-size` needs it.")
-        run = Settings.from_training(
-            dataset_size=given["dataset_size"],
-            batch_size=given["batch_size"],
-            clip_norm=given["clip_norm"],
-            gap=0.0 if given["gap"] is None else given["gap"],
-            **common,
-        )
-        return _agreeing(run, given)
-    for name in ("batch_size", "gap", "clip_norm"):
-        if given[name] is not None:
-            raise ValueError(f"`--{name.replace('_', '-')}` needs `--dataset-size` and `--batch-size` beside it.")
-    if given["sample_rate"] is None:
-        raise ValueError("`--sample-rate`, or `--dataset-size` and `--batch-size`, is missing.")
-    mixing = 0.0 if given["mixing"] is None else given["mixing"]
-    return Settings(sample_rate=given["sample_rate"], mixing=mixing, **common)
-
-
-def _agreeing(run: Settings, given: dict[str, Any]) -> Settings:
-    if given["gap"] is None and given["mixing"] is not None:
-        return _agreeing(replace(run, mixing=given["mixing"]), given | {"mixing": None})
-    for name in ("sample_rate", "mixing"):
-        value = given[name]
-        if value is not None and not isclose(value, getattr(run, name), rel_tol=1e-9):
-            raise ValueError(
-                f"`--{name.replace('_', '-')}` {value:g} disagrees with {getattr(run, name):.9g}, "
-                "which follows from the other options; give one of the two."
-            )
-    return run
-
-
-def _given(arguments: argparse.Namespace) -> dict[str, Any]:
-    names = ["dataset_size", "batch_size", "clip_norm", "gap", "sample_rate", "mixing", "steps", "noise_multiplier"]
-    names += ["mixing_law", "truncation", "noise", "neighbours", "group_size"]
-    return {name: getattr(arguments, name) for name in names}
 
 
 # ------------------------------------------------------------------------------------------------------ the commands
@@ -128,7 +70,7 @@ def _text_comparison(made: Comparison) -> list[str]:
 
 
 def _epsilon(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    run = _settings(_given(arguments))
+    run = settings(options(arguments))
     refuse_unless_poisson(arguments.sampling, run, delta=arguments.delta)
     made = compare(run, delta=arguments.delta, tight=not arguments.fast)
     data = as_json(made.as_given) | {"delta": arguments.delta, "settings": run.to_dict()} | _json_comparison(made)
@@ -184,7 +126,7 @@ def _verify(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
 
 
 def _delta(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    run = _settings(_given(arguments))
+    run = settings(options(arguments))
     bound = bracket.delta(run, epsilon=arguments.epsilon, tight=not arguments.fast)
     data = as_json(bound, "delta") | {"epsilon": arguments.epsilon, "settings": run.to_dict()}
     return data, [as_text(bound, "delta", f"epsilon {arguments.epsilon:g}")]
@@ -192,7 +134,7 @@ def _delta(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
 
 def _solve(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     name = arguments.knob.replace("-", "_")
-    given, epsilon, delta = _given(arguments), arguments.target_epsilon, arguments.delta
+    given, epsilon, delta = options(arguments), arguments.target_epsilon, arguments.delta
     tight = not arguments.fast
     value: float
     if name in ("batch_size", "gap"):
@@ -202,7 +144,7 @@ def _solve(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
             instead = {"sample_rate": "batch-size", "mixing": "gap"}[name]
             raise ValueError(f"with `--dataset-size` solve for {instead}, not {arguments.knob}.")
         given[name] = STARTS[name] if given[name] is None else given[name]
-        found = solve(_settings(given), name, epsilon=epsilon, delta=delta, tight=tight)
+        found = solve(settings(given), name, epsilon=epsilon, delta=delta, tight=tight)
         value = getattr(found, name)
     bound = bracket.epsilon(found, delta=delta, tight=tight)
     data = {name: value} | as_json(bound) | {"delta": delta, "settings": found.to_dict()}
@@ -217,7 +159,7 @@ def _solve_training(given: dict[str, Any], name: str, epsilon: float, delta: flo
         raise ValueError(f"`--dataset-size` is missing: solving for {name.replace('_', '-')} needs it.")
 
     def build(value: float) -> Settings:
-        return _settings(given | {name: value})
+        return settings(given | {name: value})
 
     if name == "batch_size":
         size = _check.count("dataset_size", given["dataset_size"])
@@ -229,7 +171,7 @@ def _solve_training(given: dict[str, Any], name: str, epsilon: float, delta: flo
 
 
 def _compare(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    run = _settings(_given(arguments))
+    run = settings(options(arguments))
     made = compare(run, delta=arguments.delta, tight=not arguments.fast)
     data = {"delta": arguments.delta, "settings": run.to_dict(), "noise_multiplier": made.noise_multiplier}
     data |= as_json(made.as_given) | _json_comparison(made)
@@ -263,64 +205,6 @@ def _text_laws(laws: list[LawRow]) -> list[str]:
     return lines
 
 
-def _plan(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    given = _given(arguments)
-    for name in ("dataset_size", "batch_size", "clip_norm"):
-        if given[name] is None:
-            raise ValueError(f"`--{name.replace('_', '-')}` is missing: a plan needs it.")
-    if given["mixing"] is not None or given["noise"] != "gaussian":
-        raise ValueError("a plan takes `--gap`, not `--mixing`, and Gaussian noise only.")
-    if given["group_size"] != 1:
-        raise ValueError("a plan is priced for one record; ask mmaccount epsilon for a `--group-size`.")
-    if (given["noise_multiplier"] is None) == (arguments.target_epsilon is None):
-        raise ValueError("give one of `--noise-multiplier` and `--target-epsilon`.")
-    if given["noise_multiplier"] is None:
-        given["noise_multiplier"] = STARTS["noise_multiplier"]
-    run = _settings(given)
-    adaptive = cli_advice.adaptive(arguments, given["batch_size"])
-    phase = Phase(
-        steps=run.steps,
-        noise_multiplier=run.noise_multiplier,
-        clip_norm=given["clip_norm"],
-        learning_rate=arguments.learning_rate,
-        truncation=run.truncation,
-        gap=given["gap"] or 0.0,
-        mixing_law=run.mixing_law,
-        adaptive=adaptive,
-    )
-    if arguments.target_epsilon is not None:
-        found = least_noise_multiplier(run, adaptive, epsilon=arguments.target_epsilon, delta=arguments.delta)
-        phase = replace(phase, noise_multiplier=found)
-    plan = Plan(
-        dataset_size=given["dataset_size"],
-        sample_rate=run.sample_rate,
-        batch_size=given["batch_size"],
-        phases=(phase,),
-        delta=arguments.delta,
-        neighbours=run.neighbours,
-        target_epsilon=arguments.target_epsilon,
-    )
-    bound = bracket.epsilon(plan.settings(), delta=plan.delta)
-    plan.save(arguments.out)
-    data = as_json(bound) | {"delta": plan.delta, "plan": plan.to_dict(), "fingerprint": plan.fingerprint}
-    head = f"{arguments.out}: {plan.steps} steps, noise_multiplier {up(phase.noise_multiplier, 7)}"
-    if adaptive is not None:
-        priced = up(phase.priced_noise_multiplier, 7, ROUND_FLOOR)
-        head += f"; with counts of noise {adaptive.noise:g} it costs what {priced} would"
-    return data, [head, as_text(bound, "epsilon", f"delta {plan.delta:g}")]
-
-
-def _spent(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    ledger = Ledger.load(arguments.ledger)
-    plan = ledger.plan
-    delta = plan.delta if arguments.delta is None else _check.probability("delta", arguments.delta)
-    bound = spent(ledger, delta=delta)
-    data = as_json(bound) | {"delta": delta, "charged": ledger.charged, "planned": plan.steps, "seeded": ledger.seeded}
-    data |= {"fingerprint": plan.fingerprint, "settings": [phase.to_dict() for phase in ledger.settings()]}
-    lines = [f"{ledger.charged} steps charged, {plan.steps} planned", as_text(bound, "epsilon", f"delta {delta:g}")]
-    return data, lines + ["seeded: not private"] * ledger.seeded
-
-
 def _reproduce(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     from mmaccount.reproduce import CUT, integration_range, one_hot_cut, rows
 
@@ -340,41 +224,7 @@ def _reproduce(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]
     return data | {"one_hot_cut": {f"{gap:g}": epsilon for gap, epsilon in one_hot.items()}}, lines
 
 
-def _plot(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    from mmaccount.plots import KINDS, curves, figure
-
-    _check.choice("kind", arguments.kind, KINDS)
-    if Path(arguments.out).suffix not in PICTURES:
-        raise ValueError(f"`--out` must end in {' or '.join(PICTURES)}, got {arguments.out!r}.")
-    given, run, scale = _given(arguments), None, None
-    if arguments.kind != "figure-3":
-        run = _settings(given)
-        if given["dataset_size"] is not None and given["clip_norm"] is not None:
-            scale = given["clip_norm"] / given["batch_size"]
-    tight = not arguments.fast
-    made = figure(arguments.kind, run, delta=arguments.delta, tight=tight, gap_scale=scale, progress=arguments.progress)
-    made.savefig(arguments.out)
-    return {"kind": arguments.kind, "file": arguments.out, "curves": curves(made)}, [f"{arguments.out}: {arguments.kind}"]
-
-
 # -------------------------------------------------------------------------------------------------------- the parser
-
-
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    run = parser.add_argument_group("the run, either with --dataset-size and --batch-size or with --sample-rate")
-    run.add_argument("--dataset-size", type=float, metavar="N", help="records in the training set")
-    run.add_argument("--batch-size", type=float, metavar="B", help="expected batch size (Poisson sampling at rate B/N)")
-    run.add_argument("--clip-norm", type=float, metavar="C", help="l2 norm gradients are clipped to; needed with --gap")
-    run.add_argument("--gap", type=float, metavar="G", help="mixing threshold tau / learning rate; 0 is plain DP-SGD")
-    run.add_argument("--sample-rate", type=float, metavar="Q", help="Poisson sampling rate, in (0, 1]")
-    run.add_argument("--mixing", type=float, metavar="RHO", help="gap * B / C; 0 is plain DP-SGD")
-    run.add_argument("--mixing-law", default=UNIFORM, metavar="LAW", help="uniform, raised-cosine or beta-B, B at least 1")
-    run.add_argument("--steps", type=float, metavar="T", help="number of steps")
-    run.add_argument("--noise-multiplier", type=float, metavar="Z", help="noise std on the sum / clip norm")
-    run.add_argument("--truncation", type=float, default=1.0, metavar="P", help="coordinates are cut at C/sqrt(P); 1: none")
-    run.add_argument("--noise", choices=NOISES, default="gaussian", help="laplace: gradients clipped in l1")
-    run.add_argument("--neighbours", choices=NEIGHBOURS, default=NEIGHBOURS[0], help="what may be done to a record")
-    run.add_argument("--group-size", type=float, default=1, metavar="K", help="to so many records at once")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -388,13 +238,10 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
         return made
 
-    def fast(made: argparse.ArgumentParser) -> None:
-        made.add_argument("--fast", action="store_true", help="with mixing: Renyi moments only; looser, a second sooner")
-
     delta = partial(argparse.ArgumentParser.add_argument, type=float, required=True)
     made = command("epsilon", _epsilon, "The epsilon of a run at a given delta.", f"{RUN} --delta 1e-5")
-    fast(made)
-    _add_run(made)
+    add_fast(made)
+    add_run(made)
     delta(made, "--delta", metavar="D", help="delta, in (0, 1)")
     made.add_argument("--prior", type=float, metavar="P", help="say what an attacker can do; chance that the record is in")
     made.add_argument(
@@ -403,41 +250,24 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--exact", action="store_true", help="recompute the best bound that can be certified in intervals")
     made.add_argument("--certificate", metavar="FILE", help="write a proof of that bound, for mmaccount verify")
     made = command("delta", _delta, "The delta of a run at a given epsilon.", f"{RUN} --epsilon 8")
-    fast(made)
-    _add_run(made)
+    add_fast(made)
+    add_run(made)
     delta(made, "--epsilon", metavar="E", help="epsilon, 0 or more")
     text = "The least private value of one setting that meets a target."
     made = command("solve", _solve, text, f"--for noise-multiplier --target-epsilon 3 --delta 1e-5 {RUN}")
-    fast(made)
+    add_fast(made)
     made.add_argument("--for", dest="knob", choices=SOLVABLE, required=True, help="what to solve for")
     delta(made, "--target-epsilon", metavar="E", help="epsilon to stay within, above 0")
     delta(made, "--delta", metavar="D", help="delta, in (0, 1)")
-    _add_run(made)
+    add_run(made)
     text = "The run, the same without mixing, and plain DP-SGD with the same noise energy."
     made = command("compare", _compare, text, f"{RUN} --delta 1e-5")
-    fast(made)
-    _add_run(made)
+    add_fast(made)
+    add_run(made)
     delta(made, "--delta", metavar="D", help="delta, in (0, 1)")
-    text = "A plan for python -m trainer, priced; with --target-epsilon the noise is solved for."
-    made = command("plan", _plan, text, f"{RUN} --learning-rate 0.15 --delta 1e-5 --out plan.json")
-    _add_run(made)
-    cli_advice.add_adaptive(made)
-    delta(made, "--learning-rate", metavar="ETA", help="multiplies the averaged gradient")
-    delta(made, "--delta", metavar="D", help="delta, in (0, 1)")
-    made.add_argument("--target-epsilon", type=float, metavar="E", help="solve for the noise that meets this epsilon")
-    made.add_argument("--out", required=True, metavar="FILE", help="where the plan goes")
-    made = command("spent", _spent, "What a training run has spent so far.", "run/ledger.json")
-    made.add_argument("ledger", help="the ledger file that the trainer writes")
-    made.add_argument("--delta", type=float, metavar="D", help="delta, in (0, 1); default: the plan's")
     made = command("verify", _verify, "Check a certificate, computing all of it again in intervals.", "certificate.json")
     made.add_argument("certificate", help="the file that mmaccount epsilon --certificate writes")
-    made = command("plot", _plot, "A picture of a run, or Fig. 3 of the paper.", f"profile {RUN} --out profile.png")
-    fast(made)
-    kinds = "profile, trade-off, steps, noise, gap, truncation or equal-energy of the run, or the paper's figure-3"
-    made.add_argument("kind", help=kinds)
-    _add_run(made)
-    made.add_argument("--delta", type=float, metavar="D", help="delta, in (0, 1); not for profile and trade-off")
-    made.add_argument("--out", required=True, metavar="FILE", help="the picture, .png or .svg")
+    cli_train.add(command)
     cli_advice.add(command)
     cli_report.add(command)
     cli_audit.add(command)

@@ -39,7 +39,9 @@ LAYERS = [  # each may import what stands above it
     {"around", "describe", "page", "plots"},
     {"plot_advice", "plot_run"},
     {"report"},
-    {"cli_advice", "cli_audit", "cli_report", "cli_status"},
+    {"cli_run", "cli_status"},
+    {"cli_advice", "cli_audit", "cli_report"},
+    {"cli_train"},
     {"cli"},
     {"__main__", "__init__"},
 ]
