@@ -83,7 +83,9 @@ def test_all_processes_take_the_same_way(monkeypatch):
     assert passes.chosen("cuda", BesideAnother()) == (PLAIN, "plain: another process has no Triton kernels")
 
 
-@pytest.mark.skipif(find_spec("triton") is None, reason="no triton here; its kernels are checked where they are used")
+@pytest.mark.skipif(
+    find_spec("triton") is None, reason="triton is for Linux only; its kernels are checked where they are used"
+)
 def test_interpreted_kernels_agree_and_bound_every_record():
     run = [sys.executable, str(ROOT / "tests" / "interpreted.py")]
     done = subprocess.run(run, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False)
