@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 RUN := --dataset-size 50000 --batch-size 1500 --steps 3400 --noise-multiplier 0.335 --clip-norm 20 --gap 0.15 --truncation 100 --delta 1e-5
 DIGITS := --dataset-size 1437 --target-epsilon 3 --delta 1e-4 --epochs 40
 
-.PHONY: run test slow bench reference clean
+.PHONY: run test slow bench bench-gpu reference clean
 
 run: $(VENV)/run.done  ## price the paper's run, solve for a noise, then probe, advise, train on handwritten digits, price what was spent, one page of it all
 	$(BIN)/mmaccount compare $(RUN)
@@ -32,6 +32,9 @@ bench: $(VENV)/test.done  ## time brackets and per-record gradients against othe
 	$(BIN)/python tests/bench/digits.py
 	$(BIN)/python tests/bench/glyphs.py
 	$(BIN)/python tests/bench/advice.py
+
+bench-gpu:  ## time training on a GPU, then the headline runs; PYTHON needs this package, opacus and torch built for CUDA
+	$(PYTHON) tests/bench/resnet.py runs/resnet --device cuda --gpu-all
 
 reference: $(VENV)/test.done  ## make the 50-digit tables of tests/reference again (about 15 minutes)
 	for script in tests/reference/make_*.py; do $(BIN)/python $$script || exit 1; done

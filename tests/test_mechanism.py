@@ -1,6 +1,7 @@
 """The mechanism file against its definitions: clip-truncate-sum, coins, noise, mixing, one step."""
 
 import math
+import threading
 
 import hypothesis.strategies as st
 import numpy as np
@@ -308,6 +309,22 @@ def test_the_first_step_mixes_every_coordinate_by_the_law_that_is_priced(law):
     assert stats.kstest(centred, LAWS[law].cdf).pvalue > P_VALUE
     for factor in (2 / 3, 3 / 2):
         assert stats.kstest(0.5 + (centred - 0.5) * factor, LAWS[law].cdf).pvalue < P_VALUE
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.3])
+def test_many_draws_are_made_by_threads_and_are_the_same(monkeypatch, gap):
+    found, threads = [], []
+
+    def drawn(words, size):
+        threads.append(threading.current_thread() is threading.main_thread())
+        return normals(words, size)
+
+    monkeypatch.setattr(mechanism, "normals", drawn)
+    for least in (RECORDS.shape[1] + 1, RECORDS.shape[1]):
+        monkeypatch.setattr(mechanism, "ASIDE", least)
+        found.append(one_step(RECORDS, gap=gap)[0].weights)
+    assert torch.equal(*found)
+    assert threads == [True, False]
 
 
 def test_a_step_beyond_the_plan_touches_nothing():

@@ -38,8 +38,10 @@ Outside the guarantee:
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from hashlib import blake2b
 from math import exp, nextafter, sqrt
 from typing import NamedTuple, Protocol
@@ -59,6 +61,7 @@ LONGEST = 2.0**63  # a gradient from here on counts as not finite: its squares o
 LARGEST = 1e9  # an adaptive clip norm stays between SMALLEST and this
 FASTEST = 50.0  # and changes by at most e^this in a step
 COLUMNS = 4096  # coordinates summed over records at a time: fits a cache
+ASIDE = 2**16  # so many normals take longer than starting a thread for them
 WIDEN = 1.0 + 2.0**-50  # a few float64 roundings
 Gradients = Callable[[Tensor, Tensor], Iterable[Sequence[Tensor]]]  # (weights, indices) -> chunks, [rows, ...] per parameter
 
@@ -300,26 +303,32 @@ def own_sum(
     return made
 
 
+def draws(pool: Executor, phase: Phase, step: int, size: int, randomness: Randomness) -> list[Callable[[], Tensor]]:
+    """What gives the noise, standard normal, and where the phase mixes the mixing coefficients. Many of them are drawn by
+    threads meanwhile: they depend on nothing that the step computes."""
+    made = [partial(normals, randomness.words("noise", step), size)]
+    if phase.gap > 0.0:
+        made.append(partial(mixing_coefficients, randomness.words("mixing", step), size, phase.mixing_law))
+    return [pool.submit(draw).result for draw in made] if size >= ASIDE else made
+
+
 def noisy_update(
     phase: Phase,
     batch_size: float,
-    step: int,
     w_prev: Tensor,
     w_last: Tensor,
     total: Tensor,
-    randomness: Randomness,
+    drawn: list[Callable[[], Tensor]],
     drift: Tensor | float,
 ) -> Tensor:
     """Rows: the new weights, then, where nothing is mixed, the noisy average. Float64."""
-    size = total.numel()
+    noise, *alpha = (draw().to(total.device) for draw in drawn)
     scale = phase.noise_multiplier * phase.clip_norm * WIDEN
-    noise = normals(randomness.words("noise", step), size).to(total.device)
     noisy = (total + scale * noise) / batch_size
     w_prev, w_last = w_prev.double(), w_last.double()
     mixed = w_prev
     if phase.gap > 0.0:
-        alpha = mixing_coefficients(randomness.words("mixing", step), size, phase.mixing_law).to(total.device)
-        mixed = mix(w_prev, w_last, nextafter(phase.gap * phase.learning_rate, float("inf")) * WIDEN, alpha)
+        mixed = mix(w_prev, w_last, nextafter(phase.gap * phase.learning_rate, float("inf")) * WIDEN, *alpha)
     weights = mixed - phase.learning_rate * (noisy + drift)
     return torch.stack([weights] if phase.gap > 0.0 else [weights, noisy])
 
@@ -374,9 +383,11 @@ def private_step(
         lambda: charged_batch(plan, step, ledger, randomness, records), (records,), dtype=torch.uint8
     )
     batch = joined.nonzero().flatten()
-    summed = processes.summed(lambda: own_sum(phase, w_prev, batch, gradients, processes, passes), (size + len(batch),))
+    with ThreadPoolExecutor(2) as pool:
+        drawn = draws(pool, phase, step, size, randomness) if processes.rank == 0 else []
+        summed = processes.summed(lambda: own_sum(phase, w_prev, batch, gradients, processes, passes), (size + len(batch),))
     weights, *noisy = processes.from_first(
-        lambda: noisy_update(phase, plan.batch_size, step, w_prev, w_last, summed[:size], randomness, drift),
+        lambda: noisy_update(phase, plan.batch_size, w_prev, w_last, summed[:size], drawn, drift),
         (1 if phase.gap > 0.0 else 2, size),
     )
     following = phase.clip_norm
