@@ -1,5 +1,6 @@
 """Error terms that were once too small, and bounds that fell on the wrong side: none may come back."""
 
+import itertools
 from fractions import Fraction
 from math import exp, inf
 
@@ -10,7 +11,7 @@ from scipy.stats import binom, norm
 
 import mmaccount as mm
 from mmaccount.accountants import envelope as envelopes
-from mmaccount.accountants import catalyst, lattice, mixed
+from mmaccount.accountants import catalyst, contour, inversion, lattice, mixed
 from mmaccount.accountants.lattice import Atoms, Lattice
 from mmaccount.divergences import Geometry, geometry
 from mmaccount.kernels import density, loss, shifts
@@ -33,6 +34,28 @@ def test_small_moments_keep_their_error(q, z, t, y):
         )
         off = abs(mpmath.exp(mpmath.mpc(float(real[0]), float(imag[0]))) - exact)
     assert off <= float(error[0])
+
+
+@pytest.mark.parametrize(
+    ("q", "z", "order"), [(0.01, 1.0, 3.9), (0.3, 0.2, 1.05), (1e-6, 2.0, 40.0), (0.9, 0.5, -6.0), (0.01, 5.0, -900.0)]
+)
+def test_uniform_parts_fit_under_the_density_of_the_loss(q, z, order):
+    """Also between nodes, where it had been taken to be at least 0.9 of what it is at them."""
+    law = inversion._law(mm.Settings(sample_rate=q, steps=1, noise_multiplier=z), 1e-12)
+    start, step, count = loss.subsampled_grid(z, q, order, 0.0, 1e3)
+    nodes = loss.subsampled_nodes(z, q, order, 0.0, 1e3)
+    total = np.sum(np.exp(nodes[1] + order * nodes[0]))
+    x = start + step / 16 * np.arange(16 * int(count) + 1)
+    within = q * np.exp((x - 0.5 / z) / z)
+    slope = within / (1 - q + within) / z
+    density = norm.pdf(x) * (1 - q + within) ** order / total / slope
+    for cells, (weights, widths) in zip(contour.CELLS, contour._uniform_parts(nodes, order, step / z), strict=True):
+        edges = 16 * np.linspace(0, int(count), cells + 1).astype(int)
+        lowest = [np.min(density[i : j + 1]) for i, j in itertools.pairwise(edges)]
+        assert np.all(weights <= np.array(lowest) * widths)
+        assert np.sum(weights) > (0.2 if cells == 96 else 0.0)
+    assert law.turn is not None
+    assert law.turn(order) > 0.0
 
 
 def test_masses_of_cells_far_out():

@@ -24,7 +24,7 @@ from mmaccount.kernels import loss
 TAIL = 15.0  # aliases and frequencies left out shall be below e^-15 of delta
 BEYOND = (1.1, 1.25, 1.5, 2.0, 3.0, 5.0)  # other t, relative, at which Chernoff bounds the aliases
 CELLS = (96, 48, 24, 12, 6)  # ways to cut the nodes into cells, whose uniform parts bound the characteristic function
-SLACK = 0.9  # on the smallest density of a cell, for what happens between its nodes
+ROUNDED = 1e-9  # relative, of densities in cells
 LEFT = (0.8, 0.65, 0.5, 0.35, 0.25)  # other t, relative, where the first needs more than
 FEW = 100  # frequencies, but not where the integrand is e^HIGHER times larger: cancellation costs digits
 HIGHER = 10.0
@@ -38,13 +38,14 @@ Nodes = Callable[[float, float], tuple[np.ndarray, np.ndarray]]
 
 class Law(NamedTuple):
     """`steps` steps of a pair given by nodes(order, frequency), `size` of them (see kernels.loss); without nodes, the
-    Gaussian pair with squared mean `mu_squared` in all. `rough` is about log E[r^order]. `lost` is the probability that a
-    step's outcome, with the record, is left out of the nodes: in delta that costs at most steps * lost (the outcome is then
-    granted to the adversary)."""
+    Gaussian pair with squared mean `mu_squared` in all. `turn` is that of _uniform_parts, `rough` about log E[r^order].
+    `lost` is the probability that a step's outcome, with the record, is left out of the nodes: in delta that costs at most
+    steps * lost (the outcome is then granted to the adversary)."""
 
     steps: int
     nodes: Nodes | None = None
     size: Callable[[float, float], float] | None = None
+    turn: Callable[[float], float] | None = None
     rough: Callable[[float], float] | None = None
     mu_squared: float = 0.0
     lost: float = 0.0
@@ -63,19 +64,29 @@ def _sinc_bound(u: np.ndarray) -> np.ndarray:
     return np.asarray(np.maximum(np.where(u < 3.0, np.sinc(u / pi), 0.0), side_lobes))
 
 
-def _uniform_parts(nodes: tuple[np.ndarray, np.ndarray], order: float) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Per cut into cells: (weights, widths) of disjoint uniform laws that fit under the tilted law of log r."""
+def _uniform_parts(nodes: tuple[np.ndarray, np.ndarray], order: float, turn: float) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Per cut into cells: (weights, widths) of disjoint uniform laws that fit under the tilted law of l = log r.
+
+    P = A phi and Q = B phi for the A and B of kernels.mixture, of up to n records (of one: B = 1). turn = n v h, h the step
+    between nodes. (log A)' is v times the mean of a law on 0 .. n, (log A)'' is v^2 times its variance, at most
+    n v (log A)' and (n v)^2/4; likewise for B, mirrored. Between two nodes, therefore:
+    - |l''| <= n v l', so that h l' is at most e^turn times the difference of l;
+    - the log of the tilted density in x, phi A^k B^{1-k} times the probability to be kept, k = order, has a second
+      derivative of at most max(0, k) (n v)^2/4, as all but A^k is log-concave for k >= 1, and all of it for k < 0 (then
+      B = 1). So it is not less than at the lower of the two nodes less max(0, k) turn^2/32.
+    """
     log_ratio, log_weight = nodes
     tilted = log_weight + order * log_ratio
     tilted = np.exp(tilted - np.max(tilted))
-    slope = np.abs(np.gradient(log_ratio))
-    density = np.divide(tilted / np.sum(tilted), slope, out=np.zeros_like(slope), where=slope > 0.0)
+    tilted *= exp(-turn - max(0.0, order) * turn**2 / 32.0) * (1.0 - ROUNDED) / np.sum(tilted)
+    rises = np.maximum(np.diff(log_ratio), float_info.min)
     parts = []
     for cells in CELLS:
-        edges = np.linspace(0, density.size - 1, cells + 1).astype(int)
-        lowest = np.minimum(np.minimum.reduceat(density, edges[:-1]), density[edges[1:]])
-        widths = np.abs(np.diff(log_ratio[edges]))
-        parts.append((SLACK * lowest * widths, widths))
+        edges = np.linspace(0, rises.size, cells + 1).astype(int)
+        first = np.minimum(edges[:-1], rises.size - 1)
+        lowest = np.minimum(np.minimum.reduceat(tilted, first), tilted[edges[1:]])
+        widths = np.diff(log_ratio[edges])
+        parts.append((lowest * widths / np.maximum.reduceat(rises, first), widths))
     return parts
 
 
@@ -120,7 +131,11 @@ class Side:
     def frequency_cut(self, t: float) -> Callable[[float], float]:
         """y -> a bound on log of sup_{y' >= y} |M(t + i y')| / M(t)."""
         order = self.order(t)
-        parts = [(law, _uniform_parts(law.nodes(order, 0.0), order)) for law in self.laws if law.nodes is not None]
+        parts = [
+            (law, _uniform_parts(law.nodes(order, 0.0), order, law.turn(order)))
+            for law in self.laws
+            if law.nodes is not None and law.turn is not None
+        ]
         mu_squared = sum(law.mu_squared for law in self.laws)
 
         def cut(y: float) -> float:

@@ -78,7 +78,10 @@ def _law(phase: Settings, negligible: float) -> Law:
     def size(order: float, frequency: float) -> float:
         return loss.subsampled_grid(z, q, order, frequency, cut)[2]
 
-    return Law(phase.steps, nodes, size, lambda order: loss.rough_log_moment(order, z, q, cut), lost=lost(cut))
+    def turn(order: float) -> float:
+        return loss.subsampled_grid(z, q, order, 0.0, cut)[1] / z
+
+    return Law(phase.steps, nodes, size, turn, lambda order: loss.rough_log_moment(order, z, q, cut), lost=lost(cut))
 
 
 def _within_reach(phases: Sequence[Settings]) -> bool:

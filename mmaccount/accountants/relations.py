@@ -85,4 +85,7 @@ def law(phase: Settings, negligible: float) -> Law:
     def size(order: float, frequency: float) -> float:
         return mixture.grid(shift, weights, others, order, frequency, cut)[2]
 
-    return Law(phase.steps, nodes, size, lost=lost(cut))
+    def turn(order: float) -> float:
+        return (weights.size - 1) * shift * mixture.grid(shift, weights, others, order, 0.0, cut)[1]
+
+    return Law(phase.steps, nodes, size, turn, lost=lost(cut))
