@@ -69,6 +69,16 @@ def test_what_is_not_installed_is_left_out(monkeypatch):
     assert rows["ours"]["ratio"] > 0
 
 
+def test_a_method_that_fails_does_not_stop_the_others(monkeypatch):
+    def fails(given):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setitem(bench.METHODS, "vmap(grad)", ("cut", fails))
+    rows = named(small())
+    assert rows["vmap(grad)"] == {"method": "vmap(grad)", "absent": "CUDA out of memory."}
+    assert rows["ours"]["ratio"] > 0
+
+
 def test_the_floor_is_shown_where_the_card_is_known():
     made = small()
     assert "floor_milliseconds" not in made["counted"]["private"]

@@ -149,11 +149,15 @@ def test_the_quickest_usable_way_is_chosen_and_used(monkeypatch):
 
         return kernel
 
+    def impossible(x, out, shape):
+        raise torch.OutOfMemoryError("too large")
+
     ways = {
         "grouped": named("grouped", pause=60),
         "wrong": named("wrong", lambda made, x: made * 1.01),
         "placed": named("placed", lambda made, x: made * (1 + 1e-6 * torch.arange(len(x))[:, None, None, None, None])),
         "broken": named("broken", lambda made, x: made * float("nan")),
+        "impossible": impossible,
         "quick": named("quick", pause=5),
     }
     monkeypatch.setattr(convolutions, "KERNELS", ways)
@@ -172,6 +176,15 @@ def test_the_quickest_usable_way_is_chosen_and_used(monkeypatch):
     ways["grouped"] = ways["placed"]
     assert set(made.tune(x, y).values()) == {"grouped"}
     assert not checks.same_anywhere(made, weights, lambda rows: (torch.randn(rows, *SHAPE), torch.zeros(rows).long()), 4)
+
+
+def test_unfolding_is_not_tried_where_its_copy_would_be_too_large(monkeypatch):
+    shape = Geometry.of(torch.zeros(4, 3, 8, 8), nn.Conv2d(3, 5, 3, padding=1))
+    assert shape.patches == 4 * 27 * 64
+    monkeypatch.setattr(convolutions, "KERNELS", {"unfolded": convolutions.unfolded, "grouped": convolutions.grouped})
+    monkeypatch.setattr(convolutions.functional, "unfold", lambda *given: pytest.fail("tried"))
+    monkeypatch.setitem(convolutions.ROOM, "cpu", 4 * shape.patches - 1)
+    assert convolutions.fastest(shape, torch.zeros(1)) == "grouped"
 
 
 def test_the_first_of_several_processes_chooses_for_all():

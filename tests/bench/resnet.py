@@ -81,7 +81,7 @@ def plans(records: data.Dataset, epsilons: list[float], size: Size, device: str,
             yield path.stem, mm.Plan.load(path)
 
 
-def one_run(name: str, plan: mm.Plan, records: data.Dataset, options: Options, out: Path, seed: int | None) -> dict:
+def one_run(plan: mm.Plan, records: data.Dataset, options: Options, out: Path, seed: int | None) -> dict:
     """A run, or the rest of it: its accuracy, seconds and curve."""
     start = time.monotonic()
     made = train(plan, records, out, options, seed=seed, resume=(out / "checkpoint.pt").exists())
@@ -176,12 +176,12 @@ def main(argv: list[str] | None = None) -> None:
     if given.gpu_all:
         timed(size, given.device, given.out)
     records = data.load(size.data)
-    options = Options(model="resnet20", device=given.device, precision=given.precision, checkpoint_every=100)
+    options = Options(model="resnet20", device=given.device, precision=given.precision, checkpoint_every=20)
     made = {"about": about(records, given.device, given.precision), "plans": []}
     for name, plan in plans(records, given.epsilon, size, given.device, given.out):
         seeds = [None if given.seed is None else given.seed + number for number in range(size.runs)]
         folders = [given.out / f"{name}-run-{number}" for number in range(size.runs)]
-        runs = [one_run(name, plan, records, options, *each) for each in zip(folders, seeds, strict=True)]
+        runs = [one_run(plan, records, options, *each) for each in zip(folders, seeds, strict=True)]
         made["plans"].append(summary(name, plan, runs))
         (given.out / "results.json").write_text(json.dumps(made, indent=1, allow_nan=False))
         (given.out / "table.md").write_text(table(made))
