@@ -70,6 +70,19 @@ def test_masses_of_cells_far_out():
         assert moved[i] == pytest.approx(float(exact[1]), rel=4e-14, abs=0)
 
 
+@pytest.mark.parametrize("size", [64, 81, 125, 240, 1000])
+def test_transforms_err_by_less_than_is_granted(size):
+    """Against sums in extended precision: both ways, in norm and at each frequency."""
+    masses = np.random.default_rng(size).pareto(1.0, size)
+    angle = 2 * np.arctan2(np.longdouble(0), np.longdouble(-1)) * np.arange(size) / size
+    turns = np.cos(angle) - 1j * np.sin(angle)
+    exact = np.array([np.sum(masses * turns[k * np.arange(size) % size]) for k in range(size // 2 + 1)])
+    found, granted = np.fft.rfft(masses), lattice.FFT_ERROR * np.log2(size)
+    assert np.max(np.abs(found - exact)) < granted * np.sum(masses)
+    assert np.linalg.norm((found - exact).astype(complex)) < granted * size**0.5 * np.linalg.norm(masses)
+    assert np.linalg.norm(np.fft.irfft(found, size) - masses) < 2 * granted * np.linalg.norm(masses)
+
+
 @pytest.mark.parametrize("rare", [0.5, 1e-3, 1e-9])
 def test_a_composed_lattice_knows_its_own_error(rare):
     """Also where the transform stays near 1 at every frequency, as most of the mass is an atom."""
