@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from math import hypot, sqrt
 
 from mmaccount import laws
 from mmaccount.accountants.bracket import epsilon
@@ -61,8 +62,8 @@ def compare(settings: Settings, *, delta: float, tight: bool = True) -> Comparis
 
 def of_equal_energy(settings: Settings) -> Settings:
     """Plain DP-SGD whose noise has the energy of noise and mixing together, z_eq of `Comparison`."""
-    variance = settings.mixing**2 * laws.variance(settings.mixing_law) / UNIT_VARIANCE[settings.noise]
-    return replace(settings, mixing=0.0, noise_multiplier=(settings.noise_multiplier**2 + variance) ** 0.5)
+    mixed = settings.mixing * sqrt(laws.variance(settings.mixing_law) / UNIT_VARIANCE[settings.noise])
+    return replace(settings, mixing=0.0, noise_multiplier=hypot(settings.noise_multiplier, mixed))
 
 
 def effective_noise_multiplier(settings: Settings) -> float | None:

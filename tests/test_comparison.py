@@ -21,6 +21,14 @@ def test_the_papers_run(resnet):
     assert made.effective_noise_multiplier == pytest.approx(1.4444, abs=1e-4)
 
 
+@pytest.mark.parametrize("z", [1e-200, 1e200])
+def test_noise_whose_square_is_no_number(z):
+    made = mm.compare(mm.Settings(sample_rate=0.5, steps=10, noise_multiplier=z), delta=DELTA)
+    assert made.equal_noise_multiplier == z
+    assert made.equal_noise == made.as_given
+    assert (made.as_given.upper > 1e300) == (z < 1)
+
+
 DENSE = [(0.366945, 3.75, 12.4967), (0.366945, 7.5, 6.4462), (0.366945, 15, 3.8466), (1.0, 3.75, 5.0188), (1.0, 15, 2.0383)]
 
 
