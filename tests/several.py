@@ -2,9 +2,9 @@
 
     python tests/several.py FOLDER PROCESSES WAY [FOLDER PROCESSES WAY ...]
 
-A way is how the run goes: "well", "die", "raise", "full", "silent", "resume", "elsewhere" (process 1 has its own ledger),
-a part in which process 1 differs, the name of a control of broken.py, or "command ...", arguments of python -m trainer; what
-process r prints is then in FOLDER/printed-r. Otherwise process r leaves its state in FOLDER/state-r.pt.
+A way is how the run goes: "well", "die", "raise", "full", "no thread", "silent", "resume", "elsewhere" (process 1 has a
+ledger), a part in which process 1 differs, the name of a control of broken.py, or "command ...", arguments of python -m
+trainer; what process r prints is then in FOLDER/printed-r. Otherwise process r leaves its state in FOLDER/state-r.pt.
 Printed for each run: its seconds, exit statuses and, by process,
 the records of every step that it looked at, its errors as [step, type, message], and how many steps it knows to be charged.
 """
@@ -84,6 +84,15 @@ def spoil(trainer: PrivateTrainer, way: str, rank: int) -> None:
             raise OSError("disk full")
         charge(step)
 
+    def no_thread(pool, phase, step, *given):
+        if step == STOP:
+            mechanism.draws = draws
+            raise RuntimeError("can't start new thread")
+        return draws(pool, phase, step, *given)
+
+    draws = mechanism.draws
+    if way == "no thread" and rank == 0:
+        mechanism.draws = no_thread
     if way in ("die", "raise"):
         trainer.per_record = gradients
     if way == "full" and rank == 0:

@@ -99,19 +99,25 @@ def test_a_process_that_dies_stops_the_run_which_others_can_resume(tmp_path):
 
 
 def test_an_exception_in_one_is_one_in_all_and_leaves_them_in_step(tmp_path):
-    alone, sick, full = (tmp_path / name for name in ("alone", "raise", "full"))
-    _, raised, refused = several((alone, 1, "well"), (sick, 3, "raise"), (full, 3, "full"))
+    alone, sick, full, busy = (tmp_path / name for name in ("alone", "raise", "full", "busy"))
+    _, raised, refused, unthreaded = several(
+        (alone, 1, "well"), (sick, 3, "raise"), (full, 3, "full"), (busy, 3, "no thread")
+    )
     theirs = ["ConnectionError", processes.FAILED]
-    for made, where, own in ((raised, 1, ["RuntimeError", "out of memory"]), (refused, 0, ["OSError", "disk full"])):
+    for made, where, own in (
+        (raised, 1, ["RuntimeError", "out of memory"]),
+        (refused, 0, ["OSError", "disk full"]),
+        (unthreaded, 0, ["RuntimeError", "can't start new thread"]),
+    ):
         assert made["seconds"] < SOON
         errors = [part["errors"] for part in made["processes"]]  # one each, then the step was done again
         assert errors == [[[4, *(own if rank == where else theirs)]] for rank in range(3)]
     for made, times in ((raised, 2), (refused, 1)):  # no data are looked at in a step that could not be charged
         seen = [part["seen"]["4"] for part in made["processes"]]
         assert all(len(indices) == times * len(set(indices)) > 0 for indices in seen)
-    assert charges(sick) == ((1, 4), (4, 4), (5, 8))
+    assert charges(sick) == charges(busy) == ((1, 4), (4, 4), (5, 8))
     assert charges(full) == ((1, 4), (5, 8))
-    for folder in (sick, full):
+    for folder in (sick, full, busy):
         torch.testing.assert_close(state(folder)["weights"], state(alone)["weights"], rtol=0, atol=1e-6)
 
 

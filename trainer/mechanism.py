@@ -383,9 +383,14 @@ def private_step(
         lambda: charged_batch(plan, step, ledger, randomness, records), (records,), dtype=torch.uint8
     )
     batch = joined.nonzero().flatten()
+    drawn: list[Callable[[], Tensor]] = []
     with ThreadPoolExecutor(2) as pool:
-        drawn = draws(pool, phase, step, size, randomness) if processes.rank == 0 else []
-        summed = processes.summed(lambda: own_sum(phase, w_prev, batch, gradients, processes, passes), (size + len(batch),))
+
+        def made_here() -> Tensor:  # whatever fails in it fails everywhere
+            drawn.extend(draws(pool, phase, step, size, randomness) if processes.rank == 0 else [])
+            return own_sum(phase, w_prev, batch, gradients, processes, passes)
+
+        summed = processes.summed(made_here, (size + len(batch),))
     weights, *noisy = processes.from_first(
         lambda: noisy_update(phase, plan.batch_size, w_prev, w_last, summed[:size], drawn, drift),
         (1 if phase.gap > 0.0 else 2, size),
