@@ -287,6 +287,9 @@ def main(argv: list[str] | None = None) -> int:
     except (Infeasible, BoundError) as error:
         print(f"mmaccount: {error}", file=sys.stderr)
         return 1
+    except (ArithmeticError, MemoryError) as error:
+        print(f"mmaccount: too extreme to compute here: {error}", file=sys.stderr)
+        return 1
     except (ValueError, TypeError, OSError) as error:
         print(f"mmaccount: {error}", file=sys.stderr)
         return 2

@@ -135,6 +135,16 @@ def test_solve_infeasible_is_status_1_with_the_reason(capsys):
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("error", [ZeroDivisionError("division by zero"), MemoryError("no room for an array")])
+def test_numbers_too_extreme_to_compute_are_status_1_in_one_line(capsys, monkeypatch, error):
+    def compare(*given, **options):
+        raise error
+
+    monkeypatch.setattr("mmaccount.cli.compare", compare)
+    status, out, err = call(capsys, "epsilon", *words(RUN), "--delta", "1e-5")
+    assert (status, out, err) == (1, "", f"mmaccount: too extreme to compute here: {error}\n")
+
+
 def test_compare_json_and_text(capsys, resnet):
     data = as_json(capsys, "compare", *words(RUN), "--delta", "1e-5")
     assert data["noise_multiplier"] < data["effective_noise_multiplier"] < data["equal_noise"]["noise_multiplier"]
