@@ -4,8 +4,8 @@
 3 workers with the same or different seeds: test_processes::test_the_same_coins_give..., test_several_processes_without...
 4 division by the realised batch: test_mechanism::test_noise_is_added_once..., ::test_neighbours...
 5 rounded rate or steps: test_mechanism::test_the_rate_is_rounded_down, test_records::test_ledger_merges...
-6 coupling: test_gradients::test_coupled_records_are_refused, ::test_layers_are_refused_by_type..., ::test_coupling_is_also...,
-   test_inputs_that_depend_on_the_batch_are_refused
+6 coupling: test_gradients::test_coupled_records_are_refused, ::test_layers_are_refused_by_type...,
+   ::test_coupling_is_also_looked_for..., test_inputs_that_depend_on_the_batch_are_refused
 7 a record twice in a batch: test_gradients::test_views_are_averaged_before_clipping, test_a_record_is_in_a_batch_once
 8 clipping undone: test_mechanism::test_clip_truncate_sum_is_its_definition..., ::test_neighbours...
 9 momentum or Adam while mixing: test_adam_is_refused_while_mixing, test_momentum_is_a_function_of_published_iterates
@@ -18,7 +18,8 @@
 15 choice among runs, 25 claim against code: test_report_agrees_with_ledger_and_says_what_it_does_not_cover
 16 statistics of private data: test_normalisation_and_checks_do_not_look_at_records
 17 published batch sizes: test_private_numbers_stay_in_the_private_file
-18 seeds: test_mechanism::test_streams_are_fresh_or_repeatable..., test_seeded_runs_say_so, test_probing::test_private_histogram...
+18 seeds: test_mechanism::test_streams_are_fresh_or_repeatable..., test_seeded_runs_say_so,
+   test_probing::test_private_histogram_has_the_noise_it_says
 19 rollback: test_many_kills, test_a_ledger_that_was_moved_back_is_refused
 20 changed on resume: test_resume_refuses_what_changed
 21 finite precision: test_mechanism::test_noise_reaches_beyond_what_float32_can,
