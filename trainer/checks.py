@@ -1,7 +1,7 @@
 """What is refused before training starts. Nothing here looks at the user's records: inputs are random."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -118,11 +118,14 @@ def per_record(model: nn.Module, loss: Loss, example: Example, precision: str = 
 def _agree(oracle: Oracle, made: Fast | Oracle, model: nn.Module, example: Example) -> bool:
     (x, y), weights = example(ROWS), oracle.layout.flat(perturbed(model))
     pairs = zip(oracle(weights, x, y)[0], made(weights, x, y)[0], strict=True)
-    return all(one.shape == other.shape and _near(other, one, TOLERANCE, least=1e-3) for one, other in pairs)
+    return all(
+        one.shape == other.shape and float((one - other).abs().max()) <= TOLERANCE * max(float(one.abs().max()), 1e-3)
+        for one, other in pairs
+    )
 
 
-def _near(found: Tensor, expected: Tensor, tolerance: float, least: float = 0.0) -> bool:
-    return float((found - expected).abs().max()) <= tolerance * max(float(expected.abs().max()), least)
+def _largest(parts: Iterable[Tensor]) -> float:
+    return float(torch.stack([part.abs().max() for part in parts]).max())
 
 
 def same_anywhere(gradients: Fast | Oracle, weights: Tensor, example: Example, rows: int) -> bool:
@@ -132,10 +135,11 @@ def same_anywhere(gradients: Fast | Oracle, weights: Tensor, example: Example, r
     other_x[0], other_y[0] = x[0], y[0]
     beside = [one[0].clone() for one in gradients(weights, other_x, other_y)[0]]
     forwards, backwards = gradients(weights, x, y)[0], gradients(weights, x.flip(0), y.flip(0))[0]
-    if not all(_near(other, one[0], ROUNDING) for one, other in zip(forwards, beside, strict=True)):
+    moved = [one[0] - other for one, other in zip(forwards, beside, strict=True)]
+    if not _largest(moved) <= ROUNDING * _largest(beside):
         raise ValueError(COUPLED)
     turned = all(torch.equal(one, other.flip(0)) for one, other in zip(forwards, backwards, strict=True))
-    return turned and all(torch.equal(one[0], other) for one, other in zip(forwards, beside, strict=True))
+    return turned and _largest(moved) == 0.0
 
 
 def data(plan: Plan, x: Tensor, y: Tensor, classes: int | None) -> None:
