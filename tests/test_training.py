@@ -265,6 +265,16 @@ def test_resume_refuses_what_changed(tmp_path, options, message):
         trainer_of(tmp_path, **options).resume()
 
 
+def test_resume_refuses_a_checkpoint_that_does_not_say_what_it_is_of(tmp_path):
+    trainer = trainer_of(tmp_path)
+    found = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    del found["about"]["identity"]["precision"]
+    torch.save(found, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match="precision of the interrupted run was None"):
+        trainer.resume()
+    trainer.close()
+
+
 def test_resume_needs_a_run_and_data_must_fit_the_plan(tmp_path):
     trainer = trainer_of(tmp_path)
     (tmp_path / "checkpoint.pt").unlink()

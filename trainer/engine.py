@@ -255,8 +255,8 @@ class PrivateTrainer:
         found = torch.load(self._checkpoint, weights_only=True)
         about, mine = found["about"], self._identity()
         for name, value in mine.items():
-            if about["identity"][name] != value:
-                raise ValueError(f"{name} of the interrupted run was {about['identity'][name]}, now it is {value}.")
+            if (earlier := about["identity"].get(name)) != value:
+                raise ValueError(f"{name} of the interrupted run was {earlier}, now it is {value}.")
         if self.ledger.charged < about["charged"]:
             raise ValueError(
                 f"ledger holds {self.ledger.charged} steps, the checkpoint knows of {about['charged']}: it was moved back."
