@@ -180,6 +180,26 @@ def test_one_step_is_certified_above_its_exact_epsilon(q, z, delta):
         assert 0.7 * wanted < remove(certain) <= wanted or certain == 0
 
 
+@pytest.mark.parametrize("seed", range(16))
+def test_any_contour_bounds_delta(seed):
+    """Whatever t, spacing, count and added step: the sum is above what an attack reaches, in both directions together."""
+    rng = random.Random(seed)
+    phases = [
+        {"sample_rate": rng.choice([0.001, 0.05, 0.5, 1.0]), "steps": int(10 ** rng.uniform(0, 4)), "noise_multiplier": z}
+        for z in (10 ** rng.uniform(-0.5, 1.5), 10 ** rng.uniform(-0.3, 1.0))
+    ]
+    runs = [mm.Settings(**phase) for phase in phases]
+    delta = 10 ** rng.uniform(-12, -2)
+    epsilon = round(mm.epsilon(runs, delta=delta).upper * rng.uniform(0.8, 1.2) + 1e-3, 6)
+    reached = mm.delta(runs, epsilon=epsilon).lower
+    contour = {"t": rng.choice([0.1, 1.0, 4.0, 20.0]), "spacing": rng.choice([0.05, 0.5, 5.0]) * rng.uniform(0.5, 2.0)}
+    contour |= {"count": rng.choice([1, 5, 40]), "added": rng.choice([0, 1e-4, 0.1])}
+    made = {"schema": 2, "phases": [phase | {"noise": "gaussian"} for phase in phases], "delta": 1e-5}
+    made |= {"contours": {"remove": contour, "add": contour}, "values": {"epsilon": str(epsilon)}}
+    values = verify_contour.recompute(as_read(made))
+    assert max(Fraction(values[f"{name}: log delta"][1]) for name in ("remove", "add")) >= Fraction(float(log(reached)))
+
+
 # ------------------------------------------------------------------------------------------------------------ tampering
 
 COARSE = {
