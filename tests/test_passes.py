@@ -57,6 +57,7 @@ def test_what_disagrees_is_refused(changed, message):
 
 def test_without_a_working_kernel_the_plain_way_is_used_and_the_reason_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "trainer.fused", None)
+    monkeypatch.delattr(sys.modules["trainer"], "fused", raising=False)
     made, reason = passes.chosen("cuda")
     assert made is PLAIN
     assert "ModuleNotFoundError" in reason
