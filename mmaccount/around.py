@@ -59,7 +59,7 @@ def _neighbour(advice: Advice, plan: Plan, knob: str, factor: float) -> Neighbou
     phase, rho = plan.phases[0], plan.settings()[-1].mixing
     shape = Schedule(plan.batch_size, phase.steps, phase.noise_multiplier)
     eta = phase.learning_rate / (RECOVERY if rho else 1.0)
-    energy = phase.noise_multiplier**2 + laws.variance(phase.mixing_law) * rho**2
+    energy = laws.energy(phase.noise_multiplier, rho, phase.mixing_law)
     seen = expected(advice.evidence, shape, phase.clip_norm, energy, eta)
     value = plan.batch_size if knob == "batch_size" else getattr(phase, knob)
     return Neighbour(

@@ -153,5 +153,8 @@ def note(made: dict[str, Any], reported: Bound) -> str | None:
 
 def check(path: str) -> tuple[int, str]:
     """As `verify.check` or `verify_contour.check`, whichever knows that certificate."""
-    found = verify_contour.check(path), verify.check(path)
-    return found[0] if found[0][0] < 2 or found[1][0] == 2 else found[1]
+    found = verify_contour.check(path)
+    if found[0] < 2:
+        return found
+    other = verify.check(path)
+    return other if other[0] < 2 else found

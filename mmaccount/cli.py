@@ -15,7 +15,7 @@ from mmaccount import _check, _files, cli_advice, cli_audit, cli_report, cli_tra
 from mmaccount.accountants import bracket
 from mmaccount.bound import Bound, BoundError, as_json, as_text, up
 from mmaccount.calibrate import KNOBS, Infeasible, solve, solve_batch_size, solve_for
-from mmaccount.cli_run import RUN, STARTS, add_fast, add_run, options, settings
+from mmaccount.cli_run import RUN, STARTS, add_fast, add_number, add_run, options, settings
 from mmaccount.cli_status import Status
 from mmaccount.comparison import Comparison, LawRow, compare, compare_laws
 from mmaccount.kernels.logspace import before_compiling
@@ -238,11 +238,10 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
         return made
 
-    delta = partial(argparse.ArgumentParser.add_argument, type=float, required=True)
     made = command("epsilon", _epsilon, "The epsilon of a run at a given delta.", f"{RUN} --delta 1e-5")
     add_fast(made)
     add_run(made)
-    delta(made, "--delta", metavar="D", help="delta, in (0, 1)")
+    add_number(made, "--delta", metavar="D", help="delta, in (0, 1)")
     made.add_argument("--prior", type=float, metavar="P", help="say what an attacker can do; chance that the record is in")
     made.add_argument(
         "--sampling", choices=SAMPLINGS, default=SAMPLINGS[0], help="all but poisson are refused, with what they cost"
@@ -252,19 +251,19 @@ def _parser() -> argparse.ArgumentParser:
     made = command("delta", _delta, "The delta of a run at a given epsilon.", f"{RUN} --epsilon 8")
     add_fast(made)
     add_run(made)
-    delta(made, "--epsilon", metavar="E", help="epsilon, 0 or more")
+    add_number(made, "--epsilon", metavar="E", help="epsilon, 0 or more")
     text = "The least private value of one setting that meets a target."
     made = command("solve", _solve, text, f"--for noise-multiplier --target-epsilon 3 --delta 1e-5 {RUN}")
     add_fast(made)
     made.add_argument("--for", dest="knob", choices=SOLVABLE, required=True, help="what to solve for")
-    delta(made, "--target-epsilon", metavar="E", help="epsilon to stay within, above 0")
-    delta(made, "--delta", metavar="D", help="delta, in (0, 1)")
+    add_number(made, "--target-epsilon", metavar="E", help="epsilon to stay within, above 0")
+    add_number(made, "--delta", metavar="D", help="delta, in (0, 1)")
     add_run(made)
     text = "The run, the same without mixing, and plain DP-SGD with the same noise energy."
     made = command("compare", _compare, text, f"{RUN} --delta 1e-5")
     add_fast(made)
     add_run(made)
-    delta(made, "--delta", metavar="D", help="delta, in (0, 1)")
+    add_number(made, "--delta", metavar="D", help="delta, in (0, 1)")
     made = command("verify", _verify, "Check a certificate, computing all of it again in intervals.", "certificate.json")
     made.add_argument("certificate", help="the file that mmaccount epsilon --certificate writes")
     cli_train.add(command)

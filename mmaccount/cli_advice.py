@@ -4,16 +4,15 @@ import argparse
 import textwrap
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from mmaccount import _check, laws
 from mmaccount.adaptive import AdaptiveClipping
 from mmaccount.bound import as_json, as_text, up
+from mmaccount.cli_run import check_picture
 from mmaccount.plan import Plan
 
 WIDTH = 110
-PICTURES = (".png", ".svg")
 
 
 def number_or_auto(text: str) -> float | str:
@@ -52,8 +51,8 @@ def _advise(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     from mmaccount.advisor import advise
     from mmaccount.around import around
 
-    if arguments.picture is not None and Path(arguments.picture).suffix not in PICTURES:
-        raise ValueError(f"`--picture` must end in {' or '.join(PICTURES)}, got {arguments.picture!r}.")
+    if arguments.picture is not None:
+        check_picture("picture", arguments.picture)
     options = (
         "epochs",
         "gap",

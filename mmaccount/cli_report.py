@@ -7,9 +7,8 @@ from typing import Any
 
 from mmaccount import _check, _files
 from mmaccount.bound import as_json, as_text
-from mmaccount.cli_run import RUN, add_fast, add_run, options, settings
+from mmaccount.cli_run import RUN, add_fast, add_run, check_picture, options, settings
 
-PICTURES = (".png", ".svg")
 ENDINGS = (".html", ".htm")
 KINDS_IN_WORDS = "profile, trade-off, steps, noise, gap, truncation or equal-energy of the run, or the paper's figure-3"
 
@@ -18,8 +17,7 @@ def _plot(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     from mmaccount.plots import KINDS, curves, figure
 
     _check.choice("kind", arguments.kind, KINDS)
-    if Path(arguments.out).suffix not in PICTURES:
-        raise ValueError(f"`--out` must end in {' or '.join(PICTURES)}, got {arguments.out!r}.")
+    check_picture("out", arguments.out)
     given, run, scale = options(arguments), None, None
     if arguments.kind != "figure-3":
         run = settings(given)

@@ -2,7 +2,9 @@
 
 import argparse
 from dataclasses import replace
+from functools import partial
 from math import isclose
+from pathlib import Path
 from typing import Any
 
 from mmaccount.laws import UNIFORM
@@ -11,7 +13,11 @@ from mmaccount.settings import NEIGHBOURS, NOISES, Settings
 RUN = (
     "--dataset-size 50000 --batch-size 1500 --steps 3400 --noise-multiplier 0.335 --clip-norm 20 --gap 0.15 --truncation 100"
 )
+PICTURES = (".png", ".svg")
 STARTS = {"noise_multiplier": 1.0, "steps": 1000.0, "sample_rate": 0.01, "mixing": 1.0, "truncation": 1.0, "gap": 1.0}
+
+
+add_number = partial(argparse.ArgumentParser.add_argument, type=float, required=True)
 
 
 def settings(given: dict[str, Any]) -> Settings:
@@ -82,3 +88,9 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 def add_fast(parser: argparse.ArgumentParser) -> None:
     """Add the option that leaves the slow bounds out."""
     parser.add_argument("--fast", action="store_true", help="with mixing: Renyi moments only; looser, a second sooner")
+
+
+def check_picture(option: str, path: str) -> None:
+    """Refuse a file that is not to be a picture."""
+    if Path(path).suffix not in PICTURES:
+        raise ValueError(f"`--{option}` must end in {' or '.join(PICTURES)}, got {path!r}.")

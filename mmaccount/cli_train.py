@@ -4,14 +4,13 @@ import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import ROUND_FLOOR
-from functools import partial
 from typing import Any
 
 from mmaccount import _check, cli_advice
 from mmaccount.accountants import bracket
 from mmaccount.bound import as_json, as_text, up
 from mmaccount.calibrate import least_noise_multiplier
-from mmaccount.cli_run import RUN, STARTS, add_run, options, settings
+from mmaccount.cli_run import RUN, STARTS, add_number, add_run, options, settings
 from mmaccount.ledger import Ledger
 from mmaccount.plan import Phase, Plan
 from mmaccount.run_folder import spent
@@ -77,13 +76,12 @@ def _spent(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
 
 def add(command: Callable[[str, Callable[..., Any], str, str], argparse.ArgumentParser]) -> None:
     """Add the commands; `command(name, action, text, example)` makes a parser."""
-    delta = partial(argparse.ArgumentParser.add_argument, type=float, required=True)
     text = "A plan for python -m trainer, priced; with --target-epsilon the noise is solved for."
     made = command("plan", _plan, text, f"{RUN} --learning-rate 0.15 --delta 1e-5 --out plan.json")
     add_run(made)
     cli_advice.add_adaptive(made)
-    delta(made, "--learning-rate", metavar="ETA", help="multiplies the averaged gradient")
-    delta(made, "--delta", metavar="D", help="delta, in (0, 1)")
+    add_number(made, "--learning-rate", metavar="ETA", help="multiplies the averaged gradient")
+    add_number(made, "--delta", metavar="D", help="delta, in (0, 1)")
     made.add_argument("--target-epsilon", type=float, metavar="E", help="solve for the noise that meets this epsilon")
     made.add_argument("--out", required=True, metavar="FILE", help="where the plan goes")
     made = command("spent", _spent, "What a training run has spent so far.", "run/ledger.json")

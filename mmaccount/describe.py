@@ -79,7 +79,7 @@ def settings_rows(plan: Plan) -> list[list[str]]:
     rows = [[name, *(_shown(getattr(phase, name)) for phase in plan.phases)] for name in names]
     mixing = [_shown(plan.priced(i, phase.steps).mixing) for i, phase in enumerate(plan.phases)]
     rows.append(["mixing = gap * batch_size / clip_norm", *mixing])
-    if any(phase.adaptive for phase in plan.phases):
+    if plan.adaptive:
         for name in ("quantile", "rate", "noise"):
             rows.append([f"adaptive {name}", *(_shown(getattr(phase.adaptive, name, "-")) for phase in plan.phases)])
         rows.append(["noise_multiplier that is priced", *(_shown(phase.priced_noise_multiplier) for phase in plan.phases)])
@@ -88,8 +88,8 @@ def settings_rows(plan: Plan) -> list[list[str]]:
 
 def conditions(plan: Plan) -> list[str]:
     """What is assumed: what the plan itself says first, then what its algorithm must do."""
-    mixed, adaptive = (any(getattr(phase, name) for phase in plan.phases) for name in ("gap", "adaptive"))
-    return [*plan.assumptions, *CONDITIONS, *(MIXING if mixed else ()), *((ADAPTIVE,) if adaptive else ())]
+    mixed = any(phase.gap for phase in plan.phases)
+    return [*plan.assumptions, *CONDITIONS, *(MIXING if mixed else ()), *((ADAPTIVE,) if plan.adaptive else ())]
 
 
 def _shown(value: float | str) -> str:

@@ -145,8 +145,8 @@ class Story(NamedTuple):
         )
 
     def _energy(self) -> float:
-        phase, mixing = self.plan.phases[0], self.plan.settings()[-1].mixing
-        return phase.noise_multiplier**2 + laws.variance(phase.mixing_law) * mixing**2
+        phase = self.plan.phases[0]
+        return laws.energy(phase.noise_multiplier, self.plan.settings()[-1].mixing, phase.mixing_law)
 
     def _gap(self, plain_noise: float) -> str:
         gap = self.plan.phases[0].gap

@@ -38,3 +38,8 @@ def variance(law: str) -> float:
     if law == RAISED_COSINE:
         return 1.0 / 12.0 - 0.5 / pi**2
     return 1.0 / (4.0 * (2.0 * exponent(law) + 1.0))
+
+
+def energy(noise_multiplier: float, mixing: float, law: str) -> float:
+    """z^2 + V rho^2, V the variance of the law: of Gaussian noise and mixing together, in units of clip_norm^2."""
+    return noise_multiplier**2 + variance(law) * mixing**2

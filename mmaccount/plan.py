@@ -146,7 +146,7 @@ class Plan:
             raise ValueError("`assumptions` must be lines of text.")
         if not all(isinstance(release, Release) for release in self.releases):
             raise ValueError("`releases` must be Release.")
-        if self.neighbours == "zero-out" and (self.releases or any(phase.adaptive for phase in self.phases)):
+        if self.neighbours == "zero-out" and (self.releases or self.adaptive):
             raise ValueError(
                 "`neighbours` zero-out is not priced with adaptive clipping or earlier releases: zero gradients still count."
             )
@@ -156,6 +156,11 @@ class Plan:
     def steps(self) -> int:
         """Number of steps of all phases."""
         return sum(phase.steps for phase in self.phases)
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether a clip norm follows the gradients in some phase."""
+        return any(phase.adaptive is not None for phase in self.phases)
 
     def phase_of(self, step: int) -> int:
         """Index of the phase that step `step` (1, 2, ..., steps) belongs to. A step outside the plan is a ValueError."""

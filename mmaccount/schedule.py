@@ -97,5 +97,5 @@ def cheapest_mixing(noise_multiplier: float, law: str = laws.UNIFORM) -> tuple[f
     for width in WIDTHS:
         rho = width * noise_multiplier
         run = Settings(sample_rate=1.0, steps=1, noise_multiplier=noise_multiplier, mixing=rho, mixing_law=law)
-        energies[rho] = least_noise(run) ** 2 + laws.variance(law) * rho**2
+        energies[rho] = laws.energy(least_noise(run), rho, law)
     return min(energies, key=lambda rho: energies[rho]), energies

@@ -24,6 +24,11 @@ def name(row: dict) -> str:
     return " ".join(f"{key}={row[key]}" for key in ("q", "z", "alpha", "k", "v", "L") if key in row)
 
 
+def test_the_step_of_the_highest_order_is_the_finest():
+    orders = 1.0 + np.geomspace(1e-3, 1e6, 500)
+    assert all(after < before for before, after in pairwise(gaussian._step(order, 1.0) for order in orders))
+
+
 def among_others(k: float, v: float, width: float) -> float:
     """h_k, computed together with orders below and above it: by the recurrence from k - 1 where that is an order."""
     orders = np.array([order for order in (0.7 * k, k - 1.0, k, 1.3 * k) if order > 1.0])

@@ -21,7 +21,7 @@ from trainer import checks, notes, passes, pricing, processes
 from trainer.augment import Augmentation
 from trainer.gradients import Fast, Layout, Loss, Oracle, chunked, physical_batch_size
 from trainer.mechanism import Randomness, Released, private_step
-from trainer.precision import DTYPE
+from trainer.precision import DTYPE, arithmetic
 from trainer.update import Update
 
 MEMORY = {"cpu": 2**27, "cuda": 2**32}  # bytes of per-record gradients held at a time
@@ -105,7 +105,7 @@ class PrivateTrainer:
         self.chunk = physical_batch_size(plan.batch_size / self.processes.size, plan.sample_rate, most)
         processes.same_everywhere(self.processes, self._identity() | {"seed": str(seed)}, data)
         processes.same_start(self.processes, self.module)
-        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        with arithmetic("float32"):
             example = self._example(classes)
             checks.rowwise(self.prepare, self._raw(checks.ROWS))
             checks.isolated(self.module, criterion, example)
@@ -121,8 +121,8 @@ class PrivateTrainer:
         self.exact = everywhere(lambda: checks.same_anywhere(self.per_record, weights, example, rows))
         self.exact &= processes.same_bits(self.processes, partial(self._some_gradients, weights), example(rows))
         self.out, self.step_number = Path(out), 0
-        self.state, self.adaptive = self.update.start(weights), any(phase.adaptive for phase in plan.phases)
-        if self.adaptive:
+        self.state = self.update.start(weights)
+        if plan.adaptive:
             self.state["clip_norm"] = torch.tensor(plan.phases[0].clip_norm, dtype=torch.float64)
         self._file: LedgerFile | None = None
         new = everywhere(lambda: not self._ledger.exists())
@@ -161,7 +161,7 @@ class PrivateTrainer:
 
     def clip_norm(self) -> float:
         """The clip norm of the next step."""
-        return float(self.state["clip_norm"]) if self.adaptive else self._phase(self.step_number + 1).clip_norm
+        return float(self.state["clip_norm"]) if self.plan.adaptive else self._phase(self.step_number + 1).clip_norm
 
     def _phase(self, number: int) -> Phase:
         return self.plan.phases[self.plan.phase_of(number)]
@@ -205,7 +205,7 @@ class PrivateTrainer:
 
         def completed() -> Tensor:
             self.state = self.update.after(self.state, phase, number, released)
-            if self.adaptive:
+            if self.plan.adaptive:
                 self.state["clip_norm"] = self._following(number, released)
             self.step_number = number
             self.layout.load(self.module, self.state["weights"])

@@ -70,7 +70,7 @@ def train(
         raise ValueError("canaries need a run of one process: their coins are kept in its memory only.")
     if canaries and resume:
         raise ValueError("a run with canaries cannot be resumed: their coins are kept in memory only.")
-    if canaries and any(phase.adaptive for phase in plan.phases):
+    if canaries and plan.adaptive:
         raise ValueError("a canary that is left out has gradient 0, which adaptive clipping counts: take a plan without it.")
     planted = Canaries(data, canaries, seed) if canaries else None
     if planted is not None:
@@ -132,7 +132,7 @@ def _run(
         if step % every == 0 or step == plan.steps:
             score = accuracy(_with(trainer), data, options.device)
             row = {"step": step, "epsilon": progress(trainer.ledger, promised), "accuracy": score}
-            if "clip_norm" in trainer.state:
+            if plan.adaptive:
                 row["clip_norm"] = float(trainer.state["clip_norm"])
             with (trainer.out / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")

@@ -28,7 +28,7 @@ def finish(trainer: PrivateTrainer, data: Dataset, accuracy: float) -> dict[str,
     torch.save(state, trainer.out / "model.pt")
     rows = evaluations(trainer.out / "metrics.jsonl")
     released = "all iterates" + (" and their exponential average" if trainer.update.ema else "")
-    released += ", clip norms" if trainer.adaptive else ""
+    released += ", clip norms" if trainer.plan.adaptive else ""
     made: dict[str, object] = {
         "epsilon": bound.upper,
         "delta": plan.delta,

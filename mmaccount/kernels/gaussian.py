@@ -187,7 +187,10 @@ def _add_orders(total: np.ndarray, orders: np.ndarray, weight: np.ndarray, log_r
 
 @jit
 def _shared_log_moments(orders: np.ndarray, shift: float, width: float) -> np.ndarray:
-    """h_k of orders with k * shift < TOGETHER, in whose windows p and r^k are far from the ends of float64."""
+    """h_k of orders with k * shift < TOGETHER, in whose windows p and r^k are far from the ends of float64.
+
+    `_step` falls with the order and the window grows with it, so what suffices for the highest suffices for all.
+    """
     top, total = np.max(orders), np.zeros(orders.size)
     step, start = _step(top, 1.0), -width - WINDOW
     if width > shift + 2.0 * WINDOW:
