@@ -1,9 +1,10 @@
 """Certificates: an epsilon with all that is needed to prove it again, for a checker that trusts nothing else of ours.
 
 Without mixing an epsilon is proven by contours: accountants/contour_certificate.py, checked by `verify_contour.py`. With it
-Renyi moments prove one, which `verify.py` checks. A certificate of that kind is {"schema": 1, "phases", "delta", "order",
-"rules", "values"}; numbers mean the decimals that are written. "values" holds what `verify.recompute` gets, as [lower,
-upper] rounded outward to 30 digits, and "epsilon", a decimal.
+Renyi moments prove one, which `verify.py` checks. Each checker is one file that works alone: they share no code. A
+certificate of Renyi moments is {"schema": 1, "phases", "delta", "order", "rules", "values"}; numbers mean the decimals that
+are written. "values" holds what `verify.recompute` gets, as [lower, upper] rounded outward to 30 digits, and "epsilon", a
+decimal.
 "rules" has one entry a phase:
     "binomial"  sum_k C(a, k) (1-q)^(a-k) q^k A_k, A_k = e^{p h_k(s; L)}, for an integer order a; A_a for any order if q = 1;
     a number    the AM-GM bound (divergences.am_gm), with that beta;
