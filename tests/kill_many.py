@@ -1,4 +1,6 @@
-"""Kill a training run at random moments, many times, and let it finish; prints one JSON object. Used by test_training.py, or
+"""Kill a training run many times, at random moments and once within a step, and let it finish; prints one JSON object.
+
+Used by test_training.py, or
 
     python tests/kill_many.py FOLDER [KILLS]
 
@@ -22,6 +24,7 @@ from mmaccount import Ledger, Phase, Plan
 from trainer import PrivateTrainer, Update
 
 STEPS = 300
+EARLY = 5  # lives that are killed anywhere, also before the first step
 
 
 def plan() -> Plan:
@@ -31,8 +34,8 @@ def plan() -> Plan:
     return Plan(dataset_size=200, sample_rate=0.05, batch_size=10, phases=phases, delta=1e-5)
 
 
-def run(out: Path, pipe: int) -> None:
-    """One life of the run."""
+def run(out: Path, pipe: int, life: int) -> None:
+    """One life of the run; the first after the early ones dies within a step, charged and with nothing to show for it."""
     torch.manual_seed(0)
     x, y = torch.randn(200, 5), torch.randint(0, 3, (200,))
     loss = torch.nn.CrossEntropyLoss(reduction="none")
@@ -46,6 +49,8 @@ def run(out: Path, pipe: int) -> None:
         update=Update(momentum=0.5),
     )
     trainer.resume()
+    if life == EARLY + 1:
+        trainer.per_record = lambda *given: os.kill(os.getpid(), signal.SIGKILL)
     while trainer.step_number < STEPS:
         os.write(pipe, f"{trainer.step()}\n".encode())
 
@@ -58,13 +63,13 @@ def main(out: Path, kills: int = 50) -> None:
     os.set_blocking(read, False)
     rng, visible, charged, lives = random.Random(0), [], [], 0
     while True:
+        lives += 1
         child = os.fork()
         if child == 0:
-            run(out, write)
+            run(out, write, lives)
             os._exit(0)
-        lives += 1
-        if lives <= kills:
-            if lives > 5:  # the first ones anywhere, also before the first step; later ones among steps
+        if lives <= kills and lives != EARLY + 1:
+            if lives > EARLY:
                 select.select([read], [], [], 10.0)
             time.sleep(rng.uniform(0.0, 0.02))
             os.kill(child, signal.SIGKILL)
