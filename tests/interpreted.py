@@ -4,33 +4,36 @@ The variable has to be set before triton is loaded, so this is a process of its 
 """
 
 import torch
+from test_gradients import GEOMETRIES, convolution
+from test_passes import bounded
 
 from trainer import fused, passes
-from trainer.mechanism import PLAIN, Passes, clip_truncate_sum
+from trainer.mechanism import Passes
 
 SMALL = ((1, 1), (3, 16), (130, 2100), (13, 300))  # the interpreter is slow
 KERNELS = Passes(norms=fused.norms, clipped_sum=fused.clipped_sum)
 
+WIDE = (20, 130, 5, 3, 1, 1, 1)  # more than a tile of both channels
 
-def bounded(rows: int) -> None:
-    """The mechanism bounds every record by the kernels too, and its sum is the same."""
-    gradients = [
-        torch.randn(rows, *shape) * 10.0 ** (torch.arange(rows) - 4.0).view(-1, 1, 1) for shape in ((3, 5), (2, 301))
-    ]
-    if rows > 2:
-        gradients[0][1, 0, 0] = float("inf")
-    found, expected = (clip_truncate_sum(gradients, 1.0, 4.0, way) for way in (KERNELS, PLAIN))
-    torch.testing.assert_close(found.total, expected.total, rtol=0, atol=1e-4)
-    assert torch.equal(found.norms.isfinite(), expected.norms.isfinite())
-    for i in range(rows):
-        one = clip_truncate_sum([part[i : i + 1] for part in gradients], 1.0, 4.0, KERNELS).total
-        assert float(one.norm()) <= 1.0
-        assert float(one.abs().max()) <= 0.5
+
+def weight_gradients(given: tuple, dtype: torch.dtype) -> None:
+    """One record's are autograd's; they have the same bits in another place."""
+    shape, x, out, expected = convolution(given)
+    found = fused.weight_gradients(x.to(dtype), out.to(dtype), shape)
+    assert found.shape == expected.shape
+    assert found.dtype == torch.float32
+    most = 2e-6 if dtype == torch.float32 else 2e-2
+    assert float((found - expected).abs().max()) < most * float(expected.abs().max())
+    assert torch.equal(fused.weight_gradients(x.flip(0).to(dtype), out.flip(0).to(dtype), shape), found.flip(0))
 
 
 if __name__ == "__main__":
     passes.SHAPES = SMALL
     passes.agree(KERNELS, "cpu")
     for size in (0, 1, 9):
-        bounded(size)
+        bounded(size, KERNELS)
+    for geometry in (*GEOMETRIES, WIDE):
+        weight_gradients(geometry, torch.float32)
+    for geometry in GEOMETRIES[6:8]:
+        weight_gradients(geometry, torch.bfloat16)
     print("agree")

@@ -9,14 +9,52 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import ROOT
+from test_gradients import convolution
 
-from trainer import passes
-from trainer.mechanism import ONE, PLAIN, Passes, Processes
+from trainer import compiled, passes
+from trainer.mechanism import ONE, PLAIN, Passes, Processes, clip_truncate_sum
 
 
-def test_the_plain_way_agrees_with_itself_and_is_what_a_cpu_gets():
+COMPILED = Passes(norms=compiled.norms, clipped_sum=compiled.clipped_sum)
+
+
+def test_a_cpu_gets_compiled_kernels_that_agree():
     passes.agree(PLAIN, "cpu")
-    assert passes.chosen("cpu") == (PLAIN, "plain")
+    assert passes.chosen("cpu") == (COMPILED, "numba kernels, which agreed with the plain way on random numbers")
+
+
+def test_threads_and_places_do_not_change_a_bit(monkeypatch):
+    row, factor = torch.randn(33, 5000), torch.rand(33)
+    norms, (total, lengths) = compiled.norms(row), compiled.clipped_sum(row, factor, 0.3)
+    expected, _ = PLAIN.clipped_sum(row, factor, 0.3)
+    assert torch.equal(total, expected)  # float32 products and cuts, added in float64 in the order of records
+    assert torch.equal(compiled.norms(row.flip(0)), norms.flip(0))
+    assert torch.equal(compiled.clipped_sum(row.flip(0), factor.flip(0), 0.3)[1], lengths.flip(0))
+    monkeypatch.setattr(compiled, "ALONE", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert torch.equal(compiled.norms(row), norms)
+    assert all(torch.equal(*pair) for pair in zip(compiled.clipped_sum(row, factor, 0.3), (total, lengths)))
+
+
+def bounded(rows, way):
+    """The mechanism bounds every record this way too, and its sum is the same."""
+    gradients = [
+        torch.randn(rows, *shape) * 10.0 ** (torch.arange(rows) - 4.0).view(-1, 1, 1) for shape in ((3, 5), (2, 301))
+    ]
+    if rows > 2:
+        gradients[0][1, 0, 0] = float("inf")
+    found, expected = (clip_truncate_sum(gradients, 1.0, 4.0, each) for each in (way, PLAIN))
+    torch.testing.assert_close(found.total, expected.total, rtol=0, atol=1e-4)
+    assert torch.equal(found.norms.isfinite(), expected.norms.isfinite())
+    for i in range(rows):
+        one = clip_truncate_sum([part[i : i + 1] for part in gradients], 1.0, 4.0, way).total
+        assert float(one.norm()) <= 1.0
+        assert float(one.abs().max()) <= 0.5
+
+
+def test_compiled_kernels_bound_every_record():
+    for rows in (0, 1, 9):
+        bounded(rows, COMPILED)
 
 
 def without(row, factor, bound):
@@ -60,7 +98,7 @@ def test_without_a_working_kernel_the_plain_way_is_used_and_the_reason_said(monk
     monkeypatch.delattr(sys.modules["trainer"], "fused", raising=False)
     made, reason = passes.chosen("cuda")
     assert made is PLAIN
-    assert "ModuleNotFoundError" in reason
+    assert reason.startswith("plain: no Triton kernels, ModuleNotFoundError: ")
     wrong = SimpleNamespace(norms=lambda row: PLAIN.norms(row) * 0.9, clipped_sum=PLAIN.clipped_sum)
     monkeypatch.setitem(sys.modules, "trainer.fused", wrong)
     monkeypatch.setattr(sys.modules["trainer"], "fused", wrong, raising=False)
@@ -81,13 +119,58 @@ def test_all_processes_take_the_same_way(monkeypatch):
     other = Passes(norms=torch.norm)
     monkeypatch.setattr(passes, "_tried", lambda device: (other, "other"))
     assert passes.chosen("cuda", ONE) == (other, "other")
-    assert passes.chosen("cuda", BesideAnother()) == (PLAIN, "plain: another process has no Triton kernels")
+    assert passes.chosen("cuda", BesideAnother()) == (PLAIN, "plain: another process has no such kernels")
 
 
-@pytest.mark.skipif(
+needs_triton = pytest.mark.skipif(
     find_spec("triton") is None, reason="triton is for Linux only; its kernels are checked where they are used"
 )
+
+
+@needs_triton
 def test_interpreted_kernels_agree_and_bound_every_record():
     run = [sys.executable, str(ROOT / "tests" / "interpreted.py")]
     done = subprocess.run(run, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False)
     assert done.stdout == "agree\n", done.stderr
+
+
+@needs_triton
+@pytest.mark.parametrize("capability", [80, 90])  # A100; H100, H200
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kernels_compile_to_machine_code_of_gpus(capability, dtype, monkeypatch, tmp_path):
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+
+    from trainer import fused
+
+    made = {}
+
+    class Compiled:
+        """Compiles as a launch does, and does not launch."""
+
+        def __init__(self, name):
+            self.name, self.kernel = name, getattr(fused, name)
+
+        def __getitem__(self, grid):
+            return lambda *given, **named: made.update({self.name: self.kernel.warmup(*given, grid=grid, **named)})
+
+    target = SimpleNamespace(
+        get_current_target=lambda: GPUTarget("cuda", capability, 32),
+        get_current_device=lambda: capability,  # what is compiled is kept by device
+        get_current_stream=lambda device: 0,
+    )
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(driver, "_active", target)
+    for name in ("_square_sums", "_cut_sums", "_weight_gradients"):
+        monkeypatch.setattr(fused, name, Compiled(name))
+    row = torch.randn(9, 5000)
+    fused.norms(row)
+    fused.clipped_sum(row, torch.rand(9), 0.5)
+    for tf32 in (False, True):
+        with torch.backends.cudnn.flags(allow_tf32=tf32):
+            shape, x, out, _ = convolution((64, 64, 8, 3, 1, 1, 1))
+            fused.weight_gradients(x.to(dtype), out.to(dtype), shape)
+        tensor_cores = {80: "mma.sync", 90: "wgmma"}[capability] in made["_weight_gradients"].asm["ptx"]
+        assert tensor_cores == (tf32 or dtype == torch.bfloat16)
+    assert all(len(kernel.asm["cubin"]) > 1000 for kernel in made.values())
+    assert len(made) == 3

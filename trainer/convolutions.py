@@ -1,7 +1,8 @@
-"""Per-record weight gradients of a convolution, computed in three ways; which is fastest depends on device and shape.
+"""Per-record weight gradients of a convolution, computed in four ways; which is fastest depends on device and shape.
 
-All three are the same sums in another order. `grouped` has the least to read and write; `unfolded` copies the input once per
-kernel position and leaves the rest to matrix products, `shifted` does without the copy.
+All are the same sums in another order. `grouped` has the least to read and write; `unfolded` copies the input once per
+kernel position and leaves the rest to matrix products, `shifted` does without the copy; `fused`, on CUDA, is one product per
+record that reads the patches where they lie.
 """
 
 from collections.abc import Callable
@@ -12,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainer.precision import DTYPE
 from trainer.timing import Clock
 
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # relative to the largest coordinate
+TOLERANCE = {"float32": 1e-4, "tf32": 1e-2, "bf16": 5e-2}  # by precision, relative to the largest coordinate
 ROUNDS = 3
 ROOM = {"cpu": 2**30, "cuda": 2**33}  # bytes that `unfolded` may copy
 
@@ -79,30 +81,43 @@ def shifted(x: Tensor, out: Tensor, shape: Geometry) -> Tensor:
     return torch.stack(made, -1).reshape(len(x), *shape.weight)
 
 
+def fused(x: Tensor, out: Tensor, shape: Geometry) -> Tensor:
+    """A Triton kernel."""
+    from trainer.fused import weight_gradients
+
+    return weight_gradients(x, out, shape)
+
+
 Kernel = Callable[[Tensor, Tensor, Geometry], Tensor]
-KERNELS: dict[str, Kernel] = {"grouped": grouped, "unfolded": unfolded, "shifted": shifted}
+KERNELS: dict[str, Kernel] = {"grouped": grouped, "unfolded": unfolded, "shifted": shifted, "fused": fused}
 DEFAULT = "grouped"
 
 
-def _usable(kernel: Kernel, x: Tensor, out: Tensor, shape: Geometry, expected: Tensor) -> bool:
+def _usable(kernel: Kernel, x: Tensor, out: Tensor, shape: Geometry, near: Callable[[Tensor], bool]) -> bool:
     """Whether it works here, agrees, and gives every record the same bits in the reverse order of records."""
     if kernel is unfolded and shape.patches * x.element_size() > ROOM[x.device.type]:
         return False
+    if kernel is fused and x.device.type != "cuda":
+        return False
     try:
         made, backwards = kernel(x, out, shape), kernel(x.flip(0), out.flip(0), shape).flip(0)
-    except RuntimeError:  # out of memory, or nothing for it in the device's library
+    except Exception:  # out of memory, nothing for it in the device's library, no Triton: other kernels work
         return False
-    close = float((made - expected).abs().max()) <= TOLERANCE[x.dtype] * float(expected.abs().max())
-    return close and torch.equal(made, backwards)
+    return near(made) and torch.equal(made, backwards)
 
 
-def fastest(shape: Geometry, like: Tensor) -> str:
-    """The name of the quickest kernel that is usable, on random tensors of the device and dtype of `like`.
+def fastest(shape: Geometry, device: torch.device | str, precision: str = "float32") -> str:
+    """The name of the quickest kernel that is usable, on random tensors.
 
     `grouped` where none is usable: `checks.same_anywhere` tells."""
-    x, out = (torch.randn(size, device=like.device).to(like.dtype) for size in (shape.x, shape.out))
-    expected, clock = KERNELS[DEFAULT](x, out, shape), Clock(like.device)
-    usable = [name for name, kernel in KERNELS.items() if _usable(kernel, x, out, shape, expected)]
+    x, out = (torch.randn(size, device=device).to(DTYPE[precision]) for size in (shape.x, shape.out))
+    clock, expected = Clock(device), KERNELS[DEFAULT](x, out, shape)
+    most = TOLERANCE[precision] * float(expected.abs().max())
+
+    def near(made: Tensor) -> bool:
+        return float((made - expected).abs().max()) <= most
+
+    usable = [name for name, kernel in KERNELS.items() if _usable(kernel, x, out, shape, near)]
 
     def seconds(name: str) -> float:
         return min(clock.seconds(lambda: KERNELS[name](x, out, shape)) for _ in range(ROUNDS))

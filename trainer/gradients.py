@@ -217,7 +217,8 @@ class Fast:
 
         def quickest() -> Tensor:
             with arithmetic(self.precision):
-                return torch.tensor([names.index(fastest(shape, self.parameters[0])) for shape in shapes])
+                chosen = [fastest(shape, self.parameters[0].device, self.precision) for shape in shapes]
+            return torch.tensor([names.index(name) for name in chosen])
 
         numbers = processes.from_first(quickest, (len(shapes),), torch.int64).tolist()
         self.keep.chosen = {shape: names[int(number)] for shape, number in zip(shapes, numbers, strict=True)}

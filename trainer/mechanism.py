@@ -14,8 +14,9 @@ Sums over records, noise and mixing are float64, so that microbatches do not mat
 gradients is paid for by `SHRINK`, rounding of tau and of the noise by `WIDEN`. Mixing takes the published float32 iterates,
 which float64 holds exactly; rounding w_k to float32 afterwards is post-processing.
 
-Norms and clipped sums are those of `PLAIN`, in torch; on CUDA Triton kernels (`trainer/fused.py`) take their place if they
-agree with it at start on random numbers (`trainer/passes.py`). The end of `clip_truncate_sum` checks what either says.
+Norms and clipped sums are those of `PLAIN`, in torch; kernels compiled for CPU (`trainer/compiled.py`) or GPU
+(`trainer/fused.py`) take their place if they agree with it at start on random numbers (`trainer/passes.py`). The end of
+`clip_truncate_sum` checks what either says.
 
 Several processes carry out a step together (`Processes`): the first alone charges, draws coins, noise and mixing
 coefficients, and hands out the batch and the new weights. Each clips, truncates and sums its own records of that batch, in

@@ -1,4 +1,6 @@
-"""Which way of reading per-record gradients a device gets: Triton kernels on CUDA, if they agree here with the plain way."""
+"""Which way of reading per-record gradients a device gets: compiled kernels, if they agree here with the plain way."""
+
+from importlib import import_module
 
 import torch
 from torch import Tensor
@@ -6,6 +8,7 @@ from torch import Tensor
 from trainer.mechanism import BLOCK, ONE, PLAIN, Passes, Processes
 from trainer.processes import everywhere
 
+KERNELS = {"cpu": ("trainer.compiled", "numba"), "cuda": ("trainer.fused", "Triton")}
 SHAPES = ((1, 1), (3, 16), (130, 2305), (129, 36_864), (257, 4))  # rows, columns: edges of the kernels' tiles, Resnet-20's
 CLOSE = 1e-12  # of sums of the same float32 numbers in float64
 NORMS_CLOSE = (BLOCK + 4) * 2.0**-24  # the plain norms are that much off, at most
@@ -16,20 +19,18 @@ def chosen(device: torch.device | str, processes: Processes = ONE) -> tuple[Pass
     made, reason = _tried(device)
     if everywhere(processes, lambda: made is not PLAIN):
         return made, reason
-    return PLAIN, reason if made is PLAIN else "plain: another process has no Triton kernels"
+    return PLAIN, reason if made is PLAIN else "plain: another process has no such kernels"
 
 
 def _tried(device: torch.device | str) -> tuple[Passes, str]:
-    if torch.device(device).type != "cuda":
-        return PLAIN, "plain"
+    module, compiler = KERNELS[torch.device(device).type]
     try:
-        from trainer import fused
-
-        made = Passes(norms=fused.norms, clipped_sum=fused.clipped_sum)
+        kernels = import_module(module)
+        made = Passes(norms=kernels.norms, clipped_sum=kernels.clipped_sum)
         agree(made, device)
     except Exception as error:  # of any kind: whatever keeps a kernel from compiling, the plain way works
-        return PLAIN, f"plain: no Triton kernels, {type(error).__name__}: {str(error).partition(chr(10))[0]}"
-    return made, "Triton kernels, which agreed with the plain way on random numbers"
+        return PLAIN, f"plain: no {compiler} kernels, {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    return made, f"{compiler} kernels, which agreed with the plain way on random numbers"
 
 
 def agree(made: Passes, device: torch.device | str) -> None:
