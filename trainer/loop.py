@@ -107,7 +107,7 @@ def _run(
     resume: bool,
     quiet: bool,
 ) -> dict[str, object]:
-    plan, due, score = trainer.plan, time.monotonic() + PAUSE, float("nan")
+    plan, due, score = trainer.plan, time.monotonic() + PAUSE, "not yet known"
     step = trainer.resume() if resume else 0
     trainer.ready()
     first = trainer.processes.rank == 0
@@ -130,15 +130,15 @@ def _run(
         if not first:
             continue
         if step % every == 0 or step == plan.steps:
-            score = accuracy(_with(trainer), data, options.device)
-            row = {"step": step, "epsilon": progress(trainer.ledger, promised), "accuracy": score}
+            found = accuracy(_with(trainer), data, options.device)
+            row, score = {"step": step, "epsilon": progress(trainer.ledger, promised), "accuracy": found}, f"{found:.4f}"
             if plan.adaptive:
                 row["clip_norm"] = float(trainer.state["clip_norm"])
             with (trainer.out / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
         if (now := time.monotonic()) > due or step == plan.steps:
             spent = progress(trainer.ledger, promised)
-            say(f"step {step}/{plan.steps}  epsilon {up(spent, 5)}  held-out accuracy {score:.4f}")
+            say(f"step {step}/{plan.steps}  epsilon {up(spent, 5)}  held-out accuracy {score}")
             due = time.monotonic() + max(PAUSE, 10.0 * (time.monotonic() - now))  # pricing a few steps may take seconds
     made = report.finish(trainer, data, accuracy(_with(trainer), data, options.device)) if first else {}
     if planted is not None:
