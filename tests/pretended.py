@@ -38,6 +38,9 @@ class There(Tensor):
     def __repr__(self):
         return f"There({self.kept})"
 
+    def tolist(self):
+        return self.kept.tolist()
+
     def numpy(self):
         raise TypeError("can't convert a CUDA tensor to numpy")
 
@@ -48,10 +51,8 @@ class There(Tensor):
 
 def carried_out(operation, args, kwargs):
     """The operation on what tensors hold; its results are where its arguments or its `device` are."""
-    name, tensors = (
-        operation.overloadpacket.__name__,
-        [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)],
-    )
+    name = operation.overloadpacket.__name__
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     there = [one for one in tensors if isinstance(one, There)]
     if there and name not in (*MOVES, *INDEXED) and any(one.dim() for one in tensors if not isinstance(one, There)):
         raise RuntimeError(f"{operation}: tensors on cuda and on cpu")

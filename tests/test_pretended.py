@@ -7,7 +7,7 @@ import torch
 from pretended import device
 
 from mmaccount import AdaptiveClipping, Ledger, Phase, Plan
-from trainer import Augmentation, Update, bench, data, probe
+from trainer import Augmentation, Update, bench, data, probe, processes
 from trainer.loop import Options, losses, train
 
 PHASE = Phase(steps=2, noise_multiplier=1.0, clip_norm=1.0, learning_rate=0.5)
@@ -76,3 +76,23 @@ def test_the_bench(monkeypatch):
     assert made["device"] == "NVIDIA H100 80GB HBM3"
     assert rows["ours, with noise and mixing"]["error"] < 1e-4
     assert rows["ours"]["ratio"] > 0
+
+
+def test_processes_exchange_tensors_of_the_device(tmp_path, monkeypatch):
+    """Collectives of GPUs take no others. The second of two processes does here what the first does."""
+
+    def doubled(sent):
+        assert sent.device.type == "cuda"
+        sent.mul_(2)
+
+    def kept(sent, src):
+        assert (sent.device.type, src) == ("cuda", 0)
+
+    monkeypatch.setattr(processes.distributed, "get_rank", lambda: 0)
+    monkeypatch.setattr(processes.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(processes.distributed, "all_reduce", doubled)
+    monkeypatch.setattr(processes.distributed, "broadcast", kept)
+    monkeypatch.setattr(processes, "here", processes.Several)
+    with device():
+        made = train(plan_of(MIXED), records(), tmp_path, Options(model="linear", device="cuda"), quiet=True)
+    assert made["charged_steps"] == 2

@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from trainer.mechanism import LONGEST
+
 
 def sum_and_count(losses: Tensor) -> Tensor:
     """Of the losses that are finite, float64."""
@@ -16,7 +18,7 @@ def sum_and_count(losses: Tensor) -> Tensor:
 
 def write(path: Path, step: int, norms: Tensor, loss: Tensor, clip_norm: float) -> None:
     """One line about a step: the norms of its gradients before clipping, and sum and count of its losses."""
-    finite = norms[norms.isfinite()]
+    finite = norms[norms < LONGEST]  # what the mechanism takes for finite
     row = {"private": True, "step": step, "batch": len(norms), "not_finite": len(norms) - len(finite)}
     row |= {
         "loss": float(loss[0] / loss[1]) if loss[1] else None,
