@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from mmaccount import Ledger, Plan
+from mmaccount import Ledger, Plan, cli_status
 from trainer import __main__ as command
 from trainer import bench
 
@@ -34,6 +34,21 @@ def test_every_method_is_checked_and_timed(capsys):
         assert row["records_per_second"] == pytest.approx(5e3 / row["milliseconds"])
         assert row["ratio"] == pytest.approx(row["milliseconds"] / rows[bench.REFERENCE]["milliseconds"])
         assert row["peak_bytes"] >= 4 * made["parameters"]
+
+
+def test_rounds_are_counted_at_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(cli_status, "EVERY", 0.005)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert command.main(["--bench", "--model", "cnn", "--batch-size", "5", "--rounds", "2"]) == 0
+    assert "4 of 5, " in capsys.readouterr().err
+
+
+def test_compiling_is_said(monkeypatch, capsys):
+    monkeypatch.setattr(command, "before_compiling", lambda tell: tell())
+    assert command.main(["--bench", "--threads", "0"]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "trainer: compiling for some seconds (once; later calls find the machine code on disk)"
+    assert "threads" in second
 
 
 def test_the_loop_clips_and_truncates_some_records_and_not_others():

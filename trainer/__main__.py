@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,6 +16,8 @@ import torch
 
 from mmaccount import _check
 from mmaccount.bound import up
+from mmaccount.cli_status import Status
+from mmaccount.kernels.logspace import before_compiling
 from mmaccount.plan import Plan
 from trainer import bench, data, memory, probe, processes
 from trainer.augment import Augmentation
@@ -22,6 +25,7 @@ from trainer.loop import PAUSE, Options, losses, train
 from trainer.precision import DTYPE
 from trainer.update import Update
 
+COMPILING = "trainer: compiling for some seconds (once; later calls find the machine code on disk)"
 TRAIN = """Train with DP-SGD or ModelMix exactly as a plan says. Several processes, one a device:
 torchrun --nproc-per-node N -m trainer ... (gloo on CPU, nccl on CUDA); the first writes the files."""
 
@@ -96,26 +100,30 @@ def _parser() -> argparse.ArgumentParser:
 def _probe(given: argparse.Namespace) -> str:
     if given.plan is not None or given.out is not None:
         raise ValueError("--probe comes before a plan: leave out --plan and --out.")
-    return probe.write(
-        data.load(given.data, _Shown()),
-        losses,
-        Path(given.probe),
-        private_noise=given.probe_noise if given.private else None,
-        rows=given.rows,
-        model=given.model or "linear",
-        device=given.device,
-        seed=given.seed,
-    )
+    records = data.load(given.data, _Shown())
+    with Status():
+        return probe.write(
+            records,
+            losses,
+            Path(given.probe),
+            private_noise=given.probe_noise if given.private else None,
+            rows=given.rows,
+            model=given.model or "linear",
+            device=given.device,
+            seed=given.seed,
+        )
 
 
 def _bench(given: argparse.Namespace) -> str:
-    made = bench.measure(
-        model=given.model or "resnet20",
-        batch_size=given.batch_size,
-        device=given.device,
-        precision=given.precision,
-        rounds=given.rounds,
-    )
+    with Status() as status:
+        made = bench.measure(
+            model=given.model or "resnet20",
+            batch_size=given.batch_size,
+            device=given.device,
+            precision=given.precision,
+            rounds=given.rounds,
+            progress=status.counted,
+        )
     return json.dumps(made, allow_nan=False) if given.json else bench.table(made)
 
 
@@ -128,6 +136,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     given, rank = _parser().parse_args(argv), int(os.environ.get("RANK", "0"))
     memory.keep_freed()
+    if rank == 0:
+        before_compiling(partial(print, COMPILING, file=sys.stderr, flush=True))
     try:
         if given.threads is not None:
             torch.set_num_threads(_check.count("threads", given.threads, 4096))

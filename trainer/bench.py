@@ -9,7 +9,7 @@ import copy
 import json
 import platform
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from math import isfinite
@@ -185,7 +185,13 @@ def _peak(seen: profile) -> int:
 
 
 def measure(
-    *, model: str = "resnet20", batch_size: int = 64, device: str = "cpu", precision: str = "float32", rounds: int = 10
+    *,
+    model: str = "resnet20",
+    batch_size: int = 64,
+    device: str = "cpu",
+    precision: str = "float32",
+    rounds: int = 10,
+    progress: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> dict[str, object]:
     """Errors, times, rates and memory of all methods on this machine, as one JSON object.
 
@@ -195,6 +201,7 @@ def measure(
         device: "cpu" or "cuda".
         precision: "float32", "tf32" or "bf16", of forward and backward passes.
         rounds: times that every method is called; the smallest counts.
+        progress: passes on the numbers of the rounds, and may show them.
     """
     rounds = _check.count("rounds", rounds)
     _check.choice("precision", precision, tuple(DTYPE))
@@ -204,7 +211,7 @@ def measure(
     with warnings.catch_warnings(), arithmetic(precision):
         warnings.simplefilter("ignore")  # those of torch and opacus about each other
         rows, steps = _checked(given)
-        taken = _in_turns(steps, clock, rounds)
+        taken = _in_turns(steps, clock, progress(range(-WARM, rounds)))
         for name, times in taken.items():
             rows[name] |= {"milliseconds": 1e3 * min(times), "median_milliseconds": 1e3 * median(times)}
             rows[name] |= {
@@ -265,10 +272,10 @@ def _checked(given: Task) -> tuple[dict[str, dict[str, object]], dict[str, Step]
     return rows, steps
 
 
-def _in_turns(steps: dict[str, Step], clock: Clock, rounds: int) -> dict[str, list[float]]:
-    """Seconds of every call, rounds of all methods; the first rounds warm up."""
+def _in_turns(steps: dict[str, Step], clock: Clock, rounds: Iterable[int]) -> dict[str, list[float]]:
+    """Seconds of every call, rounds of all methods; those with negative numbers warm up."""
     taken: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(-WARM, rounds):
+    for number in rounds:
         for name, step in steps.items():
             seconds = clock.seconds(step)
             if number >= 0:
