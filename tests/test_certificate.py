@@ -9,7 +9,7 @@ from flint import arb, ctx
 from tampering import as_read, run_alone, see_every_change, status_of, tampered
 
 import mmaccount as mm
-from mmaccount import cli, verify
+from mmaccount import certificate, cli, verify, verify_contour
 from mmaccount.certificate import FIELDS, certify, enclosure
 
 CHECKER = ROOT / "mmaccount" / "verify.py"
@@ -117,6 +117,19 @@ def test_what_the_checker_does_not_know_is_refused():
         certify(mm.Settings(**PLAIN, noise="laplace"), delta=1e-5)
     with pytest.raises(ValueError, match="`delta` must be in"):
         certify(mm.Settings(**PLAIN), delta=1.0)
+
+
+def test_a_certificate_is_checked_by_the_checker_of_its_schema(tmp_path):
+    path = tmp_path / "certificate.json"
+    made = filled(PLAIN, 1e-5, 4.25, "plain")
+    path.write_text(json.dumps(made))
+    assert certificate.check(str(path)) == verify.check(str(path))
+    path.write_text(json.dumps(made | {"rules": ["unknown"]}))
+    assert certificate.check(str(path)) == verify.check(str(path)) != verify_contour.check(str(path))
+    for text in ("[]", "{", '{"schema": 3}'):
+        path.write_text(text)
+        assert certificate.check(str(path))[0] == 2
+    assert certificate.check(str(tmp_path / "none"))[0] == 2
 
 
 # ------------------------------------------------------------------------------------------------------------ tampering
