@@ -1,10 +1,12 @@
 """A CUDA device that is not there: tensors that say they are on it are kept in memory, and may not meet others.
 
-What a real one refuses is refused here too: operations on tensors of both devices (0-dimensional ones and indices excepted),
-`.numpy()` of one that is there. What is slow, unordered or different there is not found.
+What a real one refuses is refused here too: operations on tensors of both devices (but for numbers, and indices into one
+there), `.numpy()` of one that is there. What is slow, unordered or different there is not found, nor is a generator of
+random numbers that belongs to the other device. Kernels of Triton are refused.
 The meta device is not to be had meanwhile: torch takes such tensors for its.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,7 +21,8 @@ from trainer import checks, gradients
 
 DEVICE, NAME = torch.device("cuda", 0), "NVIDIA H100 80GB HBM3"
 MOVES = ("_to_copy", "copy_")
-INDEXED = ("index", "index_put_")  # by tensors on either device
+INDEXED = ("index", "index_put_")  # on the device by tensors on either
+JOINED = ("cat", "stack")
 
 
 class There(Tensor):
@@ -54,9 +57,12 @@ def carried_out(operation, args, kwargs):
     name = operation.overloadpacket.__name__
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     there = [one for one in tensors if isinstance(one, There)]
-    if there and name not in (*MOVES, *INDEXED) and any(one.dim() for one in tensors if not isinstance(one, There)):
-        raise RuntimeError(f"{operation}: tensors on cuda and on cpu")
     asked, into = kwargs.get("device"), bool(tensors) and isinstance(tensors[0], There)
+    meeting = tree_leaves((args[0], args[2:])) if name in INDEXED and into else tensors
+    here = [one for one in meeting if isinstance(one, Tensor) and not isinstance(one, There)]
+    alike = name in JOINED or (name.endswith("_") and not into)  # here numbers do not go with tensors there
+    if there and name not in MOVES and any(one.dim() or alike for one in here):
+        raise RuntimeError(f"{operation}: tensors on cuda and on cpu")
     on = asked is not None and torch.device(asked).type in ("cuda", "meta")  # which torch takes it for
     args, kwargs = tree_map(lambda leaf: leaf.kept if isinstance(leaf, There) else leaf, (args, kwargs))
     made = operation(*args, **(kwargs | {"device": "cpu"} if on else kwargs))
@@ -103,6 +109,7 @@ def device() -> Iterator[None]:
             "reset_peak_memory_stats": None,
         }.items():
             patch.setattr(torch.cuda, name, lambda *given, answer=answer: answer)
+        patch.setitem(sys.modules, "trainer.fused", None)
         patch.setattr(
             checks, "per_record", lambda model, loss, example, precision="float32": gradients.best(model, loss, precision)
         )

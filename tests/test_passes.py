@@ -24,7 +24,7 @@ def test_a_cpu_gets_compiled_kernels_that_agree():
 
 
 def test_threads_and_places_do_not_change_a_bit(monkeypatch):
-    row, factor = torch.randn(33, 5000), torch.rand(33)
+    row, factor = torch.randn(33, 36_864), torch.rand(33)
     norms, (total, lengths) = compiled.norms(row), compiled.clipped_sum(row, factor, 0.3)
     expected, _ = PLAIN.clipped_sum(row, factor, 0.3)
     assert torch.equal(total, expected)  # float32 products and cuts, added in float64 in the order of records
@@ -50,6 +50,16 @@ def bounded(rows, way):
         one = clip_truncate_sum([part[i : i + 1] for part in gradients], 1.0, 4.0, way).total
         assert float(one.norm()) <= 1.0
         assert float(one.abs().max()) <= 0.5
+
+
+@pytest.mark.parametrize("way", [PLAIN, COMPILED], ids=["plain", "compiled"])
+def test_the_norm_of_a_record_has_the_same_bits_beside_any_others(way):
+    gradients = [torch.randn(64, size) for size in (16, 2304, 36_864, 10) * 15]
+    norms = clip_truncate_sum(gradients, 1.0, 4.0, way).norms
+    for first, last in ((0, 1), (5, 6), (7, 24), (30, 63)):
+        some = clip_truncate_sum([one[first:last] for one in gradients], 1.0, 4.0, way).norms
+        assert torch.equal(some, norms[first:last])
+    assert torch.equal(clip_truncate_sum([one.flip(0) for one in gradients], 1.0, 4.0, way).norms.flip(0), norms)
 
 
 def test_compiled_kernels_bound_every_record():
@@ -82,6 +92,7 @@ def rounded(row, factor, bound):
         ({"norms": lambda row: PLAIN.norms(row) * (1 - 2e-5)}, "norms differ"),
         ({"norms": lambda row: PLAIN.norms(row.nan_to_num(1.0, 1.0, 1.0))}, "not finite"),
         ({"norms": lambda row: PLAIN.norms(row).float()}, "type"),
+        ({"norms": lambda row: PLAIN.norms(row) * (1 + 1e-12 * (len(row) > 1))}, "how many"),
         ({"clipped_sum": without}, "differ"),
         ({"clipped_sum": uncut}, "differ"),
         ({"clipped_sum": late}, "differ"),

@@ -34,7 +34,18 @@ def test_the_device_is_one_of_its_own():
     with device():
         there = torch.ones(3, device="cuda")
         assert (there.device.type, (2 * there).cpu().tolist(), float(there.sum())) == ("cuda", [2.0, 2.0, 2.0], 3.0)
-        for mixed in (lambda: there + here, lambda: there.copy_(here).add_(here), lambda: torch.cat([here, there])):
+        index, number = torch.tensor([0, 2]), torch.tensor(1.0)
+        assert there[index].tolist() == [1.0, 1.0]
+        assert (there + number).tolist() == [2.0, 2.0, 2.0]
+        for mixed in (
+            lambda: there + here,
+            lambda: there.copy_(here).add_(here),
+            lambda: torch.cat([here, there]),
+            lambda: torch.stack([there[0], number]),
+            lambda: number.add_(there[0]),
+            lambda: here[index.to("cuda")],
+            lambda: there.index_put_((index,), here[index]),
+        ):
             with pytest.raises(RuntimeError, match="tensors on cuda and on cpu"):
                 mixed()
         with pytest.raises(TypeError, match="numpy"):

@@ -1,7 +1,8 @@
 """The two passes over per-record gradients on a CPU, compiled by numba: each reads them once and writes next to nothing.
 
 Squares and sums are float64, products with the clip factor float32 and cut at a float32, as in `mechanism.PLAIN`. Squares of
-a record may be added in any order, the same one for every record; a coordinate is summed over records in their order.
+a record are added in some order, the same one for every record in every place; a coordinate is summed over records in
+their order.
 Used only where `trainer.passes` has found them to agree.
 """
 
@@ -56,7 +57,7 @@ def _cut_sums(
     for block in range(first, last):
         start, stop = block * COLUMNS, min((block + 1) * COLUMNS, row.shape[1])
         for i in range(len(row)):
-            squares[block, i] = _cut_sum(row[i, start:stop], factor[i], bound, total[start:stop])
+            squares[i, block] = _cut_sum(row[i, start:stop], factor[i], bound, total[start:stop])
 
 
 @cache
@@ -78,7 +79,7 @@ def _shared(size: int, parts: int, work: Callable[[int, int], None]) -> None:
 def norms(row: Tensor) -> Tensor:
     """l2 norm of every row, float64."""
     made = torch.empty(len(row), dtype=torch.float64)
-    values, out = row.contiguous().numpy(), made.numpy()
+    values, out = row.contiguous().numpy(force=True), made.numpy()
     _shared(row.numel(), len(row), lambda first, last: _square_sums(values, out, first, last))
     return made.sqrt_()
 
@@ -87,7 +88,7 @@ def clipped_sum(row: Tensor, factor: Tensor, bound: float) -> tuple[Tensor, Tens
     """As `mechanism._clipped_sum`."""
     rows, columns = row.shape
     blocks = -(-columns // COLUMNS)
-    total, squares = torch.zeros(columns, dtype=torch.float64), torch.empty(blocks, rows, dtype=torch.float64)
-    given = (row.contiguous().numpy(), factor.numpy(), np.float32(bound), total.numpy(), squares.numpy())
+    total, squares = torch.zeros(columns, dtype=torch.float64), torch.empty(rows, blocks, dtype=torch.float64)
+    given = (row.contiguous().numpy(force=True), factor.numpy(), np.float32(bound), total.numpy(), squares.numpy())
     _shared(row.numel(), blocks, lambda first, last: _cut_sums(*given, first, last))
-    return total, squares.sum(0).sqrt_()
+    return total, squares.sum(1).sqrt_()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from trainer.convolutions import Geometry
 
-NORM_COLUMNS = 2048
+NORM_COLUMNS = 1024
 ROWS, COLUMNS = 8, 256  # of a tile
 ROW_TILES = 16  # that one program adds up
 FUSED = {"enable_fp_fusion": True}  # multiply-adds: nothing here depends on two roundings instead of one
@@ -23,11 +23,14 @@ SIDE, PIXELS = 64, 32  # largest tile of a weight gradient, and how many output 
 
 
 @triton.jit
-def _square_sums(values, out, columns, blocks, WIDTH: tl.constexpr):  # noqa: ANN001, ANN202
-    row, block = tl.program_id(0), tl.program_id(1)
-    column = block * WIDTH + tl.arange(0, WIDTH)
-    value = tl.load(values + row.to(tl.int64) * columns + column, mask=column < columns, other=0.0).to(tl.float64)
-    tl.store(out + row.to(tl.int64) * blocks + block, tl.sum(value * value, 0))
+def _square_sums(values, out, columns, WIDTH: tl.constexpr):  # noqa: ANN001, ANN202
+    row = tl.program_id(0).to(tl.int64)
+    total = tl.zeros((WIDTH,), dtype=tl.float64)
+    for start in range(0, columns, WIDTH):
+        column = start + tl.arange(0, WIDTH)
+        value = tl.load(values + row * columns + column, mask=column < columns, other=0.0).to(tl.float64)
+        total += value * value
+    tl.store(out + row, tl.sum(total, 0))
 
 
 @triton.jit
@@ -60,15 +63,14 @@ def _cut_sums(  # noqa: ANN202
 
 
 def norms(row: Tensor) -> Tensor:
-    """l2 norm of every row, float64."""
+    """l2 norm of every row, float64; a row has the same bits whatever the others are."""
     row = row.contiguous()
     rows, columns = row.shape
-    blocks = triton.cdiv(columns, NORM_COLUMNS)
-    made = torch.empty(rows, blocks, dtype=torch.float64, device=row.device)
-    if made.numel():
+    made = torch.zeros(rows, dtype=torch.float64, device=row.device)
+    if rows:
         with torch.cuda.device_of(row):
-            _square_sums[(rows, blocks)](row, made, columns, blocks, WIDTH=NORM_COLUMNS, **FUSED)
-    return made.sum(1).sqrt()
+            _square_sums[(rows,)](row, made, columns, WIDTH=NORM_COLUMNS, **FUSED)
+    return made.sqrt()
 
 
 def clipped_sum(row: Tensor, factor: Tensor, bound: float) -> tuple[Tensor, Tensor]:
@@ -132,7 +134,7 @@ def weight_gradients(x: Tensor, out: Tensor, shape: Geometry) -> Tensor:
     """Float32, as `convolutions.grouped`; TF32 if torch's convolutions have it."""
     x, out = x.contiguous(), out.contiguous()
     outputs, channels, *kernel = shape.weight
-    made = torch.empty(len(x), *shape.weight, device=x.device)
+    made = torch.empty(len(x), *shape.weight, dtype=torch.float32, device=x.device)
     columns, pixels = channels * kernel[0] * kernel[1], shape.out[2] * shape.out[3]
     tile = {"ROWS": _tile(outputs), "COLUMNS": _tile(columns), "PIXELS": PIXELS}
     grid = (triton.cdiv(columns, tile["COLUMNS"]), triton.cdiv(outputs, tile["ROWS"]), len(x))  # one record after the other

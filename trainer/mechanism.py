@@ -29,7 +29,8 @@ Outside the guarantee:
 - the resolution of the noise: multiples of about 2^-53, none beyond 8.3 standard deviations (mass 2^-54). Rounding of all
   that is released to float32 hides most of the low bits that such attacks read, but that is an observation, not a proof;
 - gradients of *other* records that round differently because one record more is in the batch: the sensitivity is c (of
-  counts 1/2) for gradients that do not. `gradients.chunked` keeps the shape of every microbatch constant for that reason,
+  counts 1/2) for gradients that do not (nor their norms: each is added up by itself, which on CUDA is certain with the
+  Triton kernels only). `gradients.chunked` keeps the shape of every microbatch constant for that reason,
   and `checks.same_anywhere` tries whether a record's gradient has the same bits in every place, `processes.same_bits`
   whether in every process;
 - where a record is added or removed before others, so that their numbers change, the views of these others: they follow from
@@ -207,7 +208,8 @@ def clip_truncate_sum(gradients: Sequence[Tensor], clip_norm: float, truncation:
     if not clip_norm >= SMALLEST:
         raise ValueError(f"`clip_norm` must be at least {SMALLEST:g}, got {clip_norm!r}.")
     rows = [gradient[..., None].flatten(1) for gradient in gradients]
-    norms = torch.stack([passes.norms(row) for row in rows]).norm(dim=0)
+    # One addition after the other: the bits of a record's norm do not depend on how many records there are.
+    norms = sum(passes.norms(row).square() for row in rows).sqrt()
     finite = norms < LONGEST
     if not bool(finite.all()):
         rows = [torch.where(finite[:, None], row, 0.0) for row in rows]  # 0 * inf would be NaN

@@ -23,8 +23,9 @@ def chosen(device: torch.device | str, processes: Processes = ONE) -> tuple[Pass
 
 
 def _tried(device: torch.device | str) -> tuple[Passes, str]:
-    module, compiler = KERNELS[torch.device(device).type]
+    compiler = "compiled"
     try:
+        module, compiler = KERNELS[torch.device(device).type]
         kernels = import_module(module)
         made = Passes(norms=kernels.norms, clipped_sum=kernels.clipped_sum)
         agree(made, device)
@@ -41,9 +42,11 @@ def agree(made: Passes, device: torch.device | str) -> None:
         finite = expected.isfinite()
         if not torch.equal(found.isfinite(), finite):
             raise ValueError("norms that are not finite are other ones")
+        if not torch.equal(made.norms(row[:1]), found[:1]):
+            raise ValueError("norms depend on how many there are")
         _close("norms", found[finite], expected[finite], NORMS_CLOSE * expected[finite])
         row, factor = torch.where(finite[:, None], row, 0.0), torch.where(finite, 1.0 / expected.clamp_min(1.0), 0.0).float()
-        bound = float(torch.tensor(0.3 / shape[1] ** 0.5))
+        bound = float(torch.tensor(0.3 / shape[1] ** 0.5, dtype=torch.float32))
         total, lengths = made.clipped_sum(row, factor, bound)
         total_expected, lengths_expected = PLAIN.clipped_sum(row, factor, bound)
         _close("sums", total, total_expected, torch.full_like(total, CLOSE * bound * shape[0]))
@@ -53,7 +56,7 @@ def agree(made: Passes, device: torch.device | str) -> None:
 def _random(shape: tuple[int, int], device: torch.device | str) -> Tensor:
     """Normal numbers, rows of very different length, every 5th from the second with one that is not finite."""
     rows = torch.arange(shape[0])
-    made = torch.randn(shape) * 10.0 ** (rows % 7 - 3.0)[:, None]
+    made = (torch.randn(shape) * 10.0 ** (rows % 7 - 3.0)[:, None]).float()
     bad = torch.tensor([float("nan"), float("inf"), -float("inf")])
     chosen = rows[1::5]
     made[chosen, chosen % shape[1]] = bad[chosen % 3]
