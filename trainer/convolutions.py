@@ -99,8 +99,8 @@ Pair = tuple[Tensor, Tensor]  # input of a convolution, gradient of its output
 
 
 def usable(shape: Geometry, whole: Pair, normal: Pair, precision: str) -> list[str]:
-    """Kernels that work here, agree with `grouped` on whole numbers, and on normal ones give every record the same bits in the
-    reverse order of records."""
+    """Kernels that work here, agree with `grouped` on whole numbers, and on normal ones give every record the same bits in
+    the reverse order of records."""
     x, expected = whole[0], KERNELS[DEFAULT](*whole, shape)
     most = 0.4 + TOLERANCE[precision] * expected.abs()
 
