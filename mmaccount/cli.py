@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from decimal import ROUND_CEILING, ROUND_FLOOR
-from functools import partial
 from math import isfinite
 from typing import Any, NoReturn
 
@@ -16,14 +15,12 @@ from mmaccount.accountants import bracket
 from mmaccount.bound import Bound, BoundError, as_json, as_text, up
 from mmaccount.calibrate import KNOBS, Infeasible, solve, solve_batch_size, solve_for
 from mmaccount.cli_run import RUN, STARTS, add_fast, add_number, add_run, options, settings
-from mmaccount.cli_status import Status
+from mmaccount.cli_status import Status, say_when_compiling
 from mmaccount.comparison import Comparison, LawRow, compare, compare_laws
-from mmaccount.kernels.logspace import before_compiling
 from mmaccount.sampling import SAMPLINGS, refuse_unless_poisson
 from mmaccount.settings import Settings
 
 SOLVABLE = ("noise-multiplier", "steps", "sample-rate", "batch-size", "gap", "mixing", "truncation")
-COMPILING = "mmaccount: compiling for some seconds (once; later calls find the machine code on disk)"
 GDP_NOTE = "a description, never a guarantee: the Gaussian mechanism with the same epsilon at this delta"
 
 
@@ -278,7 +275,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     parser = _parser()
     arguments = parser.parse_args(argv)
-    before_compiling(partial(print, COMPILING, file=sys.stderr, flush=True))
+    say_when_compiling("mmaccount")
     try:
         with Status() as status:
             arguments.progress = status.counted

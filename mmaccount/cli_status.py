@@ -4,9 +4,18 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Self
 
+from mmaccount.kernels.logspace import before_compiling
+
 EVERY = 1.0  # seconds between two updates; quicker commands show nothing
+
+
+def say_when_compiling(program: str) -> None:
+    """A line on standard error before the first kernel is compiled, if one must be."""
+    text = f"{program}: compiling for some seconds (once; later calls find the machine code on disk)"
+    before_compiling(partial(print, text, file=sys.stderr, flush=True))
 
 
 class Status:

@@ -44,7 +44,7 @@ def test_rounds_are_counted_at_a_terminal(monkeypatch, capsys):
 
 
 def test_compiling_is_said(monkeypatch, capsys):
-    monkeypatch.setattr(command, "before_compiling", lambda tell: tell())
+    monkeypatch.setattr(cli_status, "before_compiling", lambda tell: tell())
     assert command.main(["--bench", "--threads", "0"]) == 2
     first, second = capsys.readouterr().err.splitlines()
     assert first == "trainer: compiling for some seconds (once; later calls find the machine code on disk)"

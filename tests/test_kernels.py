@@ -137,8 +137,7 @@ def test_log_of_binomial_coefficients_at_high_order():
     assert log(2.0) == pytest.approx(logspace.softplus(0.0))
 
 
-def test_compiling_is_announced_once_and_before_it_starts(monkeypatch):
-    monkeypatch.undo()  # of conftest.py's silence
+def test_compiling_is_announced_once_and_before_it_starts():
     told = []
     logspace.before_compiling(lambda: told.append(len(compiled)))
     compiled = []

@@ -8,7 +8,6 @@ import json
 import os
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,8 +15,7 @@ import torch
 
 from mmaccount import _check
 from mmaccount.bound import up
-from mmaccount.cli_status import Status
-from mmaccount.kernels.logspace import before_compiling
+from mmaccount.cli_status import Status, say_when_compiling
 from mmaccount.plan import Plan
 from trainer import bench, data, memory, probe, processes
 from trainer.augment import Augmentation
@@ -25,7 +23,6 @@ from trainer.loop import PAUSE, Options, losses, train
 from trainer.precision import DTYPE
 from trainer.update import Update
 
-COMPILING = "trainer: compiling for some seconds (once; later calls find the machine code on disk)"
 TRAIN = """Train with DP-SGD or ModelMix exactly as a plan says. Several processes, one a device:
 torchrun --nproc-per-node N -m trainer ... (gloo on CPU, nccl on CUDA); the first writes the files."""
 
@@ -137,7 +134,7 @@ def main(argv: list[str] | None = None) -> int:
     given, rank = _parser().parse_args(argv), int(os.environ.get("RANK", "0"))
     memory.keep_freed()
     if rank == 0:
-        before_compiling(partial(print, COMPILING, file=sys.stderr, flush=True))
+        say_when_compiling("trainer")
     try:
         if given.threads is not None:
             torch.set_num_threads(_check.count("threads", given.threads, 4096))
