@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from time import sleep
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from conftest import ROOT
 from mmaccount import Ledger, Plan, cli_status
 from trainer import __main__ as command
 from trainer import bench
+from trainer.timing import Clock
 
 
 def small(**changed):
@@ -37,6 +39,8 @@ def test_every_method_is_checked_and_timed(capsys):
 
 
 def test_rounds_are_counted_at_a_terminal(monkeypatch, capsys):
+    timed = Clock.seconds
+    monkeypatch.setattr(Clock, "seconds", lambda clock, call: sleep(0.02) or timed(clock, call))
     monkeypatch.setattr(cli_status, "EVERY", 0.005)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert command.main(["--bench", "--model", "cnn", "--batch-size", "5", "--rounds", "2"]) == 0

@@ -123,14 +123,9 @@ def fastest(shape: Geometry, device: torch.device | str, precision: str = "float
     """The name of the quickest kernel that is usable, on random tensors.
 
     `grouped` where none is usable: `checks.same_anywhere` tells."""
-    dtype, clock = DTYPE[precision], Clock(device)
-    whole, normal = (
-        tuple(draw(size).to(dtype) for size in (shape.x, shape.out))
-        for draw in (
-            lambda size: torch.randint(-WHOLE, WHOLE + 1, size, device=device),
-            lambda size: torch.randn(size, device=device),
-        )
-    )
+    dtype, clock, sizes = DTYPE[precision], Clock(device), (shape.x, shape.out)
+    whole = tuple(torch.randint(-WHOLE, WHOLE + 1, size, device=device).to(dtype) for size in sizes)
+    normal = tuple(torch.randn(size, device=device).to(dtype) for size in sizes)
     agreeing = usable(shape, whole, normal, precision)
 
     def seconds(name: str) -> float:

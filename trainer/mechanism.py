@@ -57,6 +57,7 @@ from mmaccount.plan import Phase, Plan
 BITS = 53
 BLOCK = 256  # coordinates whose squares are added in float32
 # A sum of 256 squares is off by at most 258 * 2^-24, its root by half of that, each product by two roundings.
+# Compiled kernels add squares in float64, in any order: n of them are off by at most n * 2^-53, less than that for n < 2^36.
 SHRINK = 1.0 - 2.0**-15
 SMALLEST = 1e-9  # clip norm; squares below 2^-149 vanish in float32, which matters only far below this
 LONGEST = 2.0**63  # a gradient from here on counts as not finite: its squares overflow float32, its factor could underflow
