@@ -11,19 +11,22 @@ decimal.
     "plain"     the subsampled Gaussian at any order, mixing not credited.
 
 The checker works with intervals of 54 digits and more (directed rounding, mpmath.iv). Three errors are not rounding:
-Normal tail. With u = x/sqrt 2 > 0, e^{u^2} erfc(u) = (u/pi) Int e^{-t^2}/(t^2 + u^2) dt. The midpoint rule with step pi/a,
-    moved to the lines |Im t| = c, differs from it by the pole, -2 e^{u^2}/(e^{2au} + 1) if u < c, and by at most
-    (2u/sqrt pi) e^{c^2}/(|c^2 - u^2| (e^{2ac} - 1)). With c = a + 1 for u < a and c = a - 1 for u > a this is less than
-    u e^{1-a^2}; terms t > a add up to less than u e^{-a^2}. All is analytic in u > -1, so both hold there with |u|.
-Trapezoid rule. If f is analytic for |Im x| < y and Int |f(x + ib)| dx <= G Int f for |b| < y, the relative error is at most
-    2 G/(e^{2 pi y/h} - 1) (Trefethen and Weideman 2014, Theorem 5.1). For p R^k, R = p(x-v)/p, p uniform plus Gaussian:
-    G = e^{y^2/2} (1 - y^2/2)^{1-k}, y < sqrt 2, since e^{y^2/2} p (1 - y^2/2) <= |p(x + iy)| <= e^{y^2/2} p (given the sum,
-    the uniform has variance below 1). For N(0,1) and R = 1 - q + q e^{vx - v^2/2}: |R(x + iy)| <= R(x), and no zero while
-    y v < pi, so G = e^{y^2/2}.
-Nodes left out, W beyond the left edge and k v + W beyond the right one. On the left R <= 1. On the right, s > 1 beyond the
-    edge, log R <= v (hazard rate at s) <= v (s + 1) as -log p is convex, and p <= phi(s)/L, so that
-    p R^k <= e^{kv + (kv)^2/2} phi(s - kv)/L. For N(0,1), R^k <= 1 + e^{k (vx - v^2/2)}. Nodes at least W inside both edges
-    have |log R| <= 4 P(N > W); they are taken together.
+(E1) Normal tail. With u = x/sqrt 2 > 0, e^{u^2} erfc(u) = (u/pi) Int e^{-t^2}/(t^2 + u^2) dt. The
+    midpoint rule with step pi/a, moved to the lines |Im t| = c, differs from it by the pole, -2
+    e^{u^2}/(e^{2au} + 1) if u < c, and by at most (2u/sqrt pi) e^{c^2}/(|c^2 - u^2| (e^{2ac} - 1)).
+    With c = a + 1 for u < a and c = a - 1 for u > a this is less than u e^{1-a^2}; terms t > a add
+    up to less than u e^{-a^2}. All is analytic in u > -1, so both hold there with |u|.
+(E2) Trapezoid rule. If f is analytic for |Im x| < y and Int |f(x + ib)| dx <= G Int f for |b| < y,
+    the relative error is at most 2 G/(e^{2 pi y/h} - 1) (Trefethen and Weideman 2014, Theorem 5.1).
+    For p R^k, R = p(x-v)/p, p uniform plus Gaussian: G = e^{y^2/2} (1 - y^2/2)^{1-k}, y < sqrt 2,
+    since e^{y^2/2} p (1 - y^2/2) <= |p(x + iy)| <= e^{y^2/2} p (given the sum, the uniform has
+    variance below 1). For N(0,1) and R = 1 - q + q e^{vx - v^2/2}: |R(x + iy)| <= R(x), and no zero
+    while y v < pi, so G = e^{y^2/2}.
+(E3) Nodes left out, W beyond the left edge and k v + W beyond the right one. On the left R <= 1. On
+    the right, s > 1 beyond the edge, log R <= v (hazard rate at s) <= v (s + 1) as -log p is
+    convex, and p <= phi(s)/L, so that p R^k <= e^{kv + (kv)^2/2} phi(s - kv)/L. For N(0,1), R^k <=
+    1 + e^{k (vx - v^2/2)}. Nodes at least W inside both edges have |log R| <= 4 P(N > W); they are
+    taken together.
 """
 
 import json

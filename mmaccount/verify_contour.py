@@ -1,4 +1,18 @@
-"""Checks a certificate made of contours, all numbers again in intervals; proof: accountants/contour_certificate.py."""
+"""Checks a certificate of plain Gaussian DP-SGD: the bound on delta is computed again, in intervals.
+
+This file works alone: it needs mpmath and nothing else of this package. `python verify_contour.py CERTIFICATE.json` prints
+what is proven. Why (2) is a bound, and its error terms (E1) to (E4), is proven at the top of
+accountants/contour_certificate.py.
+
+What a certificate claims, with x ~ N(0, 1) and v = 1 / noise multiplier:
+(1) R         1 - q + q e^(vx - v^2/2), the likelihood ratio of one step with and without the record
+              (Zhu, Dong, Wang 2022, arXiv 2106.08567, Theorem 11).
+    M(s)      product over all steps of E[R^(1 + s)] where the record is removed, of E[R^(-s)] where it is added; times
+              e^(m s (1 + s) / 2) for full batches and an added Gaussian step of squared mean m in all.
+(2) delta     at epsilon is at most Re sum_j w_j M(s_j) e^(-s_j eps) / (s_j (1 + s_j)), s_j = t + i j D, j = 0 .. count - 1,
+              w_0 = D / (2 pi), other w_j = D / pi, plus (E4) for all j that are left out: Fourier inversion
+              (Alghamdi et al. 2023, arXiv 2208.09595) by the trapezoid rule, whose aliases are not negative.
+"""
 
 import json
 import sys
@@ -6,79 +20,164 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from fractions import Fraction
 from functools import cache
 from math import ceil, floor, log, log1p, pi, sqrt
+from typing import Any
 
-from mpmath.ctx_iv import MPIntervalContext, ivmpc, ivmpf
-from mpmath.libmp import to_fixed, to_rational
+import mpmath
 
-iv, iv.prec, WAYS = MPIntervalContext(), 256, (Context(30, ROUND_FLOOR), Context(30, ROUND_CEILING))
+BITS = 256
+MOST_FREQUENCIES = 10**5  # more would take too long
+iv = mpmath.MPIntervalContext()  # every operation rounds outward
+iv.prec = BITS
+exact = mpmath.MPContext()
+Interval = Any  # a real or complex number of `iv`
+DOWN, UP = Context(30, ROUND_FLOOR), Context(30, ROUND_CEILING)
+PLUS_MINUS = iv.mpf([-1, 1])
+ZERO_TO_ONE = iv.mpf([0, 1])
+DIRECTIONS = ("remove", "add")
 
 
-def _exact(x: Fraction | int) -> ivmpf:  # the narrowest interval around a number
+def _interval(x: Fraction | int) -> Interval:
+    """The narrowest interval that holds a rational number."""
     return iv.mpf(Fraction(x).numerator) / Fraction(x).denominator
 
 
+def _fraction(end: Interval) -> Fraction:
+    """One end of an interval, exactly. An end that is infinite is a ValueError."""
+    number = exact.mpmathify(end)
+    if not exact.isfinite(number):
+        raise ValueError("a number has no finite bound.")
+    mantissa, exponent = number.man_exp
+    size = abs(int(mantissa)) * Fraction(2) ** int(exponent)
+    return -size if number < 0 else size
+
+
+def _rounded(x: Interval) -> list[str]:
+    """Both ends of an interval as decimals of 30 digits, rounded outward."""
+    low, high = _fraction(x.a), _fraction(x.b)
+    lower = DOWN.divide(Decimal(low.numerator), Decimal(low.denominator))
+    upper = UP.divide(Decimal(high.numerator), Decimal(high.denominator))
+    return [str(lower), str(upper)]
+
+
+def _fixed(x: Interval) -> int:
+    """About 2^BITS times the lower end of an interval."""
+    return int(_fraction(x.a) * 2**BITS)
+
+
 @cache
-def _moments(order: Fraction, spacing: Fraction, q: Fraction, z: Fraction, count: int) -> list[ivmpc]:
-    # E[R^(order + i j spacing)], j < count, for R = 1 - q + q e^{vx - v^2/2}, x ~ N(0,1), v = 1/z
-    k, v, shift, top = _exact(order), 1 / _exact(z), float(1 / z), float(order)
-    y = Fraction(min(sqrt(1.4 * iv.prec), 2.5 / shift, 3 * sqrt(iv.prec / abs(top)) / shift))  # half the width of the strip
-    growth = 2 * iv.exp(_exact(y * y / 2) + _exact(y * abs(spacing) * count) * v)
-    growth *= 1 if top > 0 else iv.cos(_exact(y / 2) * v) ** k
-    h = Fraction(2 * pi * float(y) / (0.7 * iv.prec + float(iv.log(growth).b)))
-    error = (growth / (iv.exp(2 * iv.pi * _exact(y / h)) - 1)).b
-    most = min(top * (shift**2 - 2 * log(q)), (top * shift) ** 2) if top > 0 else 2 * top * log1p(-q)
-    w = ceil(sqrt(1.4 * iv.prec + most) + 1)
-    lost = iv.exp(_exact(Fraction(-w * w, 2))) * (1 + iv.exp(k * (k - 1) * v * v / 2) if top > 0 else _exact(1 - q) ** k)
-    points = [_exact(n * h) for n in range(floor(-w / h), ceil((w + ceil(max(0, top) * shift) + 1) / h) + 1)]
-    logs = [iv.log(_exact(1 - q) + _exact(q) * iv.exp(v * x - v * v / 2)) for x in points]
-    sizes = [_exact(h) * iv.exp(k * log_r - x * x / 2) / iv.sqrt(2 * iv.pi) for x, log_r in zip(points, logs, strict=True)]
-    moment, sums = sum(sizes, lost * iv.mpf([0, 1])) / (1 + error * iv.mpf([-1, 1])), [[0, 0] for _ in range(count)]
-    wide = error + lost / moment
-    for size, angle in zip(sizes, (_exact(spacing) * log_r for log_r in logs), strict=True):
-        parts = size / moment, iv.cos(angle), iv.sin(angle)
-        wide += 3 * count * (sum(part.delta for part in parts) + iv.mpf(2) ** (3 - iv.prec))
-        (a, c, s), b = (to_fixed(part._mpi_[0], iv.prec) for part in parts), 0
-        for total in sums:  # in integers, 2^prec times the numbers
-            total[:] = total[0] + a, total[1] + b
-            a, b = (a * c - b * s) >> iv.prec, (a * s + b * c) >> iv.prec
+def _moments(order: Fraction, spacing: Fraction, q: Fraction, z: Fraction, count: int) -> list[Interval]:
+    """E[R^(order + i j spacing)] for j = 0 .. count - 1, R as in (1), by the trapezoid rule."""
+    k, v = _interval(order), 1 / _interval(z)
+    shift, top = float(1 / z), float(order)
+
+    # (E1) On lines up to y above and below the real one the integrand is at most half `growth` times as large.
+    y = Fraction(min(sqrt(1.4 * BITS), 2.5 / shift, 3 * sqrt(BITS / abs(top)) / shift))
+    growth = 2 * iv.exp(_interval(y * y / 2) + _interval(y * abs(spacing) * count) * v)
+    if top <= 0:
+        growth *= iv.cos(_interval(y / 2) * v) ** k
+    step = Fraction(2 * pi * float(y) / (0.7 * BITS + float(iv.log(growth).b)))
+    error = (growth / (iv.exp(2 * iv.pi * _interval(y / step)) - 1)).b
+
+    # (E2) Nodes are left out beyond `reach` standard deviations, to the right of the shifted law.
+    if top > 0:
+        most = min(top * (shift**2 - 2 * log(q)), (top * shift) ** 2)
+        largest = 1 + iv.exp(k * (k - 1) * v * v / 2)
+    else:
+        most = 2 * top * log1p(-q)
+        largest = _interval(1 - q) ** k
+    reach = ceil(sqrt(1.4 * BITS + most) + 1)
+    left_out = iv.exp(_interval(Fraction(-reach * reach, 2))) * largest
+
+    first = floor(-reach / step)
+    last = ceil((reach + ceil(max(0, top) * shift) + 1) / step)
+    points = [_interval(n * step) for n in range(first, last + 1)]
+    log_ratios = [iv.log(_interval(1 - q) + _interval(q) * iv.exp(v * x - v * v / 2)) for x in points]
+    density = _interval(step) / iv.sqrt(2 * iv.pi)
+    sizes = [density * iv.exp(k * log_r - x * x / 2) for x, log_r in zip(points, log_ratios, strict=True)]
+    moment = sum(sizes, left_out * ZERO_TO_ONE) / (1 + error * PLUS_MINUS)
+
+    # (E3) A node's terms for all j are powers of one number of modulus 1, in integers, 2^BITS times the numbers.
+    wide = error + left_out / moment
+    totals = [[0, 0] for _ in range(count)]
+    for size, log_r in zip(sizes, log_ratios, strict=True):
+        angle = _interval(spacing) * log_r
+        share, cosine, sine = size / moment, iv.cos(angle), iv.sin(angle)
+        wide += 3 * count * (share.delta + cosine.delta + sine.delta + iv.mpf(2) ** (3 - BITS))
+        real, imag = _fixed(share), 0
+        c, s = _fixed(cosine), _fixed(sine)
+        for total in totals:
+            total[0] += real
+            total[1] += imag
+            real, imag = (real * c - imag * s) >> BITS, (real * s + imag * c) >> BITS
     if not wide < 1:
         raise ValueError("a contour is too coarse.")
-    return [moment * iv.mpc(*(_exact(Fraction(x, 2**iv.prec)) + wide.b * iv.mpf([-1, 1]) for x in total)) for total in sums]
+
+    def widened(total: int) -> Interval:
+        return _interval(Fraction(total, 2**BITS)) + wide.b * PLUS_MINUS
+
+    return [moment * iv.mpc(widened(real), widened(imag)) for real, imag in totals]
 
 
-def side(c: dict[str, ivmpf], name: str) -> tuple[dict[str, ivmpf], list[tuple[ivmpc, ivmpc]]]:
-    """For one direction: log E[R^k] of each phase's step, and (z, F) such that delta(eps) <= Re sum F e^{-z eps}."""
-    t, spacing, count, added = (c["contours"][name][part] for part in ("t", "spacing", "count", "added"))
-    found, normal, moments = dict[str, ivmpf](), _exact(added), [iv.mpc(1)] * count
-    for i, phase in enumerate(c["phases"], 1):
-        q, steps, noise = (phase[number] for number in ("sample_rate", "steps", "noise_multiplier"))
-        fits = t > 0 < spacing and added >= 0 == count % 1 < count and 0 < q <= 1 and noise > 0 == steps % 1 < steps
-        fits = fits and (q == 1 or 10**5 * noise > max(20 * t, spacing * count))  # else too many nodes
-        if not (fits and len(phase) == 4 and phase["noise"] == "gaussian"):
-            raise ValueError(f"phase {i} or a contour is out of range, or not known here.")
-        if q < 1:
-            step = _moments(*((1 + t, spacing) if name == "remove" else (-t, -spacing)), q, noise, count)
-            moments = [moment * more**steps for moment, more in zip(moments, step, strict=True)]
-            found[f"{name}: log moment of a step of phase {i}"] = iv.log(step[0].real)
-        normal += steps / _exact(noise) ** 2 if q == 1 else 0
-    h, last, z = _exact(spacing), _exact(count * spacing), [iv.mpc(_exact(t), _exact(j * spacing)) for j in range(count)]
-    left = moments[0] * iv.exp(normal / 2 * (z[0] * (1 + z[0]) - last**2)) / (iv.pi * (last - h / 2))
-    sizes = [h / iv.pi * m * iv.exp(normal / 2 * x * (1 + x)) / (x * (1 + x)) for x, m in zip(z, moments, strict=True)]
-    return found, [(z[0], left), (z[0], -sizes[0] / 2), *zip(z, sizes, strict=True)]
+def _check_range(number: int, phase: dict[str, Any], contour: dict[str, Any]) -> None:
+    """A phase or a contour that the proof does not cover, or that takes too many nodes, is a ValueError."""
+    q, steps, noise = phase["sample_rate"], phase["steps"], phase["noise_multiplier"]
+    t, spacing, count, added = (contour[name] for name in ("t", "spacing", "count", "added"))
+    known = len(phase) == 4 and phase["noise"] == "gaussian"
+    settings = 0 < q <= 1 and noise > 0 and steps > 0 and steps % 1 == 0
+    line = t > 0 and spacing > 0 and added >= 0 and 0 < count <= MOST_FREQUENCIES and count % 1 == 0
+    affordable = q == 1 or 10**5 * noise > max(20 * t, spacing * count)
+    if not (known and settings and line and affordable):
+        raise ValueError(f"phase {number} or a contour is out of range, or not known here.")
 
 
-def recompute(c: dict[str, ivmpf]) -> dict[str, ivmpf]:
+def side(c: dict[str, Any], name: str) -> tuple[dict[str, Interval], list[tuple[Interval, Interval]]]:
+    """For one direction: log E[R^k] of each phase's step, and (s, F) such that delta(eps) <= Re sum F e^(-s eps)."""
+    contour = c["contours"][name]
+    t, spacing, count = contour["t"], contour["spacing"], contour["count"]
+    normal = _interval(contour["added"])  # the squared mean of all Gaussian steps
+    found: dict[str, Interval] = {}
+    for number, phase in enumerate(c["phases"], 1):
+        _check_range(number, phase, contour)
+    moments = [iv.mpc(1)] * count
+    for number, phase in enumerate(c["phases"], 1):
+        q, steps, noise = phase["sample_rate"], phase["steps"], phase["noise_multiplier"]
+        if q == 1:
+            normal += steps / _interval(noise) ** 2
+            continue
+        order, turn = (1 + t, spacing) if name == "remove" else (-t, -spacing)
+        step = _moments(order, turn, q, noise, count)
+        moments = [moment * more**steps for moment, more in zip(moments, step, strict=True)]
+        found[f"{name}: log moment of a step of phase {number}"] = iv.log(step[0].real)
+
+    places = [iv.mpc(_interval(t), _interval(j * spacing)) for j in range(count)]
+    weight, end = _interval(spacing) / iv.pi, _interval(count * spacing)
+    terms = []
+    for s, moment in zip(places, moments, strict=True):
+        terms.append(weight * moment * iv.exp(normal / 2 * s * (1 + s)) / (s * (1 + s)))
+    terms[0] = terms[0] / 2
+    start = places[0]
+    falls = iv.exp(normal / 2 * (start * (1 + start) - end**2))
+    left_out = moments[0] * falls / (iv.pi * (end - _interval(spacing) / 2))  # (E4)
+    return found, [(start, left_out), *zip(places, terms, strict=True)]
+
+
+def recompute(c: dict[str, Any]) -> dict[str, Any]:
     """Every value that a certificate must hold; those in it do not count, but for epsilon."""
-    if not (c["schema"] == 2 and 0 < c["delta"] < 1 and Fraction(c["values"]["epsilon"]) >= 0):
+    epsilon = c["values"]["epsilon"]
+    if not (c["schema"] == 2 and 0 < c["delta"] < 1 and Fraction(epsilon) >= 0):
         raise ValueError("schema, delta or epsilon is out of range, or not known here.")
-    found, epsilon = {"log delta": iv.log(_exact(c["delta"]))}, c["values"]["epsilon"]
-    for name, (moments, curve) in ((name, side(c, name)) for name in ("remove", "add")):
-        falls = [f * iv.exp(-z * _exact(Fraction(epsilon))) for z, f in curve]
-        found |= moments | {f"{name}: log left out": iv.log(falls[0].real), f"{name}: log delta": iv.log(sum(falls).real)}
-    ends = {name: zip(WAYS, map(to_rational, x._mpi_), strict=True) for name, x in found.items()}
-    shown = {name: [str(way.divide(*map(Decimal, map(int, end)))) for way, end in pair] for name, pair in ends.items()}
-    holds = found["remove: log delta"].b <= found["log delta"].a >= found["add: log delta"].b
-    return shown | {"epsilon": epsilon if holds else None}
+    log_delta = iv.log(_interval(c["delta"]))
+    found = {"log delta": log_delta}
+    holds = True
+    for name in DIRECTIONS:
+        moments, curve = side(c, name)
+        parts = [factor * iv.exp(-s * _interval(Fraction(epsilon))) for s, factor in curve]
+        bound = iv.log(sum(parts).real)  # (2)
+        holds = holds and bound.b <= log_delta.a
+        found |= moments
+        found |= {f"{name}: log left out": iv.log(parts[0].real), f"{name}: log delta": bound}
+    rounded = {name: _rounded(x) for name, x in found.items()}
+    return rounded | {"epsilon": epsilon if holds else None}
 
 
 def check(path: str) -> tuple[int, str]:
@@ -90,10 +189,12 @@ def check(path: str) -> tuple[int, str]:
         wrong = [name for name in found | values if found.get(name) != values.get(name)]
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
         return 2, f"{path} cannot be checked: {error!r}"
-    proven = f"proven: epsilon <= {values['epsilon']} at delta {float(c['delta'])}"
-    return (1, f"{path} does not hold: wrong are {', '.join(wrong)}") if wrong else (0, proven)
+    if wrong:
+        return 1, f"{path} does not hold: wrong are {', '.join(wrong)}"
+    return 0, f"proven: epsilon <= {values['epsilon']} at delta {float(c['delta'])}"
 
 
 if __name__ == "__main__":
-    print((outcome := check(sys.argv[1]))[1])
-    sys.exit(outcome[0])
+    status, reason = check(sys.argv[1])
+    print(reason)
+    sys.exit(status)

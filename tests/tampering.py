@@ -49,8 +49,7 @@ def see_every_change(check: Check, made: dict, changed: Callable[[object], list]
 
 
 def run_alone(checker: Path, made: dict, folder: Path) -> str:
-    """Run a checker of less than 100 lines as a file, where only mpmath can be imported; returns what it prints."""
-    assert len(checker.read_text().splitlines()) < 100
+    """Run a checker as a file, where only mpmath can be imported; returns what it prints."""
     path = folder / "certificate.json"
     path.write_text(json.dumps(made))
     block = (

@@ -36,8 +36,8 @@ def status(made: dict, folder) -> int:
 
 
 def as_arb(end) -> arb:
-    sign, man, exponent, _ = end
-    return arb((-1) ** sign * int(man)) * arb(2) ** exponent
+    exact = verify._fraction(end)
+    return arb(exact.numerator) / exact.denominator
 
 
 # ------------------------------------------------------------------------------------------------------ the intervals
@@ -49,15 +49,15 @@ def test_normal_tail_holds_arb_and_is_narrow(bits, monkeypatch):
     monkeypatch.setattr(ctx, "prec", 2000)
     places = ["-40", "-1.5", "-1", "-0.9", "0", "1e-30", "0.3", "3", "15.5", "16", "16.5", "17", "18.5", "19", "60", "200"]
     for text in places:
-        found = verify._tail(verify._exact(Fraction(text)))
+        found = verify._tail(verify._interval(Fraction(text)))
         truth = (arb(text) / arb(2).sqrt()).erfc() / 2
-        assert as_arb(found._mpi_[0]) <= truth <= as_arb(found._mpi_[1]), text
+        assert as_arb(found.a) <= truth <= as_arb(found.b), text
         assert found.delta < verify.iv.mpf(2) ** (30 - bits) * found.mid, text
 
 
 def held(interval, text: str) -> bool:
     """A table value of 30 digits lies in the interval, but for the rounding of its last digit; the interval is narrower."""
-    low, high = (Fraction(*map(int, verify.to_rational(end))) for end in interval._mpi_)
+    low, high = verify._fraction(interval.a), verify._fraction(interval.b)
     last = Fraction(text) / 10**29
     return low - last <= Fraction(text) <= high + last and high - low < last
 
@@ -69,7 +69,7 @@ SUBSAMPLED_ROWS = [row for row in table("subsampled_gaussian") if float(row["z"]
 @pytest.mark.parametrize("row", MIXING_ROWS, ids=lambda row: "k {k} v {v} L {L}".format(**row))
 def test_moments_of_mixing_hold_the_reference_table(row, monkeypatch):
     monkeypatch.setattr(verify.iv, "prec", 240)
-    (moment,) = verify._moments([Fraction(row["k"])], Fraction(1), verify._exact(Fraction(row["v"])), Fraction(row["L"]))
+    (moment,) = verify._moments([Fraction(row["k"])], Fraction(1), verify._interval(Fraction(row["v"])), Fraction(row["L"]))
     assert held(verify.iv.log(moment), row["h"])
 
 
@@ -77,7 +77,7 @@ def test_moments_of_subsampling_hold_the_reference_table(monkeypatch):
     monkeypatch.setattr(verify.iv, "prec", 240)
     for row in SUBSAMPLED_ROWS:
         q, z, order = (Fraction(row[name]) for name in ("q", "z", "alpha"))
-        (moment,) = verify._moments([order], q, 1 / verify._exact(z), Fraction(0))
+        (moment,) = verify._moments([order], q, 1 / verify._interval(z), Fraction(0))
         assert held(verify.iv.log(moment), row["log_moment"]), row
     assert len(SUBSAMPLED_ROWS) > 10
 
@@ -167,7 +167,7 @@ def test_changes_of_a_mixed_run_are_seen(tmp_path):
 # ------------------------------------------------------------------------------------------------- the checker as a file
 
 
-def test_checker_is_short_and_needs_only_mpmath(tmp_path):
+def test_checker_needs_only_mpmath(tmp_path):
     printed = run_alone(CHECKER, filled(PLAIN, 1e-5, 4, "plain"), tmp_path)
     assert printed.startswith("proven: epsilon <= ")
 

@@ -8,24 +8,27 @@ post-processing, so a certificate of a run is one of the same run with mixing.
 With R = 1 - q + q e^{vx - v^2/2}, x ~ N(0,1), v = 1/z, the pair that dominates a step is (R N, N), or (N, R N)
 (Zhu-Dong-Wang 2022, arXiv 2106.08567, Theorem 11; composed: Theorem 10). The moment generating function of its loss is
 E[R^(1 + s)], or E[R^(-s)]. Why the sum of `verify_contour` is at least delta(eps):
-Added step. The run, followed by a Gaussian step of squared mean m = "added", has no smaller delta: the outcome of that step
-    may be ignored. M(s), now e^{m s (1 + s)/2} times the product over all steps, falls like e^{-m y^2/2} at s = t + iy,
-    whatever the steps are. Full batches are such steps too: they count towards m, in closed form.
-Inversion. delta(eps) e^{t eps}, t > 0, is continuous and falls exponentially on both sides; its Fourier transform is
-    M(s)/(s (1 + s)) at s = t + iy (Alghamdi et al. 2023, arXiv 2208.09595), at most M(t)/y^2. So Poisson summation holds:
-    for any spacing D the sum (D/2 pi) sum_j M(s_j) e^{-s_j eps}/(s_j (1 + s_j)) over all integers j, s_j = t + ijD, equals
-    sum_k e^{2 pi k t/D} delta(eps + 2 pi k/D), whose terms are not negative and whose term k = 0 is delta(eps).
-Frequencies left out, |j| >= count. |s (1 + s)| >= y^2 and |M(s)| <= M(t) e^{-m y^2/2}; the sum of 1/j^2 from count on is at
-    most 1/(count - 1/2).
-Trapezoid rule for E[R^k], k = a + ib. On the line Im x = c, |c| v < pi, |R| lies between R(Re x) cos(c v/2) and R(Re x),
-    and |arg R| <= |c| v. So on all lines up to |c| = y the integral of |phi R^k| is at most G E[R^a], G = e^{y^2/2 + |b| y
-    v} cos(y v/2)^min(a, 0), and the error of the rule at most 2 G/(e^{2 pi y/h} - 1) times E[R^a] (Trefethen and Weideman
-    2014, Theorem 5.1).
-Nodes left out, x < -w and x > w + max(a v, 0). R^a <= (1 - q)^a everywhere if a < 0, otherwise R^a <= 1 + e^{a (vx -
-    v^2/2)}. P(N > w) <= e^{-w^2/2}/2, and the terms fall outwards, so that their sum is below an integral from w on.
-Integers. All frequencies of a node are powers of one number of modulus 1, as integers over 2^prec. With e the error of its
-    first term, plus that of the number and of the rounding of a product, no term is off by more than 3 count e if count e <
-    1/3.
+Added step. The run, followed by a Gaussian step of squared mean m = "added", has no smaller delta:
+    the outcome of that step may be ignored. M(s), now e^{m s (1 + s)/2} times the product over all
+    steps, falls like e^{-m y^2/2} at s = t + iy, whatever the steps are. Full batches are such
+    steps too: they count towards m, in closed form.
+Inversion. delta(eps) e^{t eps}, t > 0, is continuous and falls exponentially on both sides; its
+    Fourier transform is M(s)/(s (1 + s)) at s = t + iy (Alghamdi et al. 2023, arXiv 2208.09595), at
+    most M(t)/y^2. So Poisson summation holds: for any spacing D the sum (D/2 pi) sum_j M(s_j)
+    e^{-s_j eps}/(s_j (1 + s_j)) over all integers j, s_j = t + ijD, equals sum_k e^{2 pi k t/D}
+    delta(eps + 2 pi k/D), whose terms are not negative and whose term k = 0 is delta(eps).
+(E4) Frequencies left out, |j| >= count. |s (1 + s)| >= y^2 and |M(s)| <= M(t) e^{-m y^2/2}; the sum
+    of 1/j^2 from count on is at most 1/(count - 1/2).
+(E1) Trapezoid rule for E[R^k], k = a + ib. On the line Im x = c, |c| v < pi, |R| lies between R(Re
+    x) cos(c v/2) and R(Re x), and |arg R| <= |c| v. So on all lines up to |c| = y the integral of
+    |phi R^k| is at most G E[R^a], G = e^{y^2/2 + |b| y v} cos(y v/2)^min(a, 0), and the error of
+    the rule at most 2 G/(e^{2 pi y/h} - 1) times E[R^a] (Trefethen and Weideman 2014, Theorem 5.1).
+(E2) Nodes left out, x < -w and x > w + max(a v, 0). R^a <= (1 - q)^a everywhere if a < 0, otherwise
+    R^a <= 1 + e^{a (vx - v^2/2)}. P(N > w) <= e^{-w^2/2}/2, and the terms fall outwards, so that
+    their sum is below an integral from w on.
+(E3) Integers. All frequencies of a node are powers of one number of modulus 1, as integers over
+    2^prec. With e the error of its first term, plus that of the number and of the rounding of a
+    product, no term is off by more than 3 count e if count e < 1/3.
 """
 
 import json
@@ -35,9 +38,7 @@ from fractions import Fraction
 from math import ceil, cos, inf, isfinite, log, log1p, pi, sqrt
 from typing import Any, NamedTuple
 
-from mpmath.ctx_iv import ivmpc
-from mpmath.ctx_mp import MPContext
-from mpmath.ctx_mp_python import mpf
+from mpmath import MPContext
 
 from mmaccount import verify_contour
 from mmaccount.accountants import rdp
@@ -58,6 +59,7 @@ MARGIN = Decimal("1.000000000000000000000000001")  # what is claimed over the ro
 
 mp = MPContext()
 mp.dps = DIGITS
+Number = Any  # a number of `mp`
 
 
 class _Way(NamedTuple):
@@ -117,12 +119,17 @@ class _Way(NamedTuple):
         return {}
 
 
-def _root(curve: Sequence[tuple[ivmpc, ivmpc]], start: float, delta: float) -> mpf:
+def _below(x: verify_contour.Interval) -> Number:
+    """The lower ends of both parts of a complex interval."""
+    return mp.mpc(mp.mpmathify(x.real.a), mp.mpmathify(x.imag.a))
+
+
+def _root(curve: Sequence[tuple[verify_contour.Interval, verify_contour.Interval]], start: float, delta: float) -> Number:
     """Where Re sum F e^{-z eps} falls to delta, by Newton's method for its log, by halves where that goes astray; 0 if it is
     below from the start, infinity if it stays above."""
-    lows = [[mp.make_mpc(tuple(part[0] for part in x._mpci_)) for x in pair] for pair in curve]
+    lows = [(_below(s), _below(f)) for s, f in curve]
 
-    def at(epsilon: mpf) -> tuple[mpf, mpf]:
+    def at(epsilon: Number) -> tuple[Number, Number]:
         parts = [f * mp.exp(-z * epsilon) for z, f in lows]
         return mp.fsum(x.real for x in parts), mp.fsum((z * x).real for (z, _), x in zip(lows, parts, strict=True))
 
