@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from mmaccount.settings import Settings
     from mmaccount.tuning import tune_cost
 
+__version__ = "0.1.0"
+
 __all__ = [
     "AdaptiveClipping",
     "Advice",
@@ -104,3 +106,8 @@ def __getattr__(name: str) -> object:
     value = getattr(import_module(f"mmaccount.{_HOME[name]}"), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    """What completion and `help` show: every public name, loaded yet or not."""
+    return sorted({*globals(), *__all__})

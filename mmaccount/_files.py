@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 
 def fingerprint(data: dict[str, Any]) -> str:
     """SHA-256 of the canonical JSON of `data` (sorted keys, no spaces, shortest numbers that read back the same)."""
@@ -40,8 +45,35 @@ def write_bytes(path: str | Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+    if os.name == "nt":  # Windows has no way to write a folder's entries to disk
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def lock(path: str | Path) -> int:
+    """Open a file that only one process, and one opener in it, holds at a time; `unlock` takes what this returns.
+
+    Raises:
+        BlockingIOError: it is held already.
+    """
+    held = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        if fcntl is not None:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            import msvcrt
+
+            msvcrt.locking(held, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+    except OSError as error:
+        os.close(held)
+        raise BlockingIOError(f"{path} is held already.") from error
+    return held
+
+
+def unlock(held: int) -> None:
+    """Let others hold the file."""
+    os.close(held)

@@ -1,7 +1,5 @@
 """What a training run has released so far. A ledger only grows, and a step is in it before its result exists."""
 
-import fcntl
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -117,11 +115,9 @@ class LedgerFile:
 
     def __init__(self, path: str | Path, plan: Plan, *, seeded: bool = False, at_least: int = 0) -> None:
         self.path = Path(path)
-        self._lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._lock)
+            self._lock = _files.lock(f"{self.path}.lock")
+        except BlockingIOError as error:
             raise ValueError(f"ledger {path} is in use by another run.") from error
         try:
             self.ledger = self._start(plan, seeded, at_least)
@@ -157,5 +153,5 @@ class LedgerFile:
     def close(self) -> None:
         """Let another run write."""
         if self._lock >= 0:
-            os.close(self._lock)
+            _files.unlock(self._lock)
             self._lock = -1

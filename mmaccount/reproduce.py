@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from scipy.integrate import trapezoid
 
 from mmaccount.accountants import bracket, rdp
 from mmaccount.kernels import binomial, gaussian
@@ -72,7 +73,7 @@ def _cut_moment(order: float, shift: float, width: float, q: float, past: float)
     log_p = np.array([gaussian.log_density(x, width) for x in t])
     log_shifted = np.array([gaussian.log_density(x - shift, width) for x in t])
     integrand = np.exp(log_p + order * np.log(1.0 - q + q * np.exp(log_shifted - log_p)))
-    return float(np.log(np.trapezoid(integrand, t) / width))
+    return float(np.log(trapezoid(integrand, t) / width))
 
 
 def integration_range() -> RangeRow:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from mmaccount import Phase, Plan
 from trainer import checks, convolutions, gradients, models
-from trainer.convolutions import Geometry
+from trainer.geometry import Geometry
 from trainer.gradients import Fast, Layout, Oracle, chunked, physical_batch_size
 from trainer.loop import losses
 from trainer.mechanism import Processes, Randomness, private_step

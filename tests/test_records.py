@@ -213,3 +213,23 @@ def test_redone_steps_are_told_from_new_ones(runs, distinct):
     plan = Plan(dataset_size=10, sample_rate=1.0, batch_size=10, phases=(phase,), delta=0.1)
     ledger = Ledger(plan=plan, runs=runs)
     assert ledger.distinct == distinct == len({step for first, last in runs for step in range(first, last + 1)})
+
+
+def test_records_and_the_lock_work_without_fcntl(tmp_path):
+    """As on Windows, whose module for locks is stood in for by one that takes those of this system."""
+    code = (
+        "import sys, types, fcntl as own;"
+        "other = types.ModuleType('msvcrt'); other.LK_NBLCK = 2;"
+        "other.locking = lambda held, mode, size: own.flock(held, own.LOCK_EX | own.LOCK_NB);"
+        "sys.modules['fcntl'] = None; sys.modules['msvcrt'] = other;"
+        "from mmaccount import Ledger, LedgerFile, Phase, Plan;"
+        "phase = Phase(steps=2, noise_multiplier=1, clip_norm=1, learning_rate=1);"
+        "plan = Plan(dataset_size=9, sample_rate=1, batch_size=9, phases=(phase,), delta=.1);"
+        "first = LedgerFile('ledger.json', plan); first.charge(1);\n"
+        "try: LedgerFile('ledger.json', plan)\n"
+        "except ValueError as error: print(error)\n"
+        "first.close(); LedgerFile('ledger.json', plan).charge(2);"
+        "print(Ledger.load('ledger.json').charged)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.splitlines() == ["ledger ledger.json is in use by another run.", "2"]

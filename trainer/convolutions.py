@@ -6,13 +6,12 @@ record that reads the patches where they lie.
 """
 
 from collections.abc import Callable
-from math import prod
-from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from trainer.geometry import Geometry
 from trainer.precision import DTYPE
 from trainer.timing import Clock
 
@@ -21,35 +20,6 @@ from trainer.timing import Clock
 WHOLE, TOLERANCE = 2, {"float32": 0.0, "tf32": 0.0, "bf16": 2.0**-7}
 ROUNDS = 3
 ROOM = {"cpu": 2**30, "cuda": 2**33}  # bytes that `unfolded` may copy
-
-
-class Geometry(NamedTuple):
-    """What tells one convolution from another: shapes of input and weight, and its settings."""
-
-    x: torch.Size
-    weight: torch.Size
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-
-    @classmethod
-    def of(cls, x: Tensor, layer: nn.Conv2d) -> "Geometry":
-        """Of a layer called with x."""
-        return cls(x.shape, layer.weight.shape, layer.stride, layer.padding, layer.dilation)
-
-    @property
-    def out(self) -> tuple[int, ...]:
-        """Shape of the output."""
-        over = zip(self.x[2:], self.weight[2:], self.stride, self.padding, self.dilation, strict=True)
-        return (self.x[0], self.weight[0], *((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in over))
-
-    @property
-    def patches(self) -> int:
-        """Numbers that `unfolded` copies."""
-        return prod((self.x[0], *self.weight[1:], *self.out[2:]))
-
-    def __str__(self) -> str:
-        return "x".join(map(str, self.x)) + " by " + "x".join(map(str, self.weight)) + f", stride {self.stride[0]}"
 
 
 def grouped(x: Tensor, out: Tensor, shape: Geometry) -> Tensor:

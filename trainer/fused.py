@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from trainer.convolutions import Geometry
+from trainer.geometry import Geometry
 
 NORM_COLUMNS = 1024
 ROWS, COLUMNS = 8, 256  # of a tile

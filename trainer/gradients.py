@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
-from trainer.convolutions import DEFAULT, KERNELS, Geometry, Kernel, fastest
+from trainer.convolutions import DEFAULT, KERNELS, Kernel, fastest
+from trainer.geometry import Geometry
 from trainer.mechanism import ONE, Processes
 from trainer.precision import DTYPE, arithmetic, cast
 
