@@ -4,7 +4,9 @@ BIN := $(VENV)/bin
 RUN := --dataset-size 50000 --batch-size 1500 --steps 3400 --noise-multiplier 0.335 --clip-norm 20 --gap 0.15 --truncation 100 --delta 1e-5
 DIGITS := --dataset-size 1437 --target-epsilon 3 --delta 1e-4 --epochs 40
 
-.PHONY: run test slow bench bench-gpu reference clean
+CORE := tests/test_settings.py tests/test_records.py tests/test_kernels.py tests/test_cli.py tests/test_certificate.py
+
+.PHONY: run test core slow bench bench-gpu reference clean
 
 run: $(VENV)/run.done  ## price the paper's run, solve for a noise, then probe, advise, train on handwritten digits, price what was spent, one page of it all
 	$(BIN)/mmaccount compare $(RUN)
@@ -16,11 +18,17 @@ run: $(VENV)/run.done  ## price the paper's run, solve for a noise, then probe, 
 	$(BIN)/mmaccount spent runs/digits/ledger.json
 	$(BIN)/mmaccount report runs/digits --out runs/digits/report.html
 
-test: $(VENV)/test.done  ## lint, types, all quick tests
+test: $(VENV)/test.done core  ## lint, types, all quick tests; some with the newest and the lowest packages, without torch
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n auto
+
+core: $(VENV)-newest/test.done $(VENV)-lowest/test.done  ## the core's tests without torch, newest and lowest versions
+	for folder in $(VENV)-newest $(VENV)-lowest; do \
+		rm -rf build && $$folder/bin/pip install --quiet --force-reinstall --no-deps . && \
+		$$folder/bin/pytest -n auto $(CORE) || exit 1; \
+	done
 
 slow: $(VENV)/test.done  ## the tests that take minutes each
 	$(BIN)/pytest -m slow
@@ -50,5 +58,16 @@ $(VENV)/test.done: $(VENV)/run.done
 	$(BIN)/pip install --quiet --editable ".[test]"
 	touch $@
 
+$(VENV)-newest/test.done: pyproject.toml
+	test -x $(VENV)-newest/bin/python || $(PYTHON) -m venv $(VENV)-newest
+	$(VENV)-newest/bin/pip install --quiet --upgrade --upgrade-strategy eager ".[test-core]"
+	touch $@
+
+$(VENV)-lowest/test.done: pyproject.toml
+	test -x $(VENV)-lowest/bin/python || $(PYTHON) -m venv $(VENV)-lowest
+	$(PYTHON) tests/lowest.py > $(VENV)-lowest/lowest.txt
+	$(VENV)-lowest/bin/pip install --quiet --constraint $(VENV)-lowest/lowest.txt ".[test-core]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-lowest runs build dist *.egg-info
