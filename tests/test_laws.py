@@ -113,13 +113,13 @@ def test_density_and_score_agree(law, width):
 @pytest.mark.parametrize(("shift", "width"), [(0.3, 33.58), (0.05, 4.0), (2.0, 0.7)])
 def test_cells_of_a_coordinate(shift, width):
     for law in LAWS:
-        without, moved = mixing.coordinate_masses(shift, density.named(law, width), mixed.CELL)
+        without, moved, _ = mixing.coordinate_masses(shift, density.named(law, width), mixed.CELL)
         assert np.sum(without) == pytest.approx(1.0, abs=1e-12)
         assert np.sum(moved) == pytest.approx(1.0, abs=1e-12)
         second = np.log(np.sum(moved[without > 0] ** 2 / without[without > 0]))
         exact = moments(law, width, [2.0], shift)[0]
         assert exact * (1 - 1e-3) < second <= exact * (1 + 1e-9)
-    _, _, *expected = coordinate_cells(shift, width, mixed.CELL)
+    _, _, *expected, _ = coordinate_cells(shift, width, mixed.CELL)
     found = mixing.coordinate_masses(shift, density.named("uniform", width), mixed.CELL)
     chi = [np.sum(p[1][p[0] > 1e-30] ** 2 / p[0][p[0] > 1e-30]) for p in (expected, found)]
     assert chi[0] == pytest.approx(chi[1], rel=1e-3)
@@ -184,7 +184,7 @@ def _any_shift(levels, law, width):
     """A pair below that of the shifts {v: count}."""
     masses, spacing, start = None, min(levels) / 60.0, 0.0
     for shift, count in levels.items():
-        without, moved = mixing.coordinate_masses(shift, density.named(law, width), mixed.CELL)
+        without, moved, _ = mixing.coordinate_masses(shift, density.named(law, width), mixed.CELL)
         held = (without > 0) & (moved > 0)
         made = power(merge(Atoms(np.log(moved[held] / without[held]), without[held]), spacing), count, upper=False)
         start += made.start

@@ -175,7 +175,7 @@ def _any_shift(levels, width):
     """A pair below that of the shifts {v: count}."""
     masses, spacing, start = None, min(levels) / 60.0, 0.0
     for shift, count in levels.items():
-        _, _, without, moved = mixed.coordinate_cells(shift, width, mixed.CELL)
+        _, _, without, moved, _ = mixed.coordinate_cells(shift, width, mixed.CELL)
         held = (without > 0) & (moved > 0)
         law = power(merge(Atoms(np.log(moved[held] / without[held]), without[held]), spacing), count, upper=False)
         start += law.start

@@ -60,7 +60,7 @@ def test_uniform_parts_fit_under_the_density_of_the_loss(q, z, order):
 
 def test_masses_of_cells_far_out():
     """Three nodes a cell lost 1e-11 of the mass at 8 standard deviations, more than MASS_ERROR."""
-    low, _, without, moved = coordinate_cells(2.0, 0.0, mixed.CELL)
+    low, _, without, moved, _ = coordinate_cells(2.0, 0.0, mixed.CELL)
     for at in (0.0, 4.0, 8.0, 12.0):
         i = int(np.searchsorted(low, 2.0 * (at - 1.0)))
         with mpmath.workdps(40):

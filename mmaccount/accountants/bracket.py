@@ -35,9 +35,14 @@ def unmixed(phases: Sequence[Settings], moments: float, bound: Callable[[Sequenc
 
 
 def spread_out(phases: Iterable[Settings]) -> list[Settings]:
-    """Plain Gaussian phases that the worst case of the given ones costs at least: the limit of a gradient of l2 norm c
-    spread evenly over m -> inf coordinates, in which every delta(eps) converges to that of noise multiplier z / sqrt(I(L))
-    (local asymptotic normality; I(L) is the Fisher information of mixing plus noise)."""
+    """Plain Gaussian phases that the worst case over all numbers of weights costs at least: the limit of a gradient of l2
+    norm c spread evenly over m -> inf coordinates, in which every delta(eps) converges to that of noise multiplier
+    z / sqrt(I(L)) (local asymptotic normality; I(L) is the Fisher information of mixing plus noise).
+
+    It is below the supremum over m, which a bound that knows no number of weights has to stay above; with few weights no
+    gradient may reach it. The noise is raised by FISHER_ERROR: I(L) comes as h_2(v)/v^2 >= I(L) at v = 1e-4, off by
+    O(v^2) = 1e-8, or from Cramer and Rao, who are below it.
+    """
     made = []
     for phase in phases:
         noise = phase.noise_multiplier / fisher_information(phase) ** 0.5 * (1.0 + FISHER_ERROR)

@@ -9,7 +9,7 @@ mixed.shifted, subsampled), and projected on a lattice that fits the composed lo
 - upper: split (lattice.py). Lower: outcomes are merged in groups, as in lattice.merge, but with a lattice point at the mean
   of the outcomes near that end of the losses where most of the mass is: with a tiny sampling rate nearly all of it lies
   within q of log(1 - q), much closer together than lattice points need to be.
-- losses are computed to better than NUDGE and moved by it, up for the upper side and down for the lower one.
+- losses are moved by what they may be off by, up for the upper side and down for the lower one (lattice.nudged).
 Both sides err by the square of the spacing, so the number of points needed is read off a first bracket.
 """
 
@@ -23,10 +23,12 @@ from mmaccount.accountants import relations
 from mmaccount.accountants.contour import Pair
 from mmaccount.accountants.lattice import (
     MASS_ERROR,
+    UNIT,
     Atoms,
     Composed,
     Lattice,
     compose,
+    nudged,
     reverse,
     span,
     split,
@@ -48,7 +50,6 @@ TILTS = (1.0, 0.5, 0.25, 0.1, 0.04, 0.016, 0.0)  # over the Chernoff tilt; the o
 SMALL = 1e-3  # over a rough delta: the smallest that rounding is kept away from
 NOISE = 9.0  # logarithm of what the integrand may exceed delta by; the rounding of transforms is below e^-28 of it
 ROOT = 1e-7  # relative tolerance of the search for epsilon
-NUDGE = 1e-13
 SMALLEST_RANGE = 1e-9  # of losses, that a lattice is made for
 ANCHORINGS = 4
 
@@ -93,7 +94,7 @@ def merged(atoms: Atoms, spacing: float, *, low: bool) -> Lattice:
     heap, weight = float(np.sum(masses[near])), float(np.sum(masses[near] * np.exp(losses[near] - first)))
     anchor, rest = first + log(weight / heap), ~near
     if not rest.any():
-        return Lattice(anchor - NUDGE, spacing, np.array([heap * (1.0 - MASS_ERROR)]))
+        return nudged(Lattice(anchor, spacing, np.array([heap * (1.0 - MASS_ERROR)])), upper=False)
     if low:
         lattice, mean = np.zeros(0), anchor
         for _ in range(ANCHORINGS):  # what is left over joins the heap, whose mean is the anchor
@@ -102,19 +103,19 @@ def merged(atoms: Atoms, spacing: float, *, low: bool) -> Lattice:
             joined = weight + exp(anchor - first) * (lattice[0] + excess)
             mean = first + log(joined / (heap + lattice[0]))
         lattice[0] += heap
-        return Lattice(min(anchor, mean) - NUDGE, spacing, lattice * (1.0 - MASS_ERROR))
+        return nudged(Lattice(min(anchor, mean), spacing, lattice * (1.0 - MASS_ERROR)), upper=False)
     at = ceil((anchor - float(losses[0])) / spacing) + 1  # of the anchor, with a point below every loss
     groups = fuse(losses[rest], masses[rest], anchor - at * spacing, spacing)
     lattice = np.pad(groups, (0, max(0, at + 1 - groups.size)))
     lattice[at] += heap
-    return Lattice(anchor - at * spacing - NUDGE, spacing, lattice * (1.0 - MASS_ERROR))
+    return nudged(Lattice(anchor - at * spacing, spacing, lattice * (1.0 - MASS_ERROR)), upper=False)
 
 
 def raised(atoms: Atoms, spacing: float) -> Lattice:
     """The upper rule from the smallest loss on, with the error of losses added."""
     smallest = float(atoms.losses[0])
     lattice = split(atoms._replace(losses=atoms.losses - smallest), spacing)
-    return lattice._replace(start=lattice.start + smallest + NUDGE)
+    return nudged(lattice._replace(start=lattice.start + smallest), upper=True)
 
 
 def _steps(phases: Sequence[Settings]) -> list[tuple[float, float, int]]:
@@ -140,7 +141,8 @@ class Side:
         lost = negligible / sum(count for _, _, count in steps)
         self.parts: dict[bool, Parts] = {True: [], False: []}
         for shift, q, count in steps:
-            for upper, pair in ((True, gaussian(shift, CELL)), (False, shifted(shift, 0.0, 1, cell=CELL))):
+            less = shifted(shift, 0.0, 1, cell=CELL, remove=remove)
+            for upper, pair in ((True, gaussian(shift, CELL)), (False, less)):
                 step = subsampled(pair, q)
                 self.parts[upper].append((trimmed(step if remove else reverse(step), lost, upper=upper), count))
         self.rough = [(split(atoms, self._range() / ROUGH), count) for atoms, count in self.parts[True]]
@@ -174,7 +176,8 @@ class Side:
 
     def epsilon(self, delta: float, enough: float = 0.0) -> Pair:
         """Bounds on epsilon at delta; a bracket below `enough` need not be narrow."""
-        largest = sum(count * (float(atoms.losses[-1]) + NUDGE) for atoms, count in self.parts[True])
+        tops = [(float(atoms.losses[-1]), count) for atoms, count in self.parts[True]]
+        largest = sum(count * (top + UNIT * abs(top)) for top, count in tops)
         infinite = sum(count * atoms.infinite for atoms, count in self.parts[True])
         start, _ = minimise_over_orders(lambda order: epsilon_at(max(0.0, self.log_moment(order)), order, delta))
         found, points = Pair(0.0, max(0.0, largest) if infinite <= delta else inf), FIRST

@@ -9,6 +9,9 @@ is convex and piecewise linear, so a pair is bounded by bounding that function:
 - lower: neighbouring outcomes are merged into groups whose mean of e^loss is a lattice point; a function of the outcome
   tells the adversary less.
 Both rules err by the square of the spacing, not by the spacing, so spacing need not shrink with the number of steps.
+A lower pair bounds one direction only: a loss that is lowered in it is raised in the reversed pair. Each direction is
+therefore rounded by itself. What losses may be off by is charged to them (`nudged`), not to masses: a loss that is too large
+by its rounding is no attack.
 Composition and subsampling keep the order (Zhu-Dong-Wang 2022, arXiv 2106.08567, Theorems 10 and 11), and less mass anywhere
 lowers every delta, which is how errors are charged.
 """
@@ -22,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.fft import irfft, rfft
 
-from mmaccount.kernels.lattice import fuse
+from mmaccount.kernels.lattice import ROUNDING, fuse
 
 MASS_ERROR = 1e-13  # relative, of a mass that a projection makes, the tilting of it and of the sum of all included
 FFT_ERROR = 8.0 * 2.0**-53
@@ -34,11 +37,13 @@ sqrt 5 u (Brent, Percival and Zimmermann 2007): 4.3 u a stage. Its sums add u fo
 6 sqrt 5 u for radix 5 (six roundings a term): in all 5.3, 6.3, 9.3 and 17.7 u, where 8 u log2(radix) is 8, 16, 12.6 and
 18.5 u; less at one frequency. Lengths have no other factor. Assumed, not proven: that numpy.fft is that algorithm.
 """
+UNIT = 8.0 * 2.0**-53  # relative, of a loss and of a lattice point: some roundings
 TILTS = (0.0, 0.5, 1.0, 2.0)  # at which powers are taken; per atom the one with the smallest error counts
 SCALES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)  # Chernoff exponents tried, over the standard deviation and over the span
 OUTSIDE = 40.0  # e^-40 of the tilted mass may lie outside of a window
 ALIGNED = 1e-9  # of a spacing, by which the smallest loss may miss its point
 ODD_FACTORS = (1, 3, 5, 9, 15, 25, 27, 45, 75, 81, 125)  # of the length of a transform
+HIGH = 700.0  # loss whose exponential is near the end of float64
 FAR = 600.0  # distance of lattice points from which on an atom is moved up whole
 TINY = 1e-300  # stands in for zero masses in logarithms
 
@@ -81,8 +86,10 @@ def subsampled(pair: Atoms, q: float) -> Atoms:
     """The step with sampling rate q, in the removal direction: (q P + (1 - q) Q, Q) (arXiv 2106.08567, Theorem 11)."""
     if q == 1.0:
         return pair
-    high = pair.losses > 30.0
-    losses = np.log1p(q * np.expm1(np.where(high, 30.0, pair.losses)))
+    high = pair.losses > HIGH
+    rise = q * np.expm1(np.where(high, 0.0, pair.losses))
+    rest = (1.0 - q) + q * np.exp(np.where(high, 0.0, pair.losses))  # for q near 1, where 1 + rise has no digits left
+    losses = np.where(rise < -0.5, np.log(rest), np.log1p(np.maximum(rise, -0.5)))
     losses = np.where(high, pair.losses + np.log(q + (1.0 - q) * np.exp(-np.abs(pair.losses))), losses)
     return Atoms(np.append(losses, log1p(-q)), np.append(pair.masses, pair.absent), q * pair.infinite)
 
@@ -103,12 +110,19 @@ def split(atoms: Atoms, spacing: float, spans: tuple[np.ndarray, np.ndarray] | N
 
 
 def merge(atoms: Atoms, spacing: float) -> Lattice:
-    """The lower rule, on multiples of the spacing: loss 0, where much mass may sit, is a point."""
+    """The lower rule, on multiples of the spacing less a nudge: loss 0, where much mass may sit, is a point."""
     order = np.argsort(atoms.losses)
     losses = atoms.losses[order]
     start = (floor(losses[0] / spacing + ALIGNED) - 1) * spacing  # a point below every loss, to fall to
     masses = fuse(losses, atoms.masses[order], start, spacing)
-    return Lattice(start, spacing, masses * (1.0 - MASS_ERROR))
+    return nudged(Lattice(start, spacing, masses * (1.0 - MASS_ERROR)), upper=False)
+
+
+def nudged(lattice: Lattice, *, upper: bool) -> Lattice:
+    """The same, with what rounding may have done to losses, and to means of groups of them, added on the chosen side."""
+    most = max(abs(lattice.start), abs(lattice.start + lattice.masses.size * lattice.spacing))
+    move = ROUNDING * lattice.spacing + UNIT * most
+    return lattice._replace(start=lattice.start + (move if upper else -move))
 
 
 def tilted(pair: Atoms | Lattice, order: float) -> tuple[np.ndarray, float]:
@@ -239,8 +253,10 @@ class Composed:
 
     def delta(self, epsilon: float, *, upper: bool) -> float:
         """A bound on delta(epsilon) from the chosen side."""
-        first = int(np.searchsorted(self.losses, epsilon, side="right"))
+        slack = UNIT * (abs(epsilon) + abs(float(self.losses[0])) + abs(float(self.losses[-1])))
+        first = int(np.searchsorted(self.losses, epsilon - slack if upper else epsilon, side="right"))
         over = self.losses[first:] - epsilon
+        over = over + slack if upper else np.maximum(0.0, over - slack)
         worth = np.exp(-self.tilt * over) * -np.expm1(-over)
         height = exp(min(700.0, self.log_total - self.tilt * epsilon))
         value = height * float(np.sum(self.masses[first:] * worth))

@@ -13,12 +13,14 @@ from mmaccount.accountants.catalyst import exchanges
 from mmaccount.accountants.coupling import coupled
 from mmaccount.accountants.envelope import envelope
 from mmaccount.accountants.lattice import (
+    TINY,
     Atoms,
     Composed,
     Lattice,
     compose,
     merge,
     moments,
+    nudged,
     power,
     reverse,
     split,
@@ -29,11 +31,12 @@ from mmaccount.accountants.lattice import (
 from mmaccount.accountants.rdp import epsilon_at, log_delta_at, minimise_over_orders
 from mmaccount.divergences import Geometry, geometry, log_moments
 from mmaccount.kernels import density, mixing
-from mmaccount.kernels.lattice import coordinate_cells
+from mmaccount.kernels.lattice import LOSS_ERROR, coordinate_cells
 from mmaccount.search import safe_end
 from mmaccount.settings import Settings
 
 CELL = 0.02  # width of a cell of outcomes of one coordinate, in std of the noise
+ATTACK_CELL = 0.01  # the same for attacks
 COORDINATE_PARTS = 80.0  # lattice points per shift of one coordinate
 PARTS = 40.0  # lattice points per standard deviation of a step's loss
 MOST_POINTS = 2**20  # of a lattice; above, spacing grows
@@ -54,27 +57,40 @@ ROOT = 1e-6  # relative tolerance of the search for epsilon
 
 
 @lru_cache(maxsize=64)
-def shifted(shift: float, width: float, copies: int, law: str = laws.UNIFORM, cell: float = CELL) -> Atoms:
-    """A pair that tells at most as much as one unsubsampled step that shifts `copies` coordinates by `shift` each."""
-    spacing = shift / COORDINATE_PARTS
+def _coordinate(shift: float, width: float, law: str, cell: float) -> Atoms:
+    """One coordinate in cells, in the removal direction, not rounded to a side."""
     if law == laws.UNIFORM:
-        _, _, without, with_shift = coordinate_cells(shift, width, cell)
+        _, _, without, with_shift, losses = coordinate_cells(shift, width, cell)
     else:
-        without, with_shift = mixing.coordinate_masses(shift, density.named(law, width), cell)
-    held = (without > 0.0) & (with_shift > 0.0)
-    atoms = Atoms(np.log(with_shift[held] / without[held]), without[held])
-    return atoms if copies == 1 else power(merge(atoms, spacing), copies, upper=False).atoms()
+        without, with_shift, losses = mixing.coordinate_masses(shift, density.named(law, width), cell)
+    held = (without > TINY) & (with_shift > TINY)
+    return Atoms(losses[held], without[held])
+
+
+@lru_cache(maxsize=128)
+def shifted(
+    shift: float, width: float, copies: int, law: str = laws.UNIFORM, cell: float = ATTACK_CELL, *, remove: bool = True
+) -> Atoms:
+    """A pair that tells at most as much as one unsubsampled step that shifts `copies` coordinates by `shift` each, where the
+    record is removed, or where it is added (given in the removal direction too). Losses are lowered by what they may be off
+    by, in the direction asked for."""
+    pair = _coordinate(shift, width, law, cell)
+    pair = pair if remove else reverse(pair)
+    pair = pair._replace(losses=pair.losses - LOSS_ERROR * float(np.max(np.abs(pair.losses))))
+    if copies > 1:
+        pair = power(merge(pair, shift / COORDINATE_PARTS), copies, upper=False).atoms()
+    return pair if remove else reverse(pair)
 
 
 @lru_cache(maxsize=64)
 def gaussian(shift: float, cell: float = CELL) -> Atoms:
     """A pair that tells at least as much as N(shift, 1) against N(0, 1)."""
-    low, high, without, with_shift = coordinate_cells(shift, 0.0, cell)
-    held = (without > 0.0) & (with_shift > 0.0)
+    low, high, without, with_shift, losses = coordinate_cells(shift, 0.0, cell)
+    held = (without > TINY) & (with_shift > TINY)
     infinite, absent = float(np.sum(with_shift[~held])) + CUT, float(np.sum(without[~held])) + CUT
-    losses = np.log(with_shift[held] / without[held])
-    atoms = Atoms(np.clip(losses, low[held], high[held]), without[held], infinite, absent)
-    return split(atoms, shift * cell, (low[held], high[held])).atoms()
+    atoms = Atoms(np.clip(losses[held], low[held], high[held]), without[held], infinite, absent)
+    made = split(atoms, shift * cell, (low[held], high[held])).atoms()
+    return made._replace(losses=made.losses + LOSS_ERROR * float(np.max(np.abs(made.losses))))
 
 
 def dominating(step: Geometry) -> Atoms:
@@ -112,11 +128,12 @@ class Side:
         low, high = window(self.steps, 1.0 + tilt)
         span = max(float(np.ptp(atoms.losses)) for atoms, _ in self.steps)
         spacing = max((variance / points) ** 0.5 / PARTS, (high - low) / MOST_POINTS, span / MOST_POINTS)
-        rule = split if self.upper else merge
         smallest = max((-float(np.min(atoms.losses)) for atoms, count in self.steps if count > 1), default=0.0)
         if smallest > spacing / FINER:  # the smallest loss of a step, where much mass may sit, becomes a point
             spacing = smallest / ceil(smallest / spacing)
-        return [(rule(atoms, spacing), count) for atoms, count in self.steps]
+        if self.upper:
+            return [(nudged(split(atoms, spacing), upper=True), count) for atoms, count in self.steps]
+        return [(merge(atoms, spacing), count) for atoms, count in self.steps]
 
     def composed(self, tilt: float) -> Composed:
         """The composed loss, accurate where e^{tilt * loss} dP has its mass."""
@@ -203,7 +220,7 @@ def attacks(phases: Sequence[Settings]) -> Iterator[tuple[str, tuple[Side, Side]
     Only one record has a gradient: not the others of a group, nor one that is put in its place.
     """
     for factor in FACTORS:
-        pairs = []
+        pairs: dict[bool, list[tuple[Atoms, float, int]]] = {True: [], False: []}
         for phase in phases:
             copies = ceil(phase.truncation) * factor if phase.mixing > 0.0 else 1
             if copies > MOST_COPIES:
@@ -213,11 +230,12 @@ def attacks(phases: Sequence[Settings]) -> Iterator[tuple[str, tuple[Side, Side]
             step = Geometry("gaussian", shift, width, copies, phase.mixing_law)
             if shift > LARGEST_ATTACK or not _divergence(step) < LARGEST_DIVERGENCE[0]:
                 return
-            pair = shifted(shift, width, copies, phase.mixing_law)
-            pairs.append((pair, phase.sample_rate, phase.steps))
+            for remove, made in pairs.items():
+                pair = shifted(shift, width, copies, phase.mixing_law, remove=remove)
+                made.append((pair, phase.sample_rate, phase.steps))
         count = "p" if factor == 1 else f"{factor} p"
-        remove, add = (Side(pairs, remove=way, upper=False) for way in (True, False))
-        yield f"gradient spread evenly over {count} coordinates", (remove, add)
+        removal, addition = (Side(pairs[way], remove=way, upper=False) for way in (True, False))
+        yield f"gradient spread evenly over {count} coordinates", (removal, addition)
 
 
 def exchanged(phases: Sequence[Settings]) -> list[Side]:

@@ -12,6 +12,7 @@ from mmaccount.kernels.density import Mixing, log_density, log_ratio
 from mmaccount.kernels.gaussian import NODES as NODES12
 from mmaccount.kernels.gaussian import WEIGHTS as WEIGHTS12
 from mmaccount.kernels.gaussian import share
+from mmaccount.kernels.lattice import excess_over, mean_loss
 from mmaccount.kernels.logspace import jit, log_excess, log_total, scaled_add, softplus
 
 WINDOW = 10.0  # std beyond an edge or a peak; what is cut off is below 1e-19 of the integral
@@ -123,22 +124,27 @@ def log_moments(orders: np.ndarray, shift: float, mixing: Mixing) -> np.ndarray:
 
 
 @jit
-def coordinate_masses(shift: float, mixing: Mixing, step: float) -> tuple[np.ndarray, np.ndarray]:
-    """The outcomes of one coordinate in cells of `step` std, longer far inside: their masses without and with the shift.
+def coordinate_masses(shift: float, mixing: Mixing, step: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The outcomes of one coordinate in cells of `step` std, longer far inside: their masses without and with the shift, and
+    the log of the ratio of the two.
 
-    12-point Gauss-Legendre, error as in kernels/lattice.py; inside log p changes by at most B * step in a longer cell.
+    12-point Gauss-Legendre, errors as in kernels/lattice.py; inside log p changes by at most B * step in a longer cell.
     """
     right = _edges(shift + REACH_OF_CELLS, 0.5 * (shift - mixing.width), 0.0, 0.5 * step, GROW_OF_CELLS)
     left = _edges(REACH_OF_CELLS, -0.5 * (shift + mixing.width), -shift, 0.5 * step, GROW_OF_CELLS)
-    without, shifted = np.zeros(right.size + left.size - 2), np.zeros(right.size + left.size - 2)
+    size = right.size + left.size - 2
+    without, shifted, losses = np.zeros(size), np.zeros(size), np.empty(size)
     at = 0
     for ends, w in ((right, -shift), (left, shift)):
         for i in range(ends.size - 1):
-            length = ends[i] - ends[i + 1]
+            length, excess = ends[i] - ends[i + 1], 0.0
             for j in range(NODES12.size):
                 t = ends[i + 1] + length * NODES12[j]
-                log_p = log_density(t, mixing)
-                without[at] += length / mixing.width * WEIGHTS12[j] * exp(log_p)
-                shifted[at] += length / mixing.width * WEIGHTS12[j] * exp(log_p + log_ratio(t, w, mixing))
+                log_p, log_r = log_density(t, mixing), log_ratio(t, w, mixing)
+                weight = length / mixing.width * WEIGHTS12[j]
+                without[at] += weight * exp(log_p)
+                shifted[at] += weight * exp(log_p + log_r)
+                excess += weight * excess_over(log_p, log_r)
+            losses[at] = mean_loss(without[at], shifted[at], excess)
             at += 1
-    return without, shifted
+    return without, shifted, losses
