@@ -24,7 +24,7 @@ def read(path: str | Path, kind: str) -> dict[str, Any]:
         data = json.loads(Path(path).read_text())
     except OSError as error:
         raise ValueError(f"cannot read {kind} {path}: {error.strerror}.") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{kind} {path} is not JSON: {error}.") from error
     if not isinstance(data, dict):
         raise ValueError(f"{kind} {path} must hold one JSON object.")

@@ -160,6 +160,6 @@ def check(path: str) -> tuple[int, str]:
     """As `verify.check` or `verify_contour.check`, by the schema that the certificate says it has."""
     try:
         schema = json.loads(Path(path).read_text())["schema"]
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         schema = None  # the checker says what is wrong
     return verify.check(path) if schema == 1 else verify_contour.check(path)

@@ -213,7 +213,7 @@ def check(path: str) -> tuple[int, str]:
             c = json.load(file, parse_float=Fraction)
         found, values = recompute(c), c["values"]
         wrong = [name for name in found | values if found.get(name) != values.get(name)]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
         return 2, f"{path} cannot be checked: {error!r}"
     if wrong:
         return 1, f"{path} does not hold: wrong are {', '.join(wrong)}"
