@@ -33,7 +33,7 @@ def add(command: Callable[[str, Callable[..., Any], str, str], argparse.Argument
 def of_trainer(arguments: argparse.Namespace) -> Answer:
     """The battery, one row per attack."""
     try:
-        audit = import_module("trainer.audit")
+        audit = import_module("trainer.attacks.battery")
     except ImportError as error:
         raise BoundError(MISSING.format(error)) from error
     attacks = [attack for attack in audit.battery() if attack.quick or not arguments.quick]

@@ -6,7 +6,8 @@ import textwrap
 import pytest
 from torch import distributed
 
-from trainer import engine, gradients, mechanism, processes, update
+from trainer import engine, mechanism, processes, update
+from trainer.gradients import per_record
 
 
 def rewritten(monkeypatch: pytest.MonkeyPatch, function, *changes: tuple[str, str], users=()) -> None:
@@ -121,9 +122,9 @@ def _same_words(patch, purposes, seed):
 
 def known_seed(patch):
     """Mixing coefficients come from a seed that everybody knows."""
-    from trainer import audit
+    from trainer.attacks import battery
 
-    _same_words(patch, ("mixing",), audit.GUESS)
+    _same_words(patch, ("mixing",), battery.GUESS)
 
 
 def noise_used_twice(patch):
@@ -156,13 +157,13 @@ def coins_of_every_process(patch):
 
 def rounds_otherwise(patch):
     """Every process but the first rounds gradients in its own way."""
-    real = gradients.Fast.__call__
+    real = per_record.Fast.__call__
 
     def call(self, weights, x, y):
         made, losses = real(self, weights, x, y)
         return [one * (1 + 2.0**-20 * distributed.get_rank()) for one in made], losses
 
-    patch.setattr(gradients.Fast, "__call__", call)
+    patch.setattr(per_record.Fast, "__call__", call)
 
 
 OF_SEVERAL = (

@@ -17,7 +17,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from trainer import checks, gradients
+from trainer import checks
+from trainer.gradients import per_record
 
 DEVICE, NAME = torch.device("cuda", 0), "NVIDIA H100 80GB HBM3"
 MOVES = ("_to_copy", "copy_")
@@ -109,9 +110,9 @@ def device() -> Iterator[None]:
             "reset_peak_memory_stats": None,
         }.items():
             patch.setattr(torch.cuda, name, lambda *given, answer=answer: answer)
-        patch.setitem(sys.modules, "trainer.fused", None)
+        patch.setitem(sys.modules, "trainer.gradients.triton_kernels", None)
         patch.setattr(
-            checks, "per_record", lambda model, loss, example, precision="float32": gradients.best(model, loss, precision)
+            checks, "per_record", lambda model, loss, example, precision="float32": per_record.best(model, loss, precision)
         )
         overwritten = torch.__future__.get_overwrite_module_params_on_conversion()
         torch.__future__.set_overwrite_module_params_on_conversion(True)  # such tensors cannot be changed into others

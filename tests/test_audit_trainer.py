@@ -12,9 +12,9 @@ import pytest
 from broken import CONTROLS, known_seed
 
 from mmaccount import cli
-from trainer import audit
+from trainer.attacks import battery
 
-ATTACKS = {attack.name: attack for attack in audit.battery()}
+ATTACKS = {attack.name: attack for attack in battery.battery()}
 SLOW = {"mixed by raised-cosine, 20 steps"}
 ENOUGH = {"clipped_after_averaging": 4, "private_momentum": 4, "gradient_at_the_mixed_point": 8, "known_seed": 8}
 POWER = 0.7  # of what the best attack reaches
@@ -24,23 +24,23 @@ def marked(names):
     return [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in names]
 
 
-@pytest.mark.parametrize("name", marked(name for name, attack in ATTACKS.items() if attack.scores is audit.likelihood))
+@pytest.mark.parametrize("name", marked(name for name, attack in ATTACKS.items() if attack.scores is battery.likelihood))
 def test_a_correct_trainer_passes_and_passing_means_something(name):
-    row = audit.measure(ATTACKS[name], seed=0)
+    row = battery.measure(ATTACKS[name], seed=0)
     assert POWER * row.lower <= row.found <= row.upper
 
 
-@pytest.mark.parametrize("name", [name for name, attack in ATTACKS.items() if attack.scores is not audit.likelihood])
+@pytest.mark.parametrize("name", [name for name, attack in ATTACKS.items() if attack.scores is not battery.likelihood])
 def test_a_correct_trainer_passes_attacks_on_broken_ones(name):
     attack = ATTACKS[name]
-    assert audit.measure(attack, seed=0, runs=max(2, attack.runs // 5)).passed
+    assert battery.measure(attack, seed=0, runs=max(2, attack.runs // 5)).passed
 
 
 @pytest.mark.parametrize("control", CONTROLS, ids=lambda control: control.__name__)
 def test_a_broken_trainer_is_caught(control, monkeypatch):
     attack = ATTACKS[CONTROLS[control]]
     control(monkeypatch)
-    row = audit.measure(attack, seed=0, runs=ENOUGH.get(control.__name__))
+    row = battery.measure(attack, seed=0, runs=ENOUGH.get(control.__name__))
     assert not row.passed, row
 
 
@@ -51,7 +51,7 @@ def test_a_broken_trainer_is_caught(control, monkeypatch):
 def one_attack(monkeypatch):
     """`mmaccount audit --self` with a battery of one."""
     attack = ATTACKS["mixing coefficients known"]
-    monkeypatch.setattr(audit, "battery", lambda: [replace(attack, runs=6), replace(attack, name="slow", quick=False)])
+    monkeypatch.setattr(battery, "battery", lambda: [replace(attack, runs=6), replace(attack, name="slow", quick=False)])
     return attack
 
 

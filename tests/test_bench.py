@@ -11,12 +11,12 @@ from conftest import ROOT
 
 from mmaccount import Ledger, Plan, cli_status
 from trainer import __main__ as command
-from trainer import bench
-from trainer.timing import Clock
+from trainer.bench import measure
+from trainer.gradients.timing import Clock
 
 
 def small(**changed):
-    return bench.measure(**{"model": "cnn", "batch_size": 5, "rounds": 2} | changed)
+    return measure.measure(**{"model": "cnn", "batch_size": 5, "rounds": 2} | changed)
 
 
 def named(made):
@@ -27,14 +27,14 @@ def test_every_method_is_checked_and_timed(capsys):
     threads = torch.get_num_threads()
     assert command.main(["--bench", "--model", "cnn", "--batch-size", "5", "--rounds", "2", "--json"]) == 0
     made = json.loads(capsys.readouterr().out)
-    assert (made["device"], made["threads"], made["torch"]) == (bench._processor(), threads, torch.__version__)
+    assert (made["device"], made["threads"], made["torch"]) == (measure._processor(), threads, torch.__version__)
     rows = named(made)
-    assert set(rows) == set(bench.METHODS)
+    assert set(rows) == set(measure.METHODS)
     for row in rows.values():
         assert 0 <= row["error"] <= 1e-4
         assert 0 < row["milliseconds"] <= row["median_milliseconds"]
         assert row["records_per_second"] == pytest.approx(5e3 / row["milliseconds"])
-        assert row["ratio"] == pytest.approx(row["milliseconds"] / rows[bench.REFERENCE]["milliseconds"])
+        assert row["ratio"] == pytest.approx(row["milliseconds"] / rows[measure.REFERENCE]["milliseconds"])
         assert row["peak_bytes"] >= 4 * made["parameters"]
 
 
@@ -56,8 +56,8 @@ def test_compiling_is_said(monkeypatch, capsys):
 
 
 def test_the_loop_clips_and_truncates_some_records_and_not_others():
-    given = bench.task("cnn", 5, "cpu")
-    norms = [float(row.norm()) for row in bench._loop(given)]
+    given = measure.task("cnn", 5, "cpu")
+    norms = [float(row.norm()) for row in measure._loop(given)]
     assert min(norms) < given.clip_norm < max(norms)
     sums = list(given.expected.values())
     for one, other in zip(sums, sums[1:]):
@@ -66,18 +66,18 @@ def test_the_loop_clips_and_truncates_some_records_and_not_others():
 
 @pytest.mark.parametrize("factor", [1.01, 0.0, float("nan")])
 def test_a_wrong_method_is_refused(monkeypatch, factor):
-    kind, make = bench.METHODS["ours"]
+    kind, make = measure.METHODS["ours"]
 
     def wrong(given):
         step = make(given)
         return lambda: [part * factor for part in step()]
 
-    monkeypatch.setitem(bench.METHODS, "ours", (kind, wrong))
+    monkeypatch.setitem(measure.METHODS, "ours", (kind, wrong))
     made = small()
     row = named(made)["ours"]
     assert "disagrees" in row["absent"]
     assert "milliseconds" not in row
-    assert "disagrees" in bench.table(made)
+    assert "disagrees" in measure.table(made)
     json.dumps(made, allow_nan=False)
 
 
@@ -92,7 +92,7 @@ def test_a_method_that_fails_does_not_stop_the_others(monkeypatch):
     def fails(given):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setitem(bench.METHODS, "vmap(grad)", ("cut", fails))
+    monkeypatch.setitem(measure.METHODS, "vmap(grad)", ("cut", fails))
     rows = named(small())
     assert rows["vmap(grad)"] == {"method": "vmap(grad)", "absent": "CUDA out of memory."}
     assert rows["ours"]["ratio"] > 0
@@ -101,9 +101,9 @@ def test_a_method_that_fails_does_not_stop_the_others(monkeypatch):
 def test_the_floor_is_shown_where_the_card_is_known():
     made = small()
     assert "floor_milliseconds" not in made["counted"]["private"]
-    made["counted"] = bench._counted(bench.task("cnn", 5, "cpu"), "NVIDIA H100 80GB HBM3")
+    made["counted"] = measure._counted(measure.task("cnn", 5, "cpu"), "NVIDIA H100 80GB HBM3")
     assert made["counted"]["private"]["floor_milliseconds"] > made["counted"]["without privacy"]["floor_milliseconds"] > 0
-    assert bench.table(made).count("at least") == 2
+    assert measure.table(made).count("at least") == 2
 
 
 def test_memory_is_the_most_held_at_once():
@@ -112,7 +112,7 @@ def test_memory_is_the_most_held_at_once():
         del first
         return [torch.zeros(500), torch.zeros(700)]
 
-    assert bench._peak_bytes(step, torch.device("cpu")) == 4 * 1200
+    assert measure._peak_bytes(step, torch.device("cpu")) == 4 * 1200
 
 
 def test_precision_is_that_of_the_passes():
@@ -121,7 +121,7 @@ def test_precision_is_that_of_the_passes():
     assert made["dtype"] == "bf16"
     assert made["counted"]["without privacy"]["bytes"] < expected["counted"]["without privacy"]["bytes"]
     for name, row in named(expected).items():
-        assert 10 * row["error"] < rows[name]["error"] < bench.TOLERANCE["bf16"]
+        assert 10 * row["error"] < rows[name]["error"] < measure.TOLERANCE["bf16"]
 
 
 @pytest.mark.parametrize("options", ["--batch-size 0", "--rounds 0", "--threads 0", "--model none", "--device cuda"])

@@ -7,10 +7,11 @@ import torch
 
 from mmaccount import Phase, Plan, cli
 from trainer import __main__ as command
-from trainer import canaries, mechanism
-from trainer.canaries import Canaries
+from trainer import mechanism
+from trainer.attacks import canaries
+from trainer.attacks.canaries import Canaries
 from trainer.data import Dataset
-from trainer.gradients import Fast, Oracle
+from trainer.gradients.per_record import Fast, Oracle
 from trainer.loop import Options, train
 from trainer.models import build
 

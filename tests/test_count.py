@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from trainer import count, models
+from trainer import models
+from trainer.bench import flops
 from trainer.loop import losses
 
 SHAPE = (3, 32, 32)
-H100 = count.CARDS["H100 80GB HBM3"]
+H100 = flops.CARDS["H100 80GB HBM3"]
 # By layer: inputs * outputs * 9 * pixels, 6 + 5 + 5 of them with the same number, and the head.
 RESNET = 3 * 16 * 9 * 1024 + 2 * 16 * 32 * 9 * 256 + 16 * (16 * 16 * 9 * 1024) + 640
 
@@ -16,7 +17,7 @@ RESNET = 3 * 16 * 9 * 1024 + 2 * 16 * 32 * 9 * 256 + 16 * (16 * 16 * 9 * 1024) +
 def test_forward_pass_of_resnet20():
     assert RESNET == 40_551_040
     model = models.resnet20(SHAPE, 10).to("meta")
-    one, five = (count.counted(lambda rows=rows: model(torch.empty(rows, *SHAPE, device="meta"))) for rows in (1, 5))
+    one, five = (flops.counted(lambda rows=rows: model(torch.empty(rows, *SHAPE, device="meta"))) for rows in (1, 5))
     assert (one.operations, five.operations) == (2 * RESNET, 10 * RESNET)
     # Maps of the stages have 2^14, 2^13 and 2^12 floats. A block reads or writes 15: 2 by each of two convolutions,
     # norms and rectifiers, 3 by the sum. Stage 1 has three blocks and 5 for the layer before; the others three, 1 more
@@ -26,7 +27,7 @@ def test_forward_pass_of_resnet20():
 
 
 def test_steps_of_resnet20():
-    made = count.steps(models.resnet20(SHAPE, 10), losses, SHAPE, 1500)
+    made = flops.steps(models.resnet20(SHAPE, 10), losses, SHAPE, 1500)
     without, private = made["without privacy"], made["private"]
     assert without.operations == 1500 * 2 * (3 * RESNET - 3 * 16 * 9 * 1024)  # the first layer needs no input gradient
     assert private.operations == without.operations
@@ -40,27 +41,27 @@ def test_one_convolution_by_hand():
     layer = nn.Conv2d(2, 4, 3, device="meta")
     x = torch.empty(7, 2, 6, 6, device="meta", requires_grad=True)
     inputs, weights, outputs, work = 7 * 2 * 36, 4 * 2 * 9, 7 * 4 * 16, 2 * 7 * 4 * 16 * 18
-    forward = count.counted(lambda: layer(x))
+    forward = flops.counted(lambda: layer(x))
     assert forward.parts == ((work, 4 * (inputs + weights + 4 + outputs)),)
     made, gradient = layer(x), torch.empty(7, 4, 4, 4, device="meta")
-    backward = count.counted(lambda: torch.autograd.grad(made, [x, layer.weight, layer.bias], gradient))
+    backward = flops.counted(lambda: torch.autograd.grad(made, [x, layer.weight, layer.bias], gradient))
     each = 4 * (inputs + weights + outputs)
     assert backward.parts == ((work, each), (work, each), (0, 4 * (outputs + 4)))
 
 
 def test_matrix_products_views_and_expanded_tensors_by_hand():
     a, b = torch.empty(5, 3, device="meta"), torch.empty(3, 4, device="meta")
-    assert count.counted(lambda: (a @ b).t().reshape(2, 10)).parts == ((2 * 60, 4 * (15 + 12 + 20)), (0, 4 * 40))
-    assert count.counted(lambda: torch.empty(1, device="meta").expand(8) + torch.empty(8, device="meta")).bytes == 4 * 17
+    assert flops.counted(lambda: (a @ b).t().reshape(2, 10)).parts == ((2 * 60, 4 * (15 + 12 + 20)), (0, 4 * 40))
+    assert flops.counted(lambda: torch.empty(1, device="meta").expand(8) + torch.empty(8, device="meta")).bytes == 4 * 17
     linear = nn.Linear(3, 4, device="meta")
-    assert count.counted(lambda: linear(a)).parts == ((2 * 60, 4 * (15 + 12 + 4 + 20)),)
+    assert flops.counted(lambda: linear(a)).parts == ((2 * 60, 4 * (15 + 12 + 4 + 20)),)
 
 
 def test_models_without_fast_gradients_are_counted_too():
-    made = count.steps(nn.Sequential(nn.Flatten(), nn.LayerNorm(3072), nn.Linear(3072, 10)), losses, SHAPE, 4)
+    made = flops.steps(nn.Sequential(nn.Flatten(), nn.LayerNorm(3072), nn.Linear(3072, 10)), losses, SHAPE, 4)
     assert made["private"].operations == made["without privacy"].operations == 3 * 2 * 4 * 3072 * 10
 
 
 def test_cards_are_known_by_name():
-    assert count.card("NVIDIA H100 80GB HBM3") is H100
-    assert count.card("AMD EPYC") is None
+    assert flops.card("NVIDIA H100 80GB HBM3") is H100
+    assert flops.card("AMD EPYC") is None

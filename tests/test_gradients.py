@@ -11,12 +11,13 @@ from torch import nn
 from torch.nn import functional
 
 from mmaccount import Phase, Plan
-from trainer import checks, convolutions, gradients, models
-from trainer.geometry import Geometry
-from trainer.gradients import Fast, Layout, Oracle, chunked, physical_batch_size
+from trainer import checks, models
+from trainer.gradients import convolutions, per_record
+from trainer.gradients.geometry import Geometry
+from trainer.gradients.per_record import Fast, Layout, Oracle, chunked, physical_batch_size
 from trainer.loop import losses
 from trainer.mechanism import Processes, Randomness, private_step
-from trainer.precision import DTYPE, arithmetic
+from trainer.gradients.precision import DTYPE, arithmetic
 
 SHAPE = (3, 32, 32)
 
@@ -195,7 +196,7 @@ def test_the_quickest_usable_way_is_chosen_and_used(monkeypatch):
     }
     monkeypatch.setattr(convolutions, "Clock", Clock)
     monkeypatch.setattr(convolutions, "KERNELS", ways)
-    monkeypatch.setattr(gradients, "KERNELS", ways)
+    monkeypatch.setattr(per_record, "KERNELS", ways)
     model = build("strided")
     made, (x, y) = Fast(model, losses), (torch.randn(4, *SHAPE), torch.zeros(4).long())
     weights = made.layout.flat(model)

@@ -88,7 +88,7 @@ def test_the_trainer_sees_only_records(path):
     if path.name == "pricing.py":
         return
     assert "mmaccount" not in imported(path)
-    allowed = {"probe.py": {"probe", "histogram"}, "audit.py": {"audit"}, "__main__.py": {"cli_status"}}.get(
+    allowed = {"probe.py": {"probe", "histogram"}, "battery.py": {"audit"}, "__main__.py": {"cli_status"}}.get(
         path.name, set()
     )
     assert seen <= ({"plan"} if path.name == "mechanism.py" else RECORDS | allowed)

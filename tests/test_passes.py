@@ -11,29 +11,30 @@ import torch
 from conftest import ROOT
 from test_gradients import convolution
 
-from trainer import compiled, passes
+from trainer import clip_kernels
+from trainer.gradients import clip_numba
 from trainer.mechanism import ONE, PLAIN, Passes, Processes, clip_truncate_sum
 
 
-COMPILED = Passes(norms=compiled.norms, clipped_sum=compiled.clipped_sum)
+COMPILED = Passes(norms=clip_numba.norms, clipped_sum=clip_numba.clipped_sum)
 
 
 def test_a_cpu_gets_compiled_kernels_that_agree():
-    passes.agree(PLAIN, "cpu")
-    assert passes.chosen("cpu") == (COMPILED, "numba kernels, which agreed with the plain way on random numbers")
+    clip_kernels.agree(PLAIN, "cpu")
+    assert clip_kernels.chosen("cpu") == (COMPILED, "numba kernels, which agreed with the plain way on random numbers")
 
 
 def test_threads_and_places_do_not_change_a_bit(monkeypatch):
     row, factor = torch.randn(33, 36_864), torch.rand(33)
-    norms, (total, lengths) = compiled.norms(row), compiled.clipped_sum(row, factor, 0.3)
+    norms, (total, lengths) = clip_numba.norms(row), clip_numba.clipped_sum(row, factor, 0.3)
     expected, _ = PLAIN.clipped_sum(row, factor, 0.3)
     assert torch.equal(total, expected)  # float32 products and cuts, added in float64 in the order of records
-    assert torch.equal(compiled.norms(row.flip(0)), norms.flip(0))
-    assert torch.equal(compiled.clipped_sum(row.flip(0), factor.flip(0), 0.3)[1], lengths.flip(0))
-    monkeypatch.setattr(compiled, "ALONE", 0)
+    assert torch.equal(clip_numba.norms(row.flip(0)), norms.flip(0))
+    assert torch.equal(clip_numba.clipped_sum(row.flip(0), factor.flip(0), 0.3)[1], lengths.flip(0))
+    monkeypatch.setattr(clip_numba, "ALONE", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert torch.equal(compiled.norms(row), norms)
-    assert all(torch.equal(*pair) for pair in zip(compiled.clipped_sum(row, factor, 0.3), (total, lengths)))
+    assert torch.equal(clip_numba.norms(row), norms)
+    assert all(torch.equal(*pair) for pair in zip(clip_numba.clipped_sum(row, factor, 0.3), (total, lengths)))
 
 
 def bounded(rows, way):
@@ -101,20 +102,20 @@ def rounded(row, factor, bound):
 )
 def test_what_disagrees_is_refused(changed, message):
     with pytest.raises(ValueError, match=message):
-        passes.agree(Passes(**changed), "cpu")
+        clip_kernels.agree(Passes(**changed), "cpu")
 
 
 def test_without_a_working_kernel_the_plain_way_is_used_and_the_reason_said(monkeypatch):
-    monkeypatch.setitem(sys.modules, "trainer.fused", None)
+    monkeypatch.setitem(sys.modules, "trainer.gradients.triton_kernels", None)
     monkeypatch.delattr(sys.modules["trainer"], "fused", raising=False)
-    made, reason = passes.chosen("cuda")
+    made, reason = clip_kernels.chosen("cuda")
     assert made is PLAIN
     assert reason.startswith("plain: no Triton kernels, ModuleNotFoundError: ")
     wrong = SimpleNamespace(norms=lambda row: PLAIN.norms(row) * 0.9, clipped_sum=PLAIN.clipped_sum)
-    monkeypatch.setitem(sys.modules, "trainer.fused", wrong)
+    monkeypatch.setitem(sys.modules, "trainer.gradients.triton_kernels", wrong)
     monkeypatch.setattr(sys.modules["trainer"], "fused", wrong, raising=False)
-    monkeypatch.setattr(passes, "_random", lambda shape, device, made=passes._random: made(shape, "cpu"))
-    made, reason = passes.chosen("cuda")
+    monkeypatch.setattr(clip_kernels, "_random", lambda shape, device, made=clip_kernels._random: made(shape, "cpu"))
+    made, reason = clip_kernels.chosen("cuda")
     assert made is PLAIN
     assert "norms differ" in reason
     assert len(reason.splitlines()) == 1
@@ -128,9 +129,9 @@ class BesideAnother(Processes):
 
 def test_all_processes_take_the_same_way(monkeypatch):
     other = Passes(norms=torch.norm)
-    monkeypatch.setattr(passes, "_tried", lambda device: (other, "other"))
-    assert passes.chosen("cuda", ONE) == (other, "other")
-    assert passes.chosen("cuda", BesideAnother()) == (PLAIN, "plain: another process has no such kernels")
+    monkeypatch.setattr(clip_kernels, "_tried", lambda device: (other, "other"))
+    assert clip_kernels.chosen("cuda", ONE) == (other, "other")
+    assert clip_kernels.chosen("cuda", BesideAnother()) == (PLAIN, "plain: another process has no such kernels")
 
 
 needs_triton = pytest.mark.skipif(
@@ -152,7 +153,7 @@ def test_kernels_compile_to_machine_code_of_gpus(capability, dtype, monkeypatch,
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
 
-    from trainer import fused
+    from trainer.gradients import triton_kernels
 
     made = {}
 
@@ -160,7 +161,7 @@ def test_kernels_compile_to_machine_code_of_gpus(capability, dtype, monkeypatch,
         """Compiles as a launch does, and does not launch."""
 
         def __init__(self, name):
-            self.name, self.kernel = name, getattr(fused, name)
+            self.name, self.kernel = name, getattr(triton_kernels, name)
 
         def __getitem__(self, grid):
             return lambda *given, **named: made.update({self.name: self.kernel.warmup(*given, grid=grid, **named)})
@@ -173,14 +174,14 @@ def test_kernels_compile_to_machine_code_of_gpus(capability, dtype, monkeypatch,
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(driver, "_active", target)
     for name in ("_square_sums", "_cut_sums", "_weight_gradients"):
-        monkeypatch.setattr(fused, name, Compiled(name))
+        monkeypatch.setattr(triton_kernels, name, Compiled(name))
     row = torch.randn(9, 5000)
-    fused.norms(row)
-    fused.clipped_sum(row, torch.rand(9), 0.5)
+    triton_kernels.norms(row)
+    triton_kernels.clipped_sum(row, torch.rand(9), 0.5)
     for tf32 in (False, True):
         with torch.backends.cudnn.flags(allow_tf32=tf32):
             shape, x, out, _ = convolution((64, 64, 8, 3, 1, 1, 1))
-            fused.weight_gradients(x.to(dtype), out.to(dtype), shape)
+            triton_kernels.weight_gradients(x.to(dtype), out.to(dtype), shape)
         tensor_cores = {80: "mma.sync", 90: "wgmma"}[capability] in made["_weight_gradients"].asm["ptx"]
         assert tensor_cores == (tf32 or dtype == torch.bfloat16)
     assert all(len(kernel.asm["cubin"]) > 1000 for kernel in made.values())

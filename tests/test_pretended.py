@@ -7,7 +7,8 @@ import torch
 from pretended import device
 
 from mmaccount import AdaptiveClipping, Ledger, Phase, Plan
-from trainer import Augmentation, Update, bench, data, probe, processes
+from trainer import Augmentation, Update, data, probe, processes
+from trainer.bench import measure
 from trainer.loop import Options, losses, train
 
 PHASE = Phase(steps=2, noise_multiplier=1.0, clip_norm=1.0, learning_rate=0.5)
@@ -80,9 +81,9 @@ def test_a_probe():
 
 
 def test_the_bench(monkeypatch):
-    monkeypatch.setattr(bench, "_counted", lambda given, name: {})  # counts on the meta device
+    monkeypatch.setattr(measure, "_counted", lambda given, name: {})  # counts on the meta device
     with device():
-        made = bench.measure(model="cnn", batch_size=4, device="cuda", rounds=1)
+        made = measure.measure(model="cnn", batch_size=4, device="cuda", rounds=1)
     rows = {row["method"]: row for row in made["methods"]}
     assert made["device"] == "NVIDIA H100 80GB HBM3"
     assert rows["ours, with noise and mixing"]["error"] < 1e-4

@@ -17,10 +17,11 @@ from mmaccount import _check
 from mmaccount.bound import up
 from mmaccount.cli_status import Status, say_when_compiling
 from mmaccount.plan import Plan
-from trainer import bench, data, memory, probe, processes
+from trainer import data, memory, probe, processes
 from trainer.augment import Augmentation
+from trainer.bench import measure
+from trainer.gradients.precision import DTYPE
 from trainer.loop import PAUSE, Options, losses, train
-from trainer.precision import DTYPE
 from trainer.update import Update
 
 TRAIN = """Train with DP-SGD or ModelMix exactly as a plan says. Several processes, one a device:
@@ -113,7 +114,7 @@ def _probe(given: argparse.Namespace) -> str:
 
 def _bench(given: argparse.Namespace) -> str:
     with Status() as status:
-        made = bench.measure(
+        made = measure.measure(
             model=given.model or "resnet20",
             batch_size=given.batch_size,
             device=given.device,
@@ -121,7 +122,7 @@ def _bench(given: argparse.Namespace) -> str:
             rounds=given.rounds,
             progress=status.counted,
         )
-    return json.dumps(made, allow_nan=False) if given.json else bench.table(made)
+    return json.dumps(made, allow_nan=False) if given.json else measure.table(made)
 
 
 def _train(given: argparse.Namespace, options: Options) -> dict[str, object]:

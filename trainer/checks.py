@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mmaccount.plan import Plan
-from trainer.gradients import Fast, Loss, Oracle, best
+from trainer.gradients.per_record import Fast, Loss, Oracle, best
 from trainer.mechanism import SMALLEST
 
 BATCH_STATISTICS = (nn.modules.batchnorm._BatchNorm,)

@@ -17,11 +17,11 @@ from mmaccount import _check, _files
 from mmaccount.bound import Bound
 from mmaccount.ledger import Ledger, LedgerFile
 from mmaccount.plan import Phase, Plan
-from trainer import checks, notes, passes, pricing, processes
+from trainer import checks, clip_kernels, pricing, private_log, processes
 from trainer.augment import Augmentation
-from trainer.gradients import Fast, Layout, Loss, Oracle, chunked, physical_batch_size
+from trainer.gradients.per_record import Fast, Layout, Loss, Oracle, chunked, physical_batch_size
+from trainer.gradients.precision import DTYPE, arithmetic
 from trainer.mechanism import Randomness, Released, private_step
-from trainer.precision import DTYPE, arithmetic
 from trainer.update import Update
 
 MEMORY = {"cpu": 2**27, "cuda": 2**32}  # bytes of per-record gradients held at a time
@@ -50,7 +50,7 @@ class PrivateTrainer:
         seed: None takes randomness from the operating system. A number makes the run repeatable and void as a guarantee; the
             quickest way of convolutions, which decides how they round, is then not looked for.
         checkpoint_every: steps between checkpoints. Steps after the last one are charged again when they are redone.
-        precision: "float32", "tf32" or "bf16", of forward and backward pass only; see `trainer.precision`.
+        precision: "float32", "tf32" or "bf16", of forward and backward pass only; see `trainer.gradients.precision`.
 
     Raises:
         ValueError: model, loss, data or folder do not fit; see `trainer.checks`.
@@ -117,7 +117,7 @@ class PrivateTrainer:
         rows = self.chunk * self.augmentation.views
         # Seeded runs stay repeatable: how convolutions round follows from which way was quicker.
         self.kernels = self.per_record.tune(*example(rows), self.processes) if seed is None else {}
-        self.passes, self.passes_are = passes.chosen(device, self.processes)
+        self.passes, self.passes_are = clip_kernels.chosen(device, self.processes)
         self.exact = everywhere(lambda: checks.same_anywhere(self.per_record, weights, example, rows))
         self.exact &= processes.same_bits(self.processes, partial(self._some_gradients, weights), example(rows))
         self.out, self.step_number = Path(out), 0
@@ -209,7 +209,7 @@ class PrivateTrainer:
                 self.state["clip_norm"] = self._following(number, released)
             self.step_number = number
             self.layout.load(self.module, self.state["weights"])
-            return notes.sum_and_count(torch.cat(losses))
+            return private_log.sum_and_count(torch.cat(losses))
 
         loss = self.processes.summed(completed, (2,))
         self._ready = True
@@ -306,4 +306,4 @@ class PrivateTrainer:
     def _write(self, number: int, released: Released, loss: Tensor, clip_norm: float) -> None:
         if number % self.checkpoint_every == 0 or number == self.plan.steps:
             self.save()
-        notes.write(self.out / "private.jsonl", number, released.norms, loss, clip_norm)
+        private_log.write(self.out / "private.jsonl", number, released.norms, loss, clip_norm)

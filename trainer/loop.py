@@ -12,9 +12,9 @@ from torch.nn.functional import cross_entropy
 
 from mmaccount.bound import Bound, up
 from mmaccount.plan import Plan
-from trainer import models, processes, report
+from trainer import models, processes, run_report
+from trainer.attacks.canaries import Canaries
 from trainer.augment import Augmentation
-from trainer.canaries import Canaries
 from trainer.data import Dataset
 from trainer.engine import PrivateTrainer
 from trainer.pricing import progress, within_target
@@ -115,7 +115,7 @@ def _run(
     say(f"{plan.steps} steps, batches of about {plan.batch_size:g} (Poisson), always divided by {plan.batch_size:g}")
     say(
         f"epsilon {up(promised.upper)} at delta {plan.delta:g} when done; {type(trainer.per_record).__name__} gradients, "
-        f"{trainer.precision}"
+        f"{trainer.gradients.precision}"
     )
     say(f"norms and sums: {trainer.passes_are}")
     for shape, kernel in trainer.kernels.items():
@@ -140,7 +140,7 @@ def _run(
             spent = progress(trainer.ledger, promised)
             say(f"step {step}/{plan.steps}  epsilon {up(spent, 5)}  held-out accuracy {score}")
             due = time.monotonic() + max(PAUSE, 10.0 * (time.monotonic() - now))  # pricing a few steps may take seconds
-    made = report.finish(trainer, data, accuracy(_with(trainer), data, options.device)) if first else {}
+    made = run_report.finish(trainer, data, accuracy(_with(trainer), data, options.device)) if first else {}
     if planted is not None:
         planted.save(trainer)
     return made

@@ -14,8 +14,9 @@ Sums over records, noise and mixing are float64, so that microbatches do not mat
 gradients is paid for by `SHRINK`, rounding of tau and of the noise by `WIDEN`. Mixing takes the published float32 iterates,
 which float64 holds exactly; rounding w_k to float32 afterwards is post-processing.
 
-Norms and clipped sums are those of `PLAIN`, in torch; kernels compiled for CPU (`trainer/compiled.py`) or GPU
-(`trainer/fused.py`) take their place if they agree with it at start on random numbers (`trainer/passes.py`). The end of
+Norms and clipped sums are those of `PLAIN`, in torch. Kernels compiled for a CPU
+(`trainer/gradients/clip_numba.py`) or a GPU (`trainer/gradients/triton_kernels.py`) take their place
+if they agree with it at start on random numbers (`trainer/clip_kernels.py`). The end of
 `clip_truncate_sum` checks what either says.
 
 Several processes carry out a step together (`Processes`): the first alone charges, draws coins, noise and mixing
@@ -30,7 +31,7 @@ Outside the guarantee:
   that is released to float32 hides most of the low bits that such attacks read, but that is an observation, not a proof;
 - gradients of *other* records that round differently because one record more is in the batch: the sensitivity is c (of
   counts 1/2) for gradients that do not (nor their norms: each is added up by itself, which on CUDA is certain with the
-  Triton kernels only). `gradients.chunked` keeps the shape of every microbatch constant for that reason,
+  Triton kernels only). `per_record.chunked` keeps the shape of every microbatch constant for that reason,
   and `checks.same_anywhere` tries whether a record's gradient has the same bits in every place, `processes.same_bits`
   whether in every process;
 - where a record is added or removed before others, so that their numbers change, the views of these others: they follow from
@@ -184,7 +185,7 @@ def _columns(part: Tensor, factor: Tensor, bound: float) -> tuple[Tensor, Tensor
 
 
 class Passes(NamedTuple):
-    """The two times that gradients are read. Others than `PLAIN` must do the same: see `trainer.passes`."""
+    """The two times that gradients are read. Others than `PLAIN` must do the same: see `trainer.clip_kernels`."""
 
     norms: Callable[[Tensor], Tensor] = _norms
     clipped_sum: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]] = _clipped_sum

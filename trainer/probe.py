@@ -17,7 +17,7 @@ from mmaccount.histogram import EDGES, NormHistogram, true_counts
 from mmaccount.probe import Probe, gram_matrix, kept_by_truncation
 from trainer import checks, models
 from trainer.data import Dataset
-from trainer.gradients import Loss, Oracle, best
+from trainer.gradients.per_record import Loss, Oracle, best
 from trainer.mechanism import Randomness, noisy_counts
 
 CHUNK = 2**26  # gradient coordinates held at a time

@@ -18,7 +18,7 @@ import torch
 
 import mmaccount as mm
 from trainer import data, models, probe
-from trainer.gradients import best, chunked
+from trainer.gradients.per_record import best, chunked
 from trainer.loop import accuracy, losses
 from trainer.mechanism import Randomness, private_step
 

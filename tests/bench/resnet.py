@@ -28,10 +28,11 @@ from matplotlib.figure import Figure
 
 import mmaccount as mm
 from mmaccount.bound import up
-from trainer import bench, data, memory, probe
+from trainer import data, memory, probe
+from trainer.bench import measure
 from trainer.loop import Options, losses, train
-from trainer.precision import DTYPE
-from trainer.report import evaluations
+from trainer.gradients.precision import DTYPE
+from trainer.run_report import evaluations
 
 DELTA = 1e-5
 STEPS, SAMPLE_RATE, NOISE = 3400, 0.03, 0.335  # arXiv 2210.03843, Resnet-20 on CIFAR-10; learning rate from its appendix
@@ -153,9 +154,9 @@ def timed(size: Size, device: str, out: Path) -> None:
     """python -m trainer --bench in every precision."""
     for precision in DTYPE:
         rounds = 1 if size is SMOKE else 10
-        made = bench.measure(batch_size=size.batch, device=device, precision=precision, rounds=rounds)
+        made = measure.measure(batch_size=size.batch, device=device, precision=precision, rounds=rounds)
         (out / f"bench-{precision}.json").write_text(json.dumps(made, indent=1))
-        print(bench.table(made), flush=True)
+        print(measure.table(made), flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:

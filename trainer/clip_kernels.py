@@ -8,7 +8,7 @@ from torch import Tensor
 from trainer.mechanism import BLOCK, ONE, PLAIN, Passes, Processes
 from trainer.processes import everywhere
 
-KERNELS = {"cpu": ("trainer.compiled", "numba"), "cuda": ("trainer.fused", "Triton")}
+KERNELS = {"cpu": ("trainer.gradients.clip_numba", "numba"), "cuda": ("trainer.gradients.triton_kernels", "Triton")}
 SHAPES = ((1, 1), (3, 16), (130, 2305), (129, 36_864), (257, 4))  # rows, columns: edges of the kernels' tiles, Resnet-20's
 CLOSE = 1e-12  # of sums of the same float32 numbers in float64
 NORMS_CLOSE = (BLOCK + 4) * 2.0**-24  # the plain norms are that much off, at most

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from trainer.gradients import Loss, best
-from trainer.precision import DTYPE, cast
+from trainer.gradients.per_record import Loss, best
+from trainer.gradients.precision import DTYPE, cast
 
 aten = torch.ops.aten
 FREE = ("empty", "new_empty", "empty_like", "empty_strided", "_unsafe_view")  # touch no memory

@@ -24,12 +24,13 @@ from torch.profiler import ProfilerActivity, profile
 
 from mmaccount import _check
 from mmaccount.plan import Phase, Plan
-from trainer import checks, count, models, passes
-from trainer.gradients import Fast, Layout, Oracle, best
+from trainer import checks, clip_kernels, models
+from trainer.bench import flops
+from trainer.gradients.per_record import Fast, Layout, Oracle, best
+from trainer.gradients.precision import DTYPE, arithmetic, cast
+from trainer.gradients.timing import Clock
 from trainer.loop import losses
 from trainer.mechanism import PLAIN, Gradients, Passes, Randomness, clip_truncate_sum, coordinate_bound, private_step
-from trainer.precision import DTYPE, arithmetic, cast
-from trainer.timing import Clock
 
 SHAPE, CLASSES = (3, 32, 32), 10
 TRUNCATION = 1e4  # strong enough to cut some coordinates of most models
@@ -206,7 +207,7 @@ def measure(
     rounds = _check.count("rounds", rounds)
     _check.choice("precision", precision, tuple(DTYPE))
     given, clock = task(model, _check.count("batch_size", batch_size), device, precision), Clock(device)
-    kernels, (reading, read) = given.ours.tune(given.x, given.y), passes.chosen(device)
+    kernels, (reading, read) = given.ours.tune(given.x, given.y), clip_kernels.chosen(device)
     given = replace(given, passes=reading)
     with warnings.catch_warnings(), arithmetic(precision):
         warnings.simplefilter("ignore")  # those of torch and opacus about each other
@@ -239,8 +240,8 @@ def measure(
 
 def _counted(given: Task, device: str) -> dict[str, dict[str, float]]:
     """Operations and bytes of a step without and with privacy, and the least time for them on a known device."""
-    known, made = count.card(device), {}
-    for name, work in count.steps(given.model, losses, SHAPE, len(given.x), given.precision).items():
+    known, made = flops.card(device), {}
+    for name, work in flops.steps(given.model, losses, SHAPE, len(given.x), given.precision).items():
         made[name] = {"operations": work.operations, "bytes": work.bytes}
         if known is not None:
             made[name]["floor_milliseconds"] = 1e3 * work.floor(known, given.precision)

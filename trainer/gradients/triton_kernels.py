@@ -3,9 +3,9 @@
 A weight gradient is a matrix product whose columns, the input's patches, are read where they lie and never written; what
 several programs read of a record comes from the cache. Each pass reads the gradients once and writes next to nothing.
 
-Squares and sums are float64, products with the clip factor float32 and cut at a float32, as in `mechanism.PLAIN`; sums are
-taken in the same order in every call, whatever the numbers are. Used only where `trainer.passes` and `trainer.convolutions`
-have found them to agree.
+Squares and sums are float64, products with the clip factor float32 and cut at a float32, as in
+`mechanism.PLAIN`; sums are taken in the same order in every call, whatever the numbers are. Used
+only where `trainer.clip_kernels` and `trainer.gradients.convolutions` have found them to agree.
 """
 
 import torch
@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from trainer.geometry import Geometry
+from trainer.gradients.geometry import Geometry
 
 NORM_COLUMNS = 1024
 ROWS, COLUMNS = 8, 256  # of a tile

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trainer.geometry import Geometry
-from trainer.precision import DTYPE
-from trainer.timing import Clock
+from trainer.gradients.geometry import Geometry
+from trainer.gradients.precision import DTYPE
+from trainer.gradients.timing import Clock
 
 # Kernels are compared on whole numbers from -2 to 2, which every precision multiplies and adds exactly: a product left out
 # or taken twice moves a coordinate by 1 or more. bf16 rounds what it returns, to 2^-9 of itself.
@@ -55,7 +55,7 @@ def shifted(x: Tensor, out: Tensor, shape: Geometry) -> Tensor:
 
 def fused(x: Tensor, out: Tensor, shape: Geometry) -> Tensor:
     """A Triton kernel."""
-    from trainer.fused import weight_gradients
+    from trainer.gradients.triton_kernels import weight_gradients
 
     return weight_gradients(x, out, shape)
 

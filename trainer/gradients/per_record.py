@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
-from trainer.convolutions import DEFAULT, KERNELS, Kernel, fastest
-from trainer.geometry import Geometry
+from trainer.gradients.convolutions import DEFAULT, KERNELS, Kernel, fastest
+from trainer.gradients.geometry import Geometry
+from trainer.gradients.precision import DTYPE, arithmetic, cast
 from trainer.mechanism import ONE, Processes
-from trainer.precision import DTYPE, arithmetic, cast
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

@@ -3,7 +3,7 @@
 Squares and sums are float64, products with the clip factor float32 and cut at a float32, as in `mechanism.PLAIN`. Squares of
 a record are added in some order, the same one for every record in every place; a coordinate is summed over records in
 their order.
-Used only where `trainer.passes` has found them to agree.
+Used only where `trainer.clip_kernels` has found them to agree.
 """
 
 from collections.abc import Callable

@@ -1,0 +1,1 @@
+"""Attacks on the trainer: a battery against its own steps, and canaries in a real run."""

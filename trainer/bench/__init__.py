@@ -1,0 +1,1 @@
+"""How fast a private step is: measured beside others, and counted."""

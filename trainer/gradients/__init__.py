@@ -1,0 +1,1 @@
+"""Per-record gradients, and the kernels that compute, clip and sum them."""
