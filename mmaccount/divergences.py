@@ -23,6 +23,7 @@ the larger of the two directions, for every gradient that the clipping admits. I
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from math import ceil, floor, inf, isnan, log
 from sys import float_info
@@ -48,11 +49,14 @@ SMALLEST_SHIFT = 1e-8  # smaller s are raised to this: by (S) an upper bound, an
 LARGEST_SHIFT = {"gaussian": 1e3, "laplace": 5e2}  # beyond, mixing is not credited: by (M) an upper bound
 LARGEST_LAW = 100.0, 1e5  # the same for laws other than the uniform; L that counts at most, by (M) an upper bound
 SMALLEST_WIDTH = 1e-8  # narrower L count as 0: by (M) an upper bound, and exact to L^2
-SMALLEST_NOISE = 0.05  # below, fractional orders of plain DP-SGD are bounded by convexity instead of quadrature
+SMALLEST_NOISE = 0.05  # below, fractional orders of plain DP-SGD are bounded by a norm instead of quadrature;
+FARTHEST = 2000.0  # likewise beyond this order over the noise multiplier, where that norm is nearly exact
 SMALLEST_TABLE = 8  # orders of the first table of moments; it doubles as higher orders are asked for
 DENSE_ORDERS = 64  # every integer order up to here; above, orders grow
 SPARSE_ORDERS = 1024  # by 2 % up to here, by 5 % beyond, and with mixing the moments between are read off chords (F),
-ORDER_GROWTH = 1.02, 1.05  # which are at most a relative 1e-4 and 1e-3 too large
+ORDER_GROWTH = 1.02, 1.05  # which are at most a relative 1e-4 and 1e-3 too large;
+MOST_LAW_ORDER = 2.0**14 + 1.0  # beyond, mixing by such a law is not credited
+LAW_GROWTH = 1.2  # beyond with laws other than the uniform, whose moments take longer: 5e-3
 EXPONENTS = 1.0 + 2.0 ** (-np.arange(0, 161) / 16.0)  # beta of the AM-GM bound: 2 down to 1.001
 
 
@@ -108,7 +112,7 @@ def _table(step: Geometry, size: int) -> np.ndarray:
     orders = every[2:]
     if size > DENSE_ORDERS and step.width > 0.0:
         near = _growing(DENSE_ORDERS, min(size, SPARSE_ORDERS), ORDER_GROWTH[0])
-        far = _growing(SPARSE_ORDERS, size, ORDER_GROWTH[1])
+        far = _growing(SPARSE_ORDERS, size, ORDER_GROWTH[1] if step.law == laws.UNIFORM else LAW_GROWTH)
         orders = np.unique(np.concatenate([every[2:DENSE_ORDERS], near, far, [size]]))
     known = log_moments(step, orders)
     return np.asarray(np.interp(every, np.concatenate([[0.0, 1.0], orders]), np.concatenate([[0.0, 0.0], known])))
@@ -143,9 +147,9 @@ def _chord(settings: Settings, order: float) -> float:
 
 def _plain_gaussian(settings: Settings, order: float) -> float:
     z, q = settings.noise_multiplier, settings.sample_rate
-    if z >= SMALLEST_NOISE:
+    if z >= SMALLEST_NOISE and order <= FARTHEST * z:
         return gaussian.subsampled_log_moment(order, z, q)
-    return softplus(log(q) + log_expm1(0.5 * order * (order - 1.0) / z / z))  # (1-q+qr)^a <= 1-q + q r^a
+    return order * softplus(log(q) + log_expm1(0.5 * (order - 1.0) / z / z))  # Minkowski: |1-q+qr|_a <= 1-q + q |r|_a
 
 
 def _fractional_order(settings: Settings, order: float) -> float:
@@ -159,6 +163,13 @@ def _fractional_order(settings: Settings, order: float) -> float:
     return min(inf if isnan(bound) else bound for bound in bounds)
 
 
+def _credited(settings: Settings, order: float) -> Settings:
+    """The step without mixing, which is post-processing, where its moments would take too long."""
+    if settings.mixing_law == laws.UNIFORM or order <= MOST_LAW_ORDER:
+        return settings
+    return replace(settings, mixing=0.0, truncation=1.0)
+
+
 def step_log_moment(settings: Settings, order: float) -> float:
     """Upper bound on (alpha - 1) D_alpha of one step at the real order alpha > 1; +inf when it overflows.
 
@@ -168,6 +179,7 @@ def step_log_moment(settings: Settings, order: float) -> float:
 
     Source: arXiv 1908.10530 section 3 (subsampled Gaussian); arXiv 2210.03843 Theorem 4.1 and Corollary 4.1.
     """
+    settings = _credited(settings, order)
     if settings.sample_rate == 1.0:
         value = float(log_moments(geometry(settings), np.array([order]))[0])
     elif order == floor(order):
@@ -181,7 +193,7 @@ def step_log_moment(settings: Settings, order: float) -> float:
 
 def check_worst_shift(settings: Settings, order: float) -> None:
     """Check (S) numerically on a few shifts below s. Raises BoundError if spreading the gradient out is ever worse."""
-    step = geometry(settings)
+    step = geometry(_credited(settings, order))
     if step.width == 0.0 and step.noise == "gaussian":
         return
 

@@ -247,10 +247,10 @@ def test_the_characteristic_function_stays_below_its_bound(q, z, remove):
             assert np.all(size - real <= cut(y) + 1e-9)
 
 
-def test_sinc_bound():
+def test_sinc_loss():
     u = np.linspace(1e-3, 80, 400_001)
     actual = np.maximum.accumulate(np.abs(np.sin(u) / u)[::-1])[::-1]
-    assert np.all(actual <= contour._sinc_bound(u) + 1e-12)
+    assert np.all(contour._sinc_loss(u) <= 1.0 - actual + 1e-12)
 
 
 @pytest.mark.parametrize("q", [1e-9, 1e-3, 1.0])

@@ -12,7 +12,7 @@ no error that grows with the number of steps, and no floor under delta.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import ceil, exp, expm1, inf, isfinite, log, log1p, pi
+from math import ceil, exp, expm1, inf, isfinite, log, log1p, pi, sqrt
 from sys import float_info
 from typing import NamedTuple
 
@@ -32,6 +32,8 @@ MOST_FREQUENCIES = 4000
 MOST_TERMS = 1e7  # frequencies times nodes of one contour, about 0.1 s
 FEW_TERMS = 3e6  # the same in a hurry
 ROUNDING = 1e-15
+MANY = 10**8  # steps of a phase, from which on each is integrated to more digits
+NARROW = 1e-3  # half angle up to which 1 - |sin(u)/u| is a series
 
 Nodes = Callable[[float, float], tuple[np.ndarray, np.ndarray]]
 
@@ -39,7 +41,7 @@ Nodes = Callable[[float, float], tuple[np.ndarray, np.ndarray]]
 class Law(NamedTuple):
     """`steps` steps of a pair given by nodes(order, frequency), `size` of them (see kernels.loss); without nodes, the
     Gaussian pair with squared mean `mu_squared` in all. `turn` is that of _uniform_parts, `rough` about log E[r^order].
-    `lost` is the probability that a step's outcome, with the record, is left out of the nodes: in delta that costs at most
+    `digits` is that of the nodes. `lost` is the probability that a step's outcome, with the record, is left out of the nodes: in delta that costs at most
     steps * lost (the outcome is then granted to the adversary)."""
 
     steps: int
@@ -48,6 +50,7 @@ class Law(NamedTuple):
     turn: Callable[[float], float] | None = None
     rough: Callable[[float], float] | None = None
     mu_squared: float = 0.0
+    digits: float = loss.DIGITS
     lost: float = 0.0
 
 
@@ -58,10 +61,17 @@ class Pair(NamedTuple):
     upper: float
 
 
-def _sinc_bound(u: np.ndarray) -> np.ndarray:
-    """sup over u' >= u of |sin(u')/u'|: its side lobes are below 0.21724 and 1/u."""
+def digits_for(steps: int) -> float:
+    """`digits` that a law of so many steps needs."""
+    return loss.DIGITS if steps < MANY else loss.MORE_DIGITS
+
+
+def _sinc_loss(u: np.ndarray) -> np.ndarray:
+    """1 - sup over u' >= u of |sin(u')/u'|, or less: its side lobes are below 0.21724 and 1/u. For small u the series
+    u^2/6 - u^4/120, which is below by its next term."""
     side_lobes = np.minimum(0.21724, 1.0 / np.maximum(u, 1.0))
-    return np.asarray(np.maximum(np.where(u < 3.0, np.sinc(u / pi), 0.0), side_lobes))
+    highest = np.maximum(np.where(u < 3.0, np.sinc(u / pi), 0.0), side_lobes)
+    return np.asarray(np.where(u < NARROW, u**2 / 6.0 * (1.0 - u**2 / 20.0), 1.0 - highest))
 
 
 def _uniform_parts(nodes: tuple[np.ndarray, np.ndarray], order: float, turn: float) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -93,7 +103,7 @@ def _uniform_parts(nodes: tuple[np.ndarray, np.ndarray], order: float, turn: flo
 def _decay(parts: list[tuple[np.ndarray, np.ndarray]], frequency: float) -> float:
     """1 - |characteristic function| at least, at every frequency from the given one on: a law that holds uniform parts of
     weight m_i and width w_i has |phi(y)| <= 1 - sum m_i (1 - |sinc(y w_i / 2)|)."""
-    return max(float(np.sum(m * (1.0 - _sinc_bound(0.5 * frequency * w)))) for m, w in parts)
+    return max(float(np.sum(m * _sinc_loss(0.5 * frequency * w))) for m, w in parts)
 
 
 class Side:
@@ -117,7 +127,7 @@ class Side:
                 total += 0.5 * law.mu_squared * t * (1.0 + t)
             else:
                 order = self.order(t)
-                real, _, _ = loss.log_mgf(order, np.zeros(1), *law.nodes(order, 0.0))
+                real, _, _ = loss.log_mgf(order, np.zeros(1), *law.nodes(order, 0.0), law.digits)
                 total += law.steps * float(real[0])
         return total if isfinite(total) else inf
 
@@ -167,8 +177,8 @@ class Side:
             count = ceil(1.2 * count)
         if self.hurried and self.terms(t, count * spacing) * count > FEW_TERMS:
             return None
-        while count > 1 and self.terms(t, count * spacing) * count > MOST_TERMS:
-            count //= 2
+        while count > 1 and (terms := self.terms(t, count * spacing) * count) > MOST_TERMS:
+            count = ceil(0.95 * count * sqrt(MOST_TERMS / terms)) - 1  # far out nodes are about as many as frequencies
         height = here - t * epsilon
         return Plan(t=t, period=period, count=count, log_height=height, log_left_out=left_out(count), others=others)
 
@@ -204,10 +214,10 @@ class Side:
                 phase += 0.5 * law.mu_squared * frequencies * (1.0 + 2.0 * t)
                 continue
             nodes = law.nodes(order, float(frequencies[-1]))
-            real, imag, error = loss.log_mgf(order, frequencies if self.remove else -frequencies, *nodes)
+            real, imag, error = loss.log_mgf(order, frequencies if self.remove else -frequencies, *nodes, law.digits)
             error += 2.0 * law.lost * (1.0 + abs(order) + frequencies)
             log_size += law.steps * real
-            log_high += law.steps * (np.logaddexp(real, np.log(error)) + ROUNDING * (1.0 + np.abs(imag)))
+            log_high += law.steps * (np.logaddexp(real, np.log(error)) + ROUNDING * (np.abs(real) + np.abs(imag)))
             phase += law.steps * imag
         denominator = (t + 1j * frequencies) * (1.0 + t + 1j * frequencies)
         log_size -= np.log(np.abs(denominator))

@@ -23,6 +23,7 @@ from mmaccount.accountants import relations
 from mmaccount.accountants.contour import Pair
 from mmaccount.accountants.lattice import (
     MASS_ERROR,
+    MOST_STEPS,
     UNIT,
     Atoms,
     Composed,
@@ -44,6 +45,7 @@ from mmaccount.settings import Settings
 CELL = 0.0025  # width of a cell of outcomes, in std of the noise
 LARGEST_SHIFT = 30.0  # 1 / noise multiplier
 FIRST, MOST = 2.0**13, 2.0**18  # points of a lattice
+MOST_COMPOSED = 2.0**20  # points that the composed loss may take, where projection has spread it
 NARROW = 1e-4  # relative width that is good enough
 ROUGH = 1024.0  # points of the lattice that tilts are compared on
 TILTS = (1.0, 0.5, 0.25, 0.1, 0.04, 0.016, 0.0)  # over the Chernoff tilt; the one whose window is narrowest is taken
@@ -127,8 +129,10 @@ def _steps(phases: Sequence[Settings]) -> list[tuple[float, float, int]]:
 
 def within_reach(phases: Sequence[Settings]) -> bool:
     """Whether lattices can be made of these phases."""
-    one_record = all(relations.changes(phase) == 1 for phase in phases)
-    return one_record and max(shift for shift, _, _ in _steps(phases)) <= LARGEST_SHIFT
+    steps = _steps(phases)
+    if not steps or relations.changes(phases[0]) > 1 or sum(count for _, _, count in steps) > MOST_STEPS:
+        return False
+    return max(shift for shift, _, _ in steps) <= LARGEST_SHIFT
 
 
 class Side:
@@ -167,11 +171,14 @@ class Side:
             found.append((drowned, height if drowned else width, tilt, width))
         return min(found)[2:]
 
-    def _between(self, epsilon: float, delta: float, points: float) -> _Between:
+    def _between(self, epsilon: float, delta: float, points: float) -> _Between | None:
+        """None where so many steps were projected on so coarse a lattice that they spread over far too many points."""
         tilt, width = self._tilt(epsilon, delta)
         spacing = max(width, self._range()) / points
         below = [(merged(atoms, spacing, low=self.remove), count) for atoms, count in self.parts[False]]
         above = [(raised(atoms, spacing), count) for atoms, count in self.parts[True]]
+        if max(span(parts, 1.0 + tilt) for parts in (below, above)) > MOST_COMPOSED * spacing:
+            return None
         return _Between(compose(below, tilt), compose(above, tilt))
 
     def epsilon(self, delta: float, enough: float = 0.0) -> Pair:
@@ -184,6 +191,8 @@ class Side:
         while largest > 0.0:
             about = min(start, largest, found.upper)
             pair = self._between(about, delta, points)
+            if pair is None:
+                break
             holds = about if about > 0.0 and pair.upper(about) <= delta else largest
             fresh = epsilons(pair.upper, pair.lower, delta, holds, ROOT)
             found = Pair(max(found.lower, fresh.lower), min(found.upper, fresh.upper))
@@ -194,12 +203,15 @@ class Side:
 
     def near(self, epsilon: float, about: float) -> Callable[[float], Pair]:
         """Bounds on delta as a function of epsilon, best near the given one, where delta is roughly `about`."""
-        found, points = Pair(0.0, 1.0), FIRST
+        bounds: Callable[[float], Pair] = lambda _: Pair(0.0, 1.0)  # noqa: E731
+        found, points = bounds(epsilon), FIRST
         while True:
             pair = self._between(epsilon, max(found.lower, SMALL * min(about, found.upper)), points)
-            found = pair.delta(epsilon)
+            if pair is None:
+                return bounds
+            bounds, found = pair.delta, pair.delta(epsilon)
             if points >= MOST or _gap(found) <= NARROW:
-                return pair.delta
+                return bounds
             points = _more(points, _gap(found))
 
 

@@ -7,7 +7,7 @@ from math import erfc, inf, isfinite, log1p, sqrt
 import numpy as np
 
 from mmaccount.accountants import closed, few_steps, relations
-from mmaccount.accountants.contour import Law, Pair, Side
+from mmaccount.accountants.contour import Law, Pair, Side, digits_for
 from mmaccount.accountants.rdp import epsilon_at, log_delta_at, minimise_over_orders
 from mmaccount.accountants.roots import epsilons
 from mmaccount.kernels import loss
@@ -15,8 +15,10 @@ from mmaccount.settings import Settings
 
 SMALLEST_NOISE = 0.05  # of a subsampled phase; below, too many nodes
 NEGLIGIBLE = 1e-7  # probability of outcomes left out, relative to delta
-AGAIN = 0.1  # of its supposed size, below which delta is looked for again
+AGAIN = 0.1  # of its supposed size, below which delta is looked for again,
+TRIES = 6  # so many times in all
 NARROW = 1e-6  # relative width that is good enough
+FARTHEST = 1e3  # std that the far peak of E[R^t] may move to where a larger t is tried
 VAGUE = -1.0  # log of M(t) e^{-t eps} between this and its negative: Chernoff says little about delta
 
 
@@ -62,7 +64,7 @@ def _law(phase: Settings, negligible: float) -> Law:
     if records > 1:
         return relations.law(phase, negligible)
 
-    spread = (1.0 + loss.SHARPNESS**-2) ** 0.5
+    spread, digits = (1.0 + loss.SHARPNESS**-2) ** 0.5, digits_for(phase.steps)
 
     def lost(cut: float) -> float:
         """P(x + spread of the edge > cut) for x ~ (1 - q) N(0, 1) + q N(1/z, 1)."""
@@ -73,15 +75,16 @@ def _law(phase: Settings, negligible: float) -> Law:
         cut += 0.25
 
     def nodes(order: float, frequency: float) -> tuple[np.ndarray, np.ndarray]:
-        return loss.subsampled_nodes(z, q, order, frequency, cut)
+        return loss.subsampled_nodes(z, q, order, frequency, cut, digits)
 
     def size(order: float, frequency: float) -> float:
-        return loss.subsampled_grid(z, q, order, frequency, cut)[2]
+        return loss.subsampled_grid(z, q, order, frequency, cut, digits)[2]
 
     def turn(order: float) -> float:
-        return loss.subsampled_grid(z, q, order, 0.0, cut)[1] / z
+        return loss.subsampled_grid(z, q, order, 0.0, cut, digits)[1] / z
 
-    return Law(phase.steps, nodes, size, turn, lambda order: loss.rough_log_moment(order, z, q, cut), lost=lost(cut))
+    rough = partial(loss.rough_log_moment, noise_multiplier=z, q=q, cut=cut)
+    return Law(phase.steps, nodes, size, turn, rough, digits=digits, lost=lost(cut))
 
 
 def _within_reach(phases: Sequence[Settings]) -> bool:
@@ -112,12 +115,12 @@ def epsilon(phases: Sequence[Settings], delta: float) -> Pair:
     return Pair(max(removal.lower, addition.lower), max(removal.upper, addition.upper))
 
 
-def delta(phases: Sequence[Settings], epsilon: float, about: float) -> Pair:
+def delta(phases: Sequence[Settings], epsilon: float, about: float, tries: int = TRIES) -> Pair:
     """Bounds on the delta of plain Gaussian phases at epsilon >= 0; `about` is its rough size."""
     removal, addition = (direction(phases, epsilon, about, remove=remove)(epsilon) for remove in (True, False))
     found = Pair(max(removal.lower, addition.lower), max(removal.upper, addition.upper))
-    if _wide(found) and found.upper < AGAIN * about:  # too much was negligible
-        return _both(found, delta(phases, epsilon, found.upper))
+    if tries > 1 and _wide(found) and found.upper < AGAIN * about:  # too much was negligible
+        return _both(found, delta(phases, epsilon, found.upper, tries - 1))
     return found
 
 
@@ -133,7 +136,12 @@ def direction(phases: Sequence[Settings], epsilon: float, about: float, *, remov
     laws, reach = [_law(phase, NEGLIGIBLE * about / len(phases)) for phase in phases], few_steps.within_reach(phases)
     side = Side(laws, remove=remove, hurried=reach)
     t = _tilt(side, partial(log_delta_at, epsilon=epsilon))
-    while VAGUE <= side.log_moment(2.0 * t) - 2.0 * t * epsilon <= -VAGUE:  # delta is not small: a larger t is cheaper
+    shift = max(
+        (relations.changes(phase) / phase.noise_multiplier for phase in phases if phase.sample_rate < 1.0), default=0.0
+    )
+    while (
+        t * shift < FARTHEST and VAGUE <= side.log_moment(2.0 * t) - 2.0 * t * epsilon <= -VAGUE
+    ):  # delta is not small: a larger t is cheaper
         t *= 2.0
     line = side.line(t, epsilon)
     pure = inf if remove else _pure(phases)

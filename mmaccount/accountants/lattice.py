@@ -38,6 +38,7 @@ sqrt 5 u (Brent, Percival and Zimmermann 2007): 4.3 u a stage. Its sums add u fo
 18.5 u; less at one frequency. Lengths have no other factor. Assumed, not proven: that numpy.fft is that algorithm.
 """
 UNIT = 8.0 * 2.0**-53  # relative, of a loss and of a lattice point: some roundings
+MOST_STEPS = 10**10  # of a run; beyond, the rounding of transforms, which is raised to that power, says all there is
 TILTS = (0.0, 0.5, 1.0, 2.0)  # at which powers are taken; per atom the one with the smallest error counts
 SCALES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)  # Chernoff exponents tried, over the standard deviation and over the span
 OUTSIDE = 40.0  # e^-40 of the tilted mass may lie outside of a window

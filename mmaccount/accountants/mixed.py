@@ -13,6 +13,7 @@ from mmaccount.accountants.catalyst import exchanges
 from mmaccount.accountants.coupling import coupled
 from mmaccount.accountants.envelope import envelope
 from mmaccount.accountants.lattice import (
+    MOST_STEPS,
     TINY,
     Atoms,
     Composed,
@@ -128,6 +129,7 @@ class Side:
         low, high = window(self.steps, 1.0 + tilt)
         span = max(float(np.ptp(atoms.losses)) for atoms, _ in self.steps)
         spacing = max((variance / points) ** 0.5 / PARTS, (high - low) / MOST_POINTS, span / MOST_POINTS)
+        spacing = spacing or 1.0  # one loss alone
         smallest = max((-float(np.min(atoms.losses)) for atoms, count in self.steps if count > 1), default=0.0)
         if smallest > spacing / FINER:  # the smallest loss of a step, where much mass may sit, becomes a point
             spacing = smallest / ceil(smallest / spacing)
@@ -185,14 +187,17 @@ def _moved(step: Geometry, times: int) -> Atoms | None:
     return dominating(moved) if fits and times <= MOST_RECORDS else None
 
 
-def _several(phase: Settings) -> Atoms:
-    """A pair that dominates one step of a run whose neighbours differ in several records, or in a replaced one."""
+def _several(phase: Settings) -> Atoms | None:
+    """A pair that dominates one step of a run whose neighbours differ in several records, or in a replaced one; None where
+    no sum of gradients has one at hand."""
     step = geometry(phase)
     if phase.sample_rate == 1.0:
-        sums: list[tuple[float, Atoms | None]] = [(1.0, _moved(step, relations.changes(phase)))]
-        return coupled(0.0, sums, [])
+        whole = _moved(step, relations.changes(phase))
+        return None if whole is None else coupled(0.0, [(1.0, whole)], [])
     weights = np.exp(relations.log_weights(phase.group_size, phase.sample_rate))
     sums = [(float(weight), _moved(step, times)) for times, weight in enumerate(weights) if times > 0]
+    if all(pair is None for _, pair in sums):
+        return None
     return coupled(float(weights[0]), sums, sums if phase.neighbours == "replace-one" else [])
 
 
@@ -217,8 +222,11 @@ def attacks(phases: Sequence[Settings]) -> Iterator[tuple[str, tuple[Side, Side]
     """(name, privacy losses where the record is removed, and added) of adversaries that exist: a gradient in as few
     coordinates as truncation allows, and in more.
 
-    Only one record has a gradient: not the others of a group, nor one that is put in its place.
+    Only one record has a gradient: not the others of a group, nor one that is put in its place. None of more than MOST_STEPS
+    steps.
     """
+    if sum(phase.steps for phase in phases) > MOST_STEPS:
+        return
     for factor in FACTORS:
         pairs: dict[bool, list[tuple[Atoms, float, int]]] = {True: [], False: []}
         for phase in phases:
@@ -263,10 +271,11 @@ def exchanged(phases: Sequence[Settings]) -> list[Side]:
 def dominated(phases: Sequence[Settings]) -> list[Side]:
     """Both directions of a run that dominates the given one; empty where the envelope is not worth its time."""
     steps = [geometry(phase) for phase in phases]
-    if not all(_worthwhile(step) for step in steps):
+    if not all(_worthwhile(step) for step in steps) or sum(phase.steps for phase in phases) > MOST_STEPS:
         return []
     if relations.changes(phases[0]) > 1:
-        sampled = [(_several(phase), 1.0, phase.steps) for phase in phases]
-        return [Side(sampled, remove=remove, upper=True) for remove in (True, False)]
+        made = [(_several(phase), phase.steps) for phase in phases]
+        sampled = [(pair, 1.0, count) for pair, count in made if pair is not None]
+        return [Side(sampled, remove=remove, upper=True) for remove in (True, False)] if len(sampled) == len(made) else []
     pairs = [(dominating(step), phase.sample_rate, phase.steps) for step, phase in zip(steps, phases, strict=True)]
     return [Side(pairs, remove=remove, upper=True) for remove in (True, False)]

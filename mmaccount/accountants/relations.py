@@ -27,7 +27,7 @@ from math import comb, erfc, exp, log, log1p, sqrt
 
 import numpy as np
 
-from mmaccount.accountants.contour import Law
+from mmaccount.accountants.contour import Law, digits_for
 from mmaccount.kernels import loss, mixture
 from mmaccount.settings import NEIGHBOURS, Settings
 
@@ -68,7 +68,7 @@ def law(phase: Settings, negligible: float) -> Law:
     """The privacy loss of a plain Gaussian phase, q < 1, less outcomes that have probability `negligible` in all."""
     shift, weights = 1.0 / phase.noise_multiplier, log_weights(phase.group_size, phase.sample_rate)
     others = weights if phase.neighbours == "replace-one" else np.zeros(1)
-    spread = (1.0 + loss.SHARPNESS**-2) ** 0.5
+    spread, digits = (1.0 + loss.SHARPNESS**-2) ** 0.5, digits_for(phase.steps)
     means = shift * np.arange(weights.size)
 
     def lost(cut: float) -> float:
@@ -80,12 +80,12 @@ def law(phase: Settings, negligible: float) -> Law:
         cut += 0.25
 
     def nodes(order: float, frequency: float) -> tuple[np.ndarray, np.ndarray]:
-        return mixture.nodes(shift, weights, others, order, frequency, cut)
+        return mixture.nodes(shift, weights, others, order, frequency, cut, digits)
 
     def size(order: float, frequency: float) -> float:
-        return mixture.grid(shift, weights, others, order, frequency, cut)[2]
+        return mixture.grid(shift, weights, others, order, frequency, cut, digits)[2]
 
     def turn(order: float) -> float:
-        return (weights.size - 1) * shift * mixture.grid(shift, weights, others, order, 0.0, cut)[1]
+        return (weights.size - 1) * shift * mixture.grid(shift, weights, others, order, 0.0, cut, digits)[1]
 
-    return Law(phase.steps, nodes, size, turn, lost=lost(cut))
+    return Law(phase.steps, nodes, size, turn, digits=digits, lost=lost(cut))

@@ -22,7 +22,8 @@ from mmaccount.kernels.logspace import (
 
 WINDOW = 12.0  # std beyond the outermost peak; what is cut off is below 1e-31 of the integral
 DIGITS = 44.0  # trapezoid error e^-44 = 1e-19, growth of the integrand in its strip included
-NEGLIGIBLE = -75.0  # terms below e^-75 are skipped
+MORE_DIGITS = 64.0  # the same, 1e-28, for runs so long that errors of a step add up
+NEGLIGIBLE = -85.0  # terms below e^-85 are skipped
 SHARPNESS = 4.0  # of the edge beyond which outcomes are left out, in 1/std
 SERIES = 0.25  # squared |k log r| below which e^w - 1 - w is summed as a series
 TERMS = 17
@@ -81,9 +82,10 @@ def _rightmost_peak(order: float, shift: float, cut: float) -> float:
 
 @jit
 def subsampled_grid(
-    noise_multiplier: float, q: float, order: float, frequency: float, cut: float
+    noise_multiplier: float, q: float, order: float, frequency: float, cut: float, digits: float = DIGITS
 ) -> tuple[float, float, float]:
-    """(first point, step, number of steps) of the trapezoid rule in x, good for E[r^k] at Re k = order, |Im k| <= frequency.
+    """(first point, step, number of steps) of the trapezoid rule in x, good for E[r^k] at Re k = order, |Im k| <= frequency,
+    to e^-digits.
 
     1 - q + q e^{v x} has no zero for |Im x| < pi / (2 v).
     """
@@ -94,7 +96,7 @@ def subsampled_grid(
         growth = _log_growth(strip, shift, q, order, frequency, cut, lo, hi)
         for k in (0.0, 1.0):  # w and w r
             growth = max(growth, _log_growth(strip, shift, q, k, 0.0, cut, lo, hi))
-        step = 2.0 * pi * strip / (DIGITS + growth)
+        step = 2.0 * pi * strip / (digits + growth)
         if step < best:  # any strip will do, and narrower ones are now worse
             break
         best = step
@@ -105,13 +107,13 @@ def subsampled_grid(
 
 @jit
 def subsampled_nodes(
-    noise_multiplier: float, q: float, order: float, frequency: float, cut: float
+    noise_multiplier: float, q: float, order: float, frequency: float, cut: float, digits: float = DIGITS
 ) -> tuple[np.ndarray, np.ndarray]:
     """(log_ratio, log_weight) of the subsampled Gaussian pair on its grid.
 
     The weight is w(x) = phi(x) Phi(SHARPNESS (cut - x)): the last factor is the probability that outcome x is kept.
     """
-    lo, step, steps = subsampled_grid(noise_multiplier, q, order, frequency, cut)
+    lo, step, steps = subsampled_grid(noise_multiplier, q, order, frequency, cut, digits)
     shift, count = 1.0 / noise_multiplier, int(steps)
     log_ratio, log_weight = np.empty(count + 1), np.empty(count + 1)
     for i in range(count + 1):
@@ -138,13 +140,15 @@ def rough_log_moment(order: float, noise_multiplier: float, q: float, cut: float
 
 @jit
 def log_mgf(
-    order: float, frequencies: np.ndarray, log_ratio: np.ndarray, log_weight: np.ndarray
+    order: float, frequencies: np.ndarray, log_ratio: np.ndarray, log_weight: np.ndarray, digits: float = DIGITS
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(real, imaginary part, error) of log E[r^k] at k = order + i frequency, one entry a frequency.
 
     E[r^k] = 1 + E[r^k - 1 - k (r - 1)] keeps the relative accuracy of small moments. The error is that of E[r^k],
-    absolute: the sum of absolute values times 4e-15 + 2.5e-16 |k log r| for rounding, 2e-19 (1 + |k|) for quadrature.
+    absolute: the sum of absolute values times 4e-15 + 2.5e-16 |k log r| for rounding, 2e-19 (1 + |k|) for quadrature on a
+    grid good to e^-DIGITS, and as many times less on one with more digits.
     """
+    quadrature = 2e-19 * exp(DIGITS - digits)
     real, imag, error = np.empty(frequencies.size), np.empty(frequencies.size), np.empty(frequencies.size)
     for j in range(frequencies.size):
         y = frequencies[j]
@@ -182,5 +186,5 @@ def log_mgf(
         else:
             real[j] = 0.5 * log1p(squared)
         imag[j] = atan2(sum_im, 1.0 + sum_re)
-        error[j] = 4e-15 * sum_abs + 2e-19 * (1.0 + abs(order) + abs(y))
+        error[j] = 4e-15 * sum_abs + quadrature * (1.0 + abs(order) + abs(y))
     return real, imag, error

@@ -91,9 +91,10 @@ def _peaks(shift: float, log_a: np.ndarray, log_b: np.ndarray, order: float, cut
 
 @jit
 def grid(
-    shift: float, log_a: np.ndarray, log_b: np.ndarray, order: float, frequency: float, cut: float
+    shift: float, log_a: np.ndarray, log_b: np.ndarray, order: float, frequency: float, cut: float, digits: float = DIGITS
 ) -> tuple[float, float, float]:
-    """(first point, step, number of steps) of the trapezoid rule in x, good for E_Q[r^k], Re k = order, |Im k| <= frequency.
+    """(first point, step, number of steps) of the trapezoid rule in x, good for E_Q[r^k], Re k = order, |Im k| <= frequency,
+    to e^-digits.
 
     No zero of A or B is in the strips tried.
     """
@@ -104,7 +105,7 @@ def grid(
         growth = _log_growth(strip, shift, log_a, log_b, order, frequency, cut, lo, hi)
         for k in (0.0, 1.0):  # Q and P
             growth = max(growth, _log_growth(strip, shift, log_a, log_b, k, 0.0, cut, lo, hi))
-        step = 2.0 * pi * strip / (DIGITS + growth)
+        step = 2.0 * pi * strip / (digits + growth)
         if step < best:  # any strip will do, and narrower ones are now worse
             break
         best = step
@@ -115,10 +116,10 @@ def grid(
 
 @jit
 def nodes(
-    shift: float, log_a: np.ndarray, log_b: np.ndarray, order: float, frequency: float, cut: float
+    shift: float, log_a: np.ndarray, log_b: np.ndarray, order: float, frequency: float, cut: float, digits: float = DIGITS
 ) -> tuple[np.ndarray, np.ndarray]:
     """(log_ratio, log_weight) on the grid; the weight is the density of Q times the probability that x is kept."""
-    lo, step, steps = grid(shift, log_a, log_b, order, frequency, cut)
+    lo, step, steps = grid(shift, log_a, log_b, order, frequency, cut, digits)
     count = int(steps)
     log_ratio, log_weight = np.empty(count + 1), np.empty(count + 1)
     for i in range(count + 1):
