@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from math import inf
+from sys import float_info
 from typing import NamedTuple
 
 from mmaccount import _check
@@ -45,7 +46,9 @@ def spread_out(phases: Iterable[Settings]) -> list[Settings]:
     """
     made = []
     for phase in phases:
-        noise = phase.noise_multiplier / fisher_information(phase) ** 0.5 * (1.0 + FISHER_ERROR)
+        information = fisher_information(phase)
+        noise = phase.noise_multiplier / information**0.5 * (1.0 + FISHER_ERROR) if information > 0.0 else inf
+        noise = min(noise, float_info.max)
         made.append(replace(phase, mixing=0.0, truncation=1.0, noise_multiplier=noise))
     return made
 

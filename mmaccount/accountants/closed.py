@@ -9,7 +9,7 @@ One step with sampling rate q, mu = 1/z, follows by collecting terms in P(S) - e
 """
 
 from collections.abc import Callable, Sequence
-from math import erfc, exp, expm1, inf, log, log1p, sqrt
+from math import erfc, exp, expm1, hypot, inf, log, log1p, sqrt
 from sys import float_info
 
 from mmaccount.accountants import relations
@@ -61,7 +61,8 @@ def direction(phases: Sequence[Settings], *, remove: bool) -> Profile | None:
     one_step = len(phases) == 1 and phases[0].steps == 1 and records == 1
     if not one_step and any(phase.sample_rate < 1.0 for phase in phases):
         return None
-    mu, q = records * sqrt(sum(phase.steps / phase.noise_multiplier**2 for phase in phases)), phases[0].sample_rate
+    mu = records * hypot(*(sqrt(phase.steps) / phase.noise_multiplier for phase in phases))
+    q = phases[0].sample_rate
     bounds = _removal if remove else _addition
     return (lambda epsilon: bounds(epsilon, mu, q)) if 0.0 < mu < inf else None
 

@@ -41,8 +41,8 @@ Nodes = Callable[[float, float], tuple[np.ndarray, np.ndarray]]
 class Law(NamedTuple):
     """`steps` steps of a pair given by nodes(order, frequency), `size` of them (see kernels.loss); without nodes, the
     Gaussian pair with squared mean `mu_squared` in all. `turn` is that of _uniform_parts, `rough` about log E[r^order].
-    `digits` is that of the nodes. `lost` is the probability that a step's outcome, with the record, is left out of the nodes: in delta that costs at most
-    steps * lost (the outcome is then granted to the adversary)."""
+    `digits` is that of the nodes. `lost` is the probability that a step's outcome, with the record, is left out of the
+    nodes: in delta that costs at most steps * lost (the outcome is then granted to the adversary)."""
 
     steps: int
     nodes: Nodes | None = None

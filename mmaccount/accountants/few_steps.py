@@ -14,7 +14,7 @@ Both sides err by the square of the spacing, so the number of points needed is r
 """
 
 from collections.abc import Callable, Sequence
-from math import ceil, exp, inf, log, sqrt
+from math import ceil, exp, hypot, inf, log, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -123,7 +123,7 @@ def raised(atoms: Atoms, spacing: float) -> Lattice:
 def _steps(phases: Sequence[Settings]) -> list[tuple[float, float, int]]:
     """(shift, sampling rate, number) of steps; those without subsampling are one large step together."""
     steps = [(1.0 / phase.noise_multiplier, phase.sample_rate, phase.steps) for phase in phases]
-    whole = sqrt(sum(count * shift**2 for shift, q, count in steps if q == 1.0))
+    whole = hypot(*(sqrt(count) * shift for shift, q, count in steps if q == 1.0))
     return [step for step in steps if step[1] < 1.0] + [(whole, 1.0, 1)] * (whole > 0.0)
 
 

@@ -60,7 +60,7 @@ def _law(phase: Settings, negligible: float) -> Law:
     q, z = phase.sample_rate, phase.noise_multiplier
     records = relations.changes(phase)
     if q == 1.0:
-        return Law(phase.steps, mu_squared=phase.steps * (records / z) ** 2)
+        return Law(phase.steps, mu_squared=phase.steps * (records / z) * (records / z))
     if records > 1:
         return relations.law(phase, negligible)
 

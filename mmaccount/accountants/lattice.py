@@ -221,6 +221,13 @@ def _composed(parts: Sequence[tuple[Lattice, int]], order: float, first: int, si
     return masses, _Error(largest, norm), log_total
 
 
+def _ever(chances: Sequence[tuple[float, int]]) -> float:
+    """The probability that anything happens that has these chances in so many steps each."""
+    if any(chance >= 1.0 for chance, _ in chances):
+        return 1.0
+    return -expm1(sum(steps * log1p(-chance) for chance, steps in chances))
+
+
 def power(lattice: Lattice, copies: int, *, upper: bool) -> Lattice:
     """The law of the sum of `copies` independent losses, each mass on the chosen side of the true one."""
     parts = [(lattice, copies)]
@@ -235,8 +242,8 @@ def power(lattice: Lattice, copies: int, *, upper: bool) -> Lattice:
         best[better], smallest[better] = (masses * scale)[better], (error.largest * scale)[better]
     if upper:
         outside = 4.0 * exp(-OUTSIDE)  # of P above, of Q below the window
-        infinite = -expm1(copies * log1p(-lattice.infinite)) + outside
-        absent = -expm1(copies * log1p(-lattice.absent)) + outside
+        infinite = _ever([(lattice.infinite, copies)]) + outside
+        absent = _ever([(lattice.absent, copies)]) + outside
         return Lattice(losses[0], lattice.spacing, np.maximum(0.0, best + smallest), infinite, absent)
     return Lattice(losses[0], lattice.spacing, np.maximum(0.0, best - smallest))
 
@@ -272,5 +279,5 @@ def compose(parts: Sequence[tuple[Lattice, int]], tilt: float) -> Composed:
     low, high = window(parts, 1.0 + tilt)
     first, losses = _points(parts, low, high)
     masses, error, log_total = _composed(parts, 1.0 + tilt, first, losses.size)
-    infinite = -expm1(sum(steps * log1p(-min(1.0, lattice.infinite)) for lattice, steps in parts))
+    infinite = _ever([(lattice.infinite, steps) for lattice, steps in parts])
     return Composed(tilt=tilt, log_total=log_total, losses=losses, masses=masses, error=error, infinite=infinite)
