@@ -16,8 +16,9 @@ from mmaccount.settings import Settings
 CONVERSIONS = ("improved", "mironov")
 MOST_CHANGES = 128  # of one record, between neighbours
 STRETCHES = (1.0, 1.5, 2.0, 2.5, 3.0)
-MANY = 8  # changes, beyond which moments are read off chords between orders 1 + 2^(e / PER_OCTAVE), at most 0.1 % too large
-PER_OCTAVE = 16
+MANY = 8  # changes, beyond which moments are read off chords between orders 1 + 2^(e / PER_OCTAVE): measured over 400 plain
+# steps, 0.004 % too large in the median and 1.3 % at worst
+PER_OCTAVE = 32
 MOST_ORDER = 2.0**16 + 1.0  # in a chain of changes; beyond, moments cost too much time
 START, LOWEST, HIGHEST = 2, -10, 16  # orders are searched at 1 + 2^e: first e, smallest (1.001), largest (65537)
 REFINEMENTS = 24  # golden-section steps; the last bracket is 1e-5 wide in log2(order - 1)
