@@ -6,7 +6,7 @@ mixed.shifted, subsampled), and projected on a lattice that fits the composed lo
 - outcomes of probability `lost` at either end are left out: at the top they are granted to the adversary (upper) or dropped
   (lower), at the bottom their loss is raised to that of the others (upper) or they are dropped. Raising a loss raises the
   profile E_Q[(e^L - x)_+], dropping mass lowers it.
-- upper: split (lattice.py). Lower: outcomes are merged in groups, as in lattice.merge, but with a lattice point at the mean
+- upper: split (lattice.py). Lower: outcomes are merged in groups, as in lattice.merged, with a lattice point at the mean
   of the outcomes near that end of the losses where most of the mass is: with a tiny sampling rate nearly all of it lies
   within q of log(1 - q), much closer together than lattice points need to be.
 - losses are moved by what they may be off by, up for the upper side and down for the lower one (lattice.nudged).
@@ -14,7 +14,7 @@ Both sides err by the square of the spacing, so the number of points needed is r
 """
 
 from collections.abc import Callable, Sequence
-from math import ceil, exp, hypot, inf, log, sqrt
+from math import hypot, inf, log, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +29,7 @@ from mmaccount.accountants.lattice import (
     Composed,
     Lattice,
     compose,
+    merged,
     nudged,
     reverse,
     span,
@@ -39,7 +40,6 @@ from mmaccount.accountants.lattice import (
 from mmaccount.accountants.mixed import gaussian, shifted
 from mmaccount.accountants.rdp import epsilon_at, log_delta_at, minimise_over_orders
 from mmaccount.accountants.roots import epsilons
-from mmaccount.kernels.lattice import fuse, fuse_down
 from mmaccount.settings import Settings
 
 CELL = 0.0025  # width of a cell of outcomes, in std of the noise
@@ -53,7 +53,6 @@ SMALL = 1e-3  # over a rough delta: the smallest that rounding is kept away from
 NOISE = 9.0  # logarithm of what the integrand may exceed delta by; the rounding of transforms is below e^-28 of it
 ROOT = 1e-7  # relative tolerance of the search for epsilon
 SMALLEST_RANGE = 1e-9  # of losses, that a lattice is made for
-ANCHORINGS = 4
 
 Parts = list[tuple[Atoms, int]]
 
@@ -86,31 +85,6 @@ def trimmed(atoms: Atoms, lost: float, *, upper: bool) -> Atoms:
         return Atoms(losses[first:last], inside)
     inside[0] += float(np.sum(masses[:first]))
     return Atoms(losses[first:last], inside, atoms.infinite + float(np.sum(held[last:])) * (1.0 + MASS_ERROR))
-
-
-def merged(atoms: Atoms, spacing: float, *, low: bool) -> Lattice:
-    """The lower rule for atoms by increasing loss, most of whose mass is at the low (or high) end."""
-    losses, masses = atoms.losses, atoms.masses
-    near = losses < losses[0] + 0.5 * spacing if low else losses > losses[-1] - 0.5 * spacing
-    first = float(losses[near][0])
-    heap, weight = float(np.sum(masses[near])), float(np.sum(masses[near] * np.exp(losses[near] - first)))
-    anchor, rest = first + log(weight / heap), ~near
-    if not rest.any():
-        return nudged(Lattice(anchor, spacing, np.array([heap * (1.0 - MASS_ERROR)])), upper=False)
-    if low:
-        lattice, mean = np.zeros(0), anchor
-        for _ in range(ANCHORINGS):  # what is left over joins the heap, whose mean is the anchor
-            anchor = min(mean, float(losses[rest][0]))
-            lattice, excess = fuse_down(losses[rest], masses[rest], anchor, spacing)
-            joined = weight + exp(anchor - first) * (lattice[0] + excess)
-            mean = first + log(joined / (heap + lattice[0]))
-        lattice[0] += heap
-        return nudged(Lattice(min(anchor, mean), spacing, lattice * (1.0 - MASS_ERROR)), upper=False)
-    at = ceil((anchor - float(losses[0])) / spacing) + 1  # of the anchor, with a point below every loss
-    groups = fuse(losses[rest], masses[rest], anchor - at * spacing, spacing)
-    lattice = np.pad(groups, (0, max(0, at + 1 - groups.size)))
-    lattice[at] += heap
-    return nudged(Lattice(anchor - at * spacing, spacing, lattice * (1.0 - MASS_ERROR)), upper=False)
 
 
 def raised(atoms: Atoms, spacing: float) -> Lattice:

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.fft import irfft, rfft
 
-from mmaccount.kernels.lattice import ROUNDING, fuse
+from mmaccount.kernels.lattice import ROUNDING, fuse, fuse_down
 
 MASS_ERROR = 1e-13  # relative, of a mass that a projection makes, the tilting of it and of the sum of all included
 FFT_ERROR = 8.0 * 2.0**-53
@@ -43,6 +43,7 @@ TILTS = (0.0, 0.5, 1.0, 2.0)  # at which powers are taken; per atom the one with
 SCALES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)  # Chernoff exponents tried, over the standard deviation and over the span
 OUTSIDE = 40.0  # e^-40 of the tilted mass may lie outside of a window
 ALIGNED = 1e-9  # of a spacing, by which the smallest loss may miss its point
+ANCHORINGS = 4  # rounds of moving the lattice point that most of the mass lies at
 ODD_FACTORS = (1, 3, 5, 9, 15, 25, 27, 45, 75, 81, 125)  # of the length of a transform
 HIGH = 700.0  # loss whose exponential is near the end of float64
 FAR = 600.0  # distance of lattice points from which on an atom is moved up whole
@@ -124,6 +125,31 @@ def nudged(lattice: Lattice, *, upper: bool) -> Lattice:
     most = max(abs(lattice.start), abs(lattice.start + lattice.masses.size * lattice.spacing))
     move = ROUNDING * lattice.spacing + UNIT * most
     return lattice._replace(start=lattice.start + (move if upper else -move))
+
+
+def merged(atoms: Atoms, spacing: float, *, low: bool) -> Lattice:
+    """The lower rule for atoms by increasing loss, most of whose mass is at the low (or high) end."""
+    losses, masses = atoms.losses, atoms.masses
+    near = losses < losses[0] + 0.5 * spacing if low else losses > losses[-1] - 0.5 * spacing
+    first = float(losses[near][0])
+    heap, weight = float(np.sum(masses[near])), float(np.sum(masses[near] * np.exp(losses[near] - first)))
+    anchor, rest = first + log(weight / heap), ~near
+    if not rest.any():
+        return nudged(Lattice(anchor, spacing, np.array([heap * (1.0 - MASS_ERROR)])), upper=False)
+    if low:
+        lattice, mean = np.zeros(0), anchor
+        for _ in range(ANCHORINGS):  # what is left over joins the heap, whose mean is the anchor
+            anchor = min(mean, float(losses[rest][0]))
+            lattice, excess = fuse_down(losses[rest], masses[rest], anchor, spacing)
+            joined = weight + exp(anchor - first) * (lattice[0] + excess)
+            mean = first + log(joined / (heap + lattice[0]))
+        lattice[0] += heap
+        return nudged(Lattice(min(anchor, mean), spacing, lattice * (1.0 - MASS_ERROR)), upper=False)
+    at = ceil((anchor - float(losses[0])) / spacing) + 1  # of the anchor, with a point below every loss
+    groups = fuse(losses[rest], masses[rest], anchor - at * spacing, spacing)
+    lattice = np.pad(groups, (0, max(0, at + 1 - groups.size)))
+    lattice[at] += heap
+    return nudged(Lattice(anchor - at * spacing, spacing, lattice * (1.0 - MASS_ERROR)), upper=False)
 
 
 def tilted(pair: Atoms | Lattice, order: float) -> tuple[np.ndarray, float]:
@@ -219,6 +245,19 @@ def _composed(parts: Sequence[tuple[Lattice, int]], order: float, first: int, si
     largest = 2.0 * (mean + unit * whole / size**0.5 + exp(-OUTSIDE))
     norm = 2.0 * ((root + unit * whole) / size**0.5 + exp(-OUTSIDE))
     return masses, _Error(largest, norm), log_total
+
+
+def lowered(atoms: Atoms, spacing: float, order: float) -> Lattice:
+    """The lower rule that keeps most of log E[(dP/dQ)^order] under Q.
+
+    From the smallest loss up, a group that has to outweigh much mass just below a lattice point takes all the rare large
+    losses: a step that is hardly ever sampled would keep nothing.
+    """
+    by_loss = np.argsort(atoms.losses)
+    held = by_loss[atoms.masses[by_loss] > 0.0]
+    ordered = Atoms(atoms.losses[held], atoms.masses[held])
+    made = [merge(ordered, spacing), *(merged(ordered, spacing, low=low) for low in (True, False))]
+    return max(made, key=lambda lattice: tilted(lattice, order)[1])
 
 
 def _ever(chances: Sequence[tuple[float, int]]) -> float:

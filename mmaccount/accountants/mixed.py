@@ -19,6 +19,7 @@ from mmaccount.accountants.lattice import (
     Composed,
     Lattice,
     compose,
+    lowered,
     merge,
     moments,
     nudged,
@@ -54,6 +55,7 @@ CUT = 1e-36  # probability of outcomes beyond the cells
 CHEAP = 30.0  # steps for each step that a catalyst is worth
 SPLIT = 0.1  # relative, by which splitting may raise epsilon
 FAR = 0.5  # of the first guess, below which epsilon is searched for again
+BACK = 0.9  # over the last epsilon tried, looking for one that an attack reaches
 ROOT = 1e-6  # relative tolerance of the search for epsilon
 
 
@@ -135,7 +137,7 @@ class Side:
             spacing = smallest / ceil(smallest / spacing)
         if self.upper:
             return [(nudged(split(atoms, spacing), upper=True), count) for atoms, count in self.steps]
-        return [(merge(atoms, spacing), count) for atoms, count in self.steps]
+        return [(lowered(atoms, spacing, 1.0 + tilt), count) for atoms, count in self.steps]
 
     def composed(self, tilt: float) -> Composed:
         """The composed loss, accurate where e^{tilt * loss} dP has its mass."""
@@ -169,9 +171,14 @@ class Side:
             if above(largest) > 0.0:
                 return inf
             return smallest if above(smallest) <= 0.0 else safe_end(above, largest, smallest, tolerance=ROOT)
-        if above(smallest) < 0.0:
-            return 0.0
-        return start if above(start) >= 0.0 else safe_end(lambda e: -above(e), smallest, start, tolerance=ROOT)
+        if above(start) >= 0.0:
+            return start
+        unsafe, safe = start, BACK * start
+        while above(safe) < 0.0:  # far below `start`, where the tilt is wrong, errors may exceed delta
+            unsafe, safe = safe, BACK * safe
+            if safe < smallest:
+                return 0.0
+        return safe_end(lambda e: -above(e), safe, unsafe, tolerance=ROOT)
 
     def delta(self, epsilon: float) -> float:
         """A bound on delta at epsilon."""
