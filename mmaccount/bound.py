@@ -12,7 +12,8 @@ class Bound:
 
     `upper` is the guarantee: proven, rounding errors added; +inf when nothing finite is known, and then `reason` says
     why. `lower` is reached by the adversary named `attack`; None where no attack has been computed. `order` is the Renyi
-    order at which `upper` was attained, None if it did not come from Renyi moments.
+    order at which `upper` was attained, None if it did not come from Renyi moments. Where `upper` is more than 1.5 times
+    `lower`, `note` says which of them is believed to be far from the truth, and why.
     """
 
     upper: float
@@ -21,6 +22,7 @@ class Bound:
     attack: str | None = None
     order: float | None = None
     reason: str | None = None
+    note: str | None = None
 
 
 class BoundError(ArithmeticError):
@@ -38,7 +40,7 @@ def as_json(bound: Bound, name: str = "epsilon") -> dict[str, Any]:
     """A bound as the commands print it with --json; an unbounded one is None, with the reason."""
     finite = isfinite(bound.upper)
     made = {name: bound.upper if finite else None, "lower": bound.lower, "attack": bound.attack}
-    made |= {"order": bound.order, "method": bound.method}
+    made |= {"order": bound.order, "method": bound.method, "note": bound.note}
     return made if finite else made | {"reason": bound.reason}
 
 
@@ -50,4 +52,6 @@ def as_text(bound: Bound, name: str, given: str) -> str:
     line = f"{name} <= {up(bound.upper)} at {given}  ({bound.method}{order})"
     if bound.lower is not None:
         line += f"\n{' ' * len(name)} >= {up(bound.lower, rounding=ROUND_FLOOR)}  (attack: {bound.attack})"
+    if bound.note is not None:
+        line += f"\n{' ' * len(name)} wide: {bound.note}"
     return line

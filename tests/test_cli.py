@@ -70,6 +70,7 @@ def test_epsilon_json(capsys, resnet, form):
         "delta": 1e-5,
         "order": None,
         "method": made.as_given.method,
+        "note": None,
         "settings": resnet.to_dict(),
         "without_mixing": made.without_mixing.upper,
         "equal_noise": {"noise_multiplier": made.equal_noise_multiplier, "epsilon": made.equal_noise.upper},
@@ -89,6 +90,15 @@ def test_meaning_is_what_the_library_says(capsys, plain):
     assert "prior 0.1: right with probability <= 0.9064; advantage <= 0.480073" in out
     assert "prior" not in call(capsys, "epsilon", *options[:-2])[1]
     assert "`prior` must be in (0, 1), got 1.0" in refused(capsys, "epsilon", *options[:-1], "1")
+
+
+def test_a_loose_bracket_says_which_side_is_believed_loose(capsys):
+    options = {"--sample-rate": "0.01", "--steps": "100", "--noise-multiplier": "1", "--mixing": "1000", "--delta": "1e-5"}
+    given = ("epsilon", *words(options))
+    assert "both bounds may be loose" in as_json(capsys, *given, "--fast")["note"]
+    status, out, _ = call(capsys, *given, "--fast")
+    assert status == 0
+    assert sum("wide:" in line for line in out.splitlines()) == 1
 
 
 def test_delta_json(capsys, resnet):

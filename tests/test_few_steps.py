@@ -110,7 +110,7 @@ def profile(losses, masses, x):
 def test_each_rule_stays_on_its_side_at_every_epsilon(q, spacing, remove):
     step = lattice.subsampled(mixed.shifted(1.0, 0.0, 1, cell=0.02), q)
     pair = few_steps.trimmed(step if remove else lattice.reverse(step), 1e-12, upper=False)
-    below, above = few_steps.merged(pair, spacing, low=remove), few_steps.raised(pair, spacing)
+    below, above = lattice.merged(pair, spacing, low=remove), few_steps.raised(pair, spacing)
     for epsilon in np.concatenate([np.linspace(-3.0, 3.0, 61), q * np.linspace(-1.0, 1.0, 21)]):
         exact = profile(pair.losses, pair.masses, exp(epsilon))
         assert profile(below.losses, below.masses, exp(epsilon)) <= exact + 1e-15

@@ -1,6 +1,7 @@
 """Neighbouring relations and groups: closed forms, other implementations, random search for something worse."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from math import asinh, exp, log, sinh
 
@@ -362,3 +363,21 @@ def test_a_plan_keeps_its_relation(tmp_path, capsys):
     assert plan.settings() == [mm.Settings(**RUN, **REPLACED)]
     assert main(["plan", *options, "--group-size", "2"]) == 2
     assert "`--group-size`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("steps", [1, 1000])
+def test_a_record_without_a_gradient_in_place_of_another_is_an_attack(steps):
+    """Once 0 ... 3514 at 1,000 steps."""
+    run = mm.Settings(sample_rate=0.01, steps=steps, noise_multiplier=0.06, neighbours="replace-one")
+    found = mm.epsilon(run, delta=1e-5)
+    one_sided = mm.epsilon(replace(run, neighbours="add-or-remove"), delta=1e-5)
+    assert one_sided.lower <= found.lower <= found.upper < 1.01 * found.lower
+    assert found.note is None
+
+
+def test_mixing_is_not_credited_where_that_is_better_than_renyi_moments():
+    """Once 154,709: Renyi moments, by which the run without mixing seemed not worth a look."""
+    run = mm.Settings(sample_rate=0.01, steps=1000, noise_multiplier=0.06, mixing=5.0, neighbours="replace-one")
+    found, plain = mm.epsilon(run, delta=1e-5), mm.epsilon(replace(run, mixing=0.0), delta=1e-5)
+    assert found.upper == plain.upper
+    assert "both bounds are believed loose" in found.note

@@ -12,15 +12,17 @@ from mmaccount.accountants.contour import Pair
 from mmaccount.accountants.relations import changes
 from mmaccount.bound import Bound, BoundError
 from mmaccount.divergences import fisher_information
-from mmaccount.settings import Settings
+from mmaccount.settings import NEIGHBOURS, Settings
 
 ENVELOPE = "privacy loss distribution of the envelope of all shifts, both directions"
 CATALYST = "privacy loss distribution of the nearly sparse shifts next to a catalyst, both directions"
 EXACT = "privacy loss distribution, both directions"
 OWN_ATTACK = "likelihood ratio test"
+ONE_SIDED = "likelihood ratio test, no gradient in place of the record"
 SPREAD_OUT = "gradient spread over ever more coordinates"
 WORTH = 2.0  # Renyi bound without mixing over the one with it, up to which the exact answer without mixing is tried
 WIDE = 1.01  # upper over lower bound without mixing, from which other neighbours are looked at by a lattice too
+LOOSE = 1.5  # upper over lower bound, from which it is said which one is believed loose
 CROSSING = 1e-9  # relative, by which a lower bound may exceed an upper one: rounding of the search
 FISHER_ERROR = 1e-6  # relative, by which the effective noise of the spread-out attack is raised
 
@@ -30,9 +32,19 @@ def unmixed(phases: Sequence[Settings], moments: float, bound: Callable[[Sequenc
     mixed ones. Empty for Laplace noise, and where mixing brings so much that looking would be a waste."""
     if any(phase.noise != "gaussian" for phase in phases):
         return []
-    plain = [replace(phase, mixing=0.0, truncation=1.0) for phase in phases]
+    plain = _without_mixing(phases)
     mixed = any(phase.mixing > 0.0 for phase in phases)
     return [] if mixed and bound(plain) > WORTH * moments else plain
+
+
+def _without_mixing(phases: Sequence[Settings]) -> list[Settings]:
+    return [replace(phase, mixing=0.0, truncation=1.0) for phase in phases]
+
+
+def _one_sided(phases: Sequence[Settings]) -> list[Settings]:
+    """Phases that those where a record is replaced cost at least: a record without a gradient, which clipping admits, in its
+    place moves outputs as none does."""
+    return [replace(phase, neighbours=NEIGHBOURS[0]) for phase in phases]
 
 
 def spread_out(phases: Iterable[Settings]) -> list[Settings]:
@@ -103,23 +115,60 @@ def _upper(phases: Sequence[Settings], proven: Bound, ask: _Question, tight: boo
     return proven, found
 
 
+def _is_loose(upper: float, lower: float) -> bool:
+    return upper > LOOSE * lower and upper > 0.0
+
+
+def _attacks(phases: Sequence[Settings], found: Pair, ask: _Question, tight: bool) -> dict[str, float]:
+    """Lower bounds by name; `found` as from `_upper`."""
+    is_mixed = any(phase.mixing > 0.0 for phase in phases)
+    limit = spread_out(phases) if is_mixed else phases
+    attacks = {SPREAD_OUT: ask.exact(limit).lower} if is_mixed else {OWN_ATTACK: found.lower}
+    if phases[0].neighbours == "replace-one" and (is_mixed or _is_loose(found.upper, found.lower)):
+        attacks[ONE_SIDED] = ask.exact(_one_sided(limit)).lower
+    if tight and is_mixed:
+        attacks |= {name: max(map(ask.side, sides)) for name, sides in mixed.attacks(phases)}
+    return attacks
+
+
+def _note(phases: Sequence[Settings], proven: Bound, tight: bool) -> str | None:
+    """Which side of a loose bracket is believed to be far from the truth, and why."""
+    is_mixed = any(phase.mixing > 0.0 for phase in phases)
+    if proven.lower is None or proven.upper == inf or not _is_loose(proven.upper, proven.lower):
+        return None
+    if not tight:
+        return "both bounds may be loose, the ones that take seconds are left out."
+    if not is_mixed:
+        return (
+            "the lower bound is believed loose: its numerical error exceeds what attacks gain at so few or so rare losses."
+        )
+    if changes(phases[0]) > 1:
+        return "both bounds are believed loose: attacks use one record alone, and where records act together is not known."
+    if proven.method.startswith(EXACT):
+        return "the upper bound is believed loose: it does not credit mixing."
+    if proven.method in (ENVELOPE, CATALYST):
+        return "the upper bound is believed loose: at every threshold it takes another worst gradient, where a run has one."
+    return "the upper bound is believed loose: Renyi moments overrate losses that are large but rare."
+
+
 def _bracket(phases: Sequence[Settings], proven: Bound, ask: _Question, tight: bool) -> Bound:
     """The smallest proven bound and the best attack below it."""
     proven, found = _upper(phases, proven, ask, tight)
     if any(phase.noise != "gaussian" for phase in phases):
         return proven
-    attacks = {OWN_ATTACK: found.lower}
-    if any(phase.mixing > 0.0 for phase in phases):
-        attacks = {SPREAD_OUT: ask.exact(spread_out(phases)).lower}
-        if tight:
-            attacks |= {name: max(map(ask.side, sides)) for name, sides in mixed.attacks(phases)}
+    attacks = _attacks(phases, found, ask, tight)
     best = max(attacks, key=lambda name: attacks[name])
     if tight and proven.method == ENVELOPE and proven.upper > (1.0 + ask.wide) * attacks[best]:
         upper = max((ask.side(side) for side in mixed.exchanged(phases)), default=inf)
         if upper < proven.upper:
             proven = Bound(upper=upper, method=CATALYST)
+    if tight and found.upper == inf and _is_loose(proven.upper, attacks[best]):  # was not tried, or reached nothing
+        upper = _upper(_without_mixing(phases), proven, ask, tight)[0].upper
+        if upper < proven.upper:
+            proven = Bound(upper=upper, method=f"{EXACT}, mixing not credited")
     crossed(attacks[best], proven.upper, best)
-    return replace(proven, lower=min(attacks[best], proven.upper), attack=best)
+    made = replace(proven, lower=min(attacks[best], proven.upper), attack=best)
+    return replace(made, note=_note(phases, made, tight))
 
 
 def upper_epsilon(phases: Sequence[Settings], delta: float, *, tight: bool = False) -> float:
@@ -149,7 +198,7 @@ def epsilon(
         delta: in (0, 1).
         conversion: "improved" or "mironov" (looser; the paper's) forces Renyi moments and chooses how they are converted.
         orders: Renyi orders to try, all > 1; forces Renyi moments. By default the best real order is searched for.
-        tight: False leaves out the envelope and the concentrated attacks, which take one to five seconds per geometry.
+        tight: False leaves out the envelope and the concentrated attacks, which take one to ten seconds per geometry.
 
     Returns:
         Bound. `upper` is +inf with a `reason` when nothing finite is known.

@@ -55,7 +55,9 @@ RATIO = 0.035  # of neighbouring shifts at most, as a logarithm
 DENSER = 1.5  # power by which the grid is denser towards s
 CELLS = 8  # of theta
 PARTS = 20  # lattice points per standard deviation of the loss
-MOMENT_ERROR = 1e-15  # of F(w), relative to |w| F(Re w), as errors of log r count; measured below 1e-16
+MOMENT_ERROR = (
+    1e-15  # of F(w), relative to |w| F(Re w), as errors of log r count, and to s^2 where s > 1; measured below 1e-16
+)
 ROUNDING = 1e-11  # relative, of sums over frequencies, added to every value
 LEFT_OUT = 1e-20  # size of terms, relative to the largest, that are only bounded
 NEGLIGIBLE = 1e-20  # probability, beyond which the profile is constant
@@ -135,7 +137,7 @@ def _line(grid: np.ndarray, tilt: float, sigma: float, spacing: float, moments: 
     psi = (logs.real + 1j * np.unwrap(logs.imag, axis=0)) / u[:, None]
     straight = 2.0 * np.abs(psi_0) + 12.0 * np.abs(psi[-1] - psi_0)  # of the second derivative of u (psi - rho)
     missed = gaps**2 / 8.0 * (second / np.maximum(lowest, 0.05) + (first / np.maximum(lowest, 0.05)) ** 2 + straight)
-    error = MOMENT_ERROR * size * one[-1]  # of F
+    error = MOMENT_ERROR * max(1.0, shift**2) * size * one[-1]  # of F
     log_error = error / np.maximum(np.min(lowest, axis=0), 0.05)
     missed = (missed + 2.0 * log_error) / u[:-1, None]  # rho has the error of psi_s too
     log_high = np.log(np.maximum(modulus[:-1], modulus[1:]) + gaps**2 / 8.0 * second + error)

@@ -43,10 +43,13 @@ COORDINATE_PARTS = 80.0  # lattice points per shift of one coordinate
 PARTS = 40.0  # lattice points per standard deviation of a step's loss
 MOST_POINTS = 2**20  # of a lattice; above, spacing grows
 FINER = 4.0  # by which spacing may shrink to meet a loss
-FEWEST_COPIES, SMALLEST_SHIFT, LARGEST_SHIFT = 8.0, 1e-4, 1.0  # where the envelope is worth its time
+FEWEST_COPIES = 8.0  # shifts of the largest size from which on the envelope is nearly as small as the worst of them
+SMALLEST_SHIFT, LARGEST_SHIFT = 1e-4, 4.0  # where the envelope is worth its time
 WIDEST = 200.0  # mixing by other laws than the uniform, for which the envelope takes time in proportion
 LARGEST_DIVERGENCE = 1000.0, 25.0  # of one step, up to which a lattice of its loss, and the envelope, are tried
-SMALLEST_DIVERGENCE = 1e-3  # of one step; below, the envelope takes ever more frequencies
+SMALLEST_DIVERGENCE = 1e-3, 0.03  # of one step, of many and of few copies; below, the envelope takes ever more frequencies
+NARROWED = 0.1  # the divergence that mixing which takes too long is narrowed to
+NARROWINGS = 40  # halvings of the range of widths
 LARGEST_ATTACK = 30.0  # shift of one coordinate; beyond, densities underflow
 MOST_COPIES = 1e5  # coordinates of an attack; more are as good as infinitely many
 FACTORS = (1, 4, 16)  # coordinates of an attack over the fewest that truncation allows
@@ -197,7 +200,7 @@ def _moved(step: Geometry, times: int) -> Atoms | None:
 def _several(phase: Settings) -> Atoms | None:
     """A pair that dominates one step of a run whose neighbours differ in several records, or in a replaced one; None where
     no sum of gradients has one at hand."""
-    step = geometry(phase)
+    step = _narrowed(geometry(phase))
     if phase.sample_rate == 1.0:
         whole = _moved(step, relations.changes(phase))
         return None if whole is None else coupled(0.0, [(1.0, whole)], [])
@@ -213,16 +216,41 @@ def _divergence(step: Geometry) -> float:
     return float(log_moments(step, np.array([2.0]))[0])
 
 
+def _has_few_copies(step: Geometry) -> bool:
+    return step.width > 0.0 and step.copies < FEWEST_COPIES
+
+
+def _smallest_divergence(step: Geometry) -> float:
+    return SMALLEST_DIVERGENCE[step.copies < FEWEST_COPIES]
+
+
+@lru_cache(maxsize=256)
+def _narrowed(step: Geometry) -> Geometry:
+    """The same step with mixing as narrow as the envelope can afford: by (M) of divergences.py, one that tells at least as
+    much. With many copies Renyi moments are smaller than that."""
+    if step.law != laws.UNIFORM:
+        step = step._replace(width=min(step.width, WIDEST))
+    enough = SMALLEST_DIVERGENCE[1] if step.law == laws.UNIFORM else NARROWED
+    if not _has_few_copies(step) or _divergence(step) >= enough:
+        return step
+    narrow, wide = 0.0, step.width
+    for _ in range(NARROWINGS):
+        middle = 0.5 * (narrow + wide)
+        if _divergence(step._replace(width=middle)) >= NARROWED:
+            narrow = middle
+        else:
+            wide = middle
+    return step._replace(width=narrow) if narrow > 0.0 else step
+
+
 def _worthwhile(step: Geometry) -> bool:
     """Whether the envelope of this step may be worth its time."""
     if not _divergence(step) < LARGEST_DIVERGENCE[step.width > 0.0]:
         return False
-    if step.law != laws.UNIFORM and step.width > WIDEST:
-        return False
     if step.width == 0.0:
         return True
-    small = step.shift < SMALLEST_SHIFT or _divergence(step) < SMALLEST_DIVERGENCE
-    return not small and step.copies >= FEWEST_COPIES and step.shift <= LARGEST_SHIFT
+    small = step.shift < SMALLEST_SHIFT or _divergence(step) < _smallest_divergence(step)
+    return not small and step.copies >= 1.0 and step.shift <= LARGEST_SHIFT
 
 
 def attacks(phases: Sequence[Settings]) -> Iterator[tuple[str, tuple[Side, Side]]]:
@@ -260,8 +288,10 @@ def exchanged(phases: Sequence[Settings]) -> list[Side]:
     """
     kinds: Counter[tuple[Geometry, float]] = Counter()
     for phase in phases:
-        kinds[geometry(phase), phase.sample_rate] += phase.steps
+        kinds[_narrowed(geometry(phase)), phase.sample_rate] += phase.steps
     if relations.changes(phases[0]) > 1 or not all(_worthwhile(step) for step, _ in kinds):
+        return []
+    if any(map(_has_few_copies, (step for step, _ in kinds))):
         return []
     pairs, whole = [], []
     for (step, q), count in kinds.items():
@@ -277,7 +307,7 @@ def exchanged(phases: Sequence[Settings]) -> list[Side]:
 
 def dominated(phases: Sequence[Settings]) -> list[Side]:
     """Both directions of a run that dominates the given one; empty where the envelope is not worth its time."""
-    steps = [geometry(phase) for phase in phases]
+    steps = [_narrowed(geometry(phase)) for phase in phases]
     if not all(_worthwhile(step) for step in steps) or sum(phase.steps for phase in phases) > MOST_STEPS:
         return []
     if relations.changes(phases[0]) > 1:
