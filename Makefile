@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 RUN := --dataset-size 50000 --batch-size 1500 --steps 3400 --noise-multiplier 0.335 --clip-norm 20 --gap 0.15 --truncation 100 --delta 1e-5
 DIGITS := --dataset-size 1437 --target-epsilon 3 --delta 1e-4 --epochs 40
 
-CORE := tests/test_settings.py tests/test_records.py tests/test_kernels.py tests/test_cli.py tests/test_certificate.py
+CORE := tests/records tests/kernels tests/certificates/test_renyi_certificate.py tests/commands
 
 .PHONY: run test core slow bench bench-gpu reference clean
 
@@ -65,7 +65,7 @@ $(VENV)-newest/test.done: pyproject.toml
 
 $(VENV)-lowest/test.done: pyproject.toml
 	test -x $(VENV)-lowest/bin/python || $(PYTHON) -m venv $(VENV)-lowest
-	$(PYTHON) tests/lowest.py > $(VENV)-lowest/lowest.txt
+	$(PYTHON) tests/helpers/lowest.py > $(VENV)-lowest/lowest.txt
 	$(VENV)-lowest/bin/pip install --quiet --constraint $(VENV)-lowest/lowest.txt ".[test-core]"
 	touch $@
 

@@ -4,23 +4,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mmaccount.accountants.bracket import delta, epsilon
-    from mmaccount.accountants.sweep import sweep
-    from mmaccount.adaptive import AdaptiveClipping
-    from mmaccount.advice import Advice
-    from mmaccount.advisor import advise
-    from mmaccount.bound import Bound, BoundError
-    from mmaccount.calibrate import Infeasible, solve
-    from mmaccount.certificate import certify
-    from mmaccount.comparison import Comparison, LawRow, compare, compare_laws
-    from mmaccount.histogram import NormHistogram
-    from mmaccount.ledger import Ledger, LedgerFile
-    from mmaccount.meaning import Meaning, TradeOff, advantage, bayes_success, gdp_mu, meaning_of, privacy_profile, trade_off
-    from mmaccount.plan import Phase, Plan, Release
-    from mmaccount.probe import Probe
-    from mmaccount.sampling import once_per_epoch, refuse_unless_poisson
-    from mmaccount.settings import Settings
-    from mmaccount.tuning import tune_cost
+    from mmaccount.accounting.accountant import delta, epsilon
+    from mmaccount.accounting.sweep import sweep
+    from mmaccount.advice.advisor import advise
+    from mmaccount.advice.histogram import NormHistogram
+    from mmaccount.advice.probe import Probe
+    from mmaccount.advice.recommendation import Advice
+    from mmaccount.analysis.attacker import (
+        Meaning,
+        TradeOff,
+        advantage,
+        bayes_success,
+        gdp_mu,
+        meaning_of,
+        privacy_profile,
+        trade_off,
+    )
+    from mmaccount.analysis.calibrate import Infeasible, solve
+    from mmaccount.analysis.comparison import Comparison, LawRow, compare, compare_laws
+    from mmaccount.analysis.sampling_schemes import once_per_epoch, refuse_unless_poisson
+    from mmaccount.analysis.tuning import tune_cost
+    from mmaccount.certificates.certificate import certify
+    from mmaccount.records.adaptive_clipping import AdaptiveClipping
+    from mmaccount.records.bound import Bound, BoundError
+    from mmaccount.records.ledger import Ledger, LedgerFile
+    from mmaccount.records.plan import Phase, Plan, Release
+    from mmaccount.records.settings import Settings
 
 __version__ = "0.1.0"
 
@@ -62,40 +71,40 @@ __all__ = [
 ]
 
 _HOME = {
-    "AdaptiveClipping": "adaptive",
-    "Advice": "advice",
-    "Bound": "bound",
-    "BoundError": "bound",
-    "Comparison": "comparison",
-    "Infeasible": "calibrate",
-    "LawRow": "comparison",
-    "Ledger": "ledger",
-    "LedgerFile": "ledger",
-    "Meaning": "meaning",
-    "NormHistogram": "histogram",
-    "Phase": "plan",
-    "Plan": "plan",
-    "Probe": "probe",
-    "Release": "plan",
-    "Settings": "settings",
-    "TradeOff": "meaning",
-    "advantage": "meaning",
-    "advise": "advisor",
-    "bayes_success": "meaning",
-    "certify": "certificate",
-    "compare": "comparison",
-    "compare_laws": "comparison",
-    "delta": "accountants.bracket",
-    "epsilon": "accountants.bracket",
-    "gdp_mu": "meaning",
-    "meaning_of": "meaning",
-    "once_per_epoch": "sampling",
-    "privacy_profile": "meaning",
-    "refuse_unless_poisson": "sampling",
-    "solve": "calibrate",
-    "sweep": "accountants.sweep",
-    "trade_off": "meaning",
-    "tune_cost": "tuning",
+    "AdaptiveClipping": "records.adaptive_clipping",
+    "Advice": "advice.recommendation",
+    "Bound": "records.bound",
+    "BoundError": "records.bound",
+    "Comparison": "analysis.comparison",
+    "Infeasible": "analysis.calibrate",
+    "LawRow": "analysis.comparison",
+    "Ledger": "records.ledger",
+    "LedgerFile": "records.ledger",
+    "Meaning": "analysis.attacker",
+    "NormHistogram": "advice.histogram",
+    "Phase": "records.plan",
+    "Plan": "records.plan",
+    "Probe": "advice.probe",
+    "Release": "records.plan",
+    "Settings": "records.settings",
+    "TradeOff": "analysis.attacker",
+    "advantage": "analysis.attacker",
+    "advise": "advice.advisor",
+    "bayes_success": "analysis.attacker",
+    "certify": "certificates.certificate",
+    "compare": "analysis.comparison",
+    "compare_laws": "analysis.comparison",
+    "delta": "accounting.accountant",
+    "epsilon": "accounting.accountant",
+    "gdp_mu": "analysis.attacker",
+    "meaning_of": "analysis.attacker",
+    "once_per_epoch": "analysis.sampling_schemes",
+    "privacy_profile": "analysis.attacker",
+    "refuse_unless_poisson": "analysis.sampling_schemes",
+    "solve": "analysis.calibrate",
+    "sweep": "accounting.sweep",
+    "trade_off": "analysis.attacker",
+    "tune_cost": "analysis.tuning",
 }
 
 

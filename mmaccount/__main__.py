@@ -2,6 +2,6 @@
 
 import sys
 
-from mmaccount.cli import main
+from mmaccount.commands.main import main
 
 sys.exit(main())

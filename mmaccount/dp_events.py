@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from mmaccount.accountants.rdp import as_phases
-from mmaccount.settings import Settings
+from mmaccount.accounting.renyi import as_phases
+from mmaccount.records.settings import Settings
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent

@@ -6,9 +6,9 @@ What holds and what does not is as for plain DP-SGD here; in particular the data
 
 from opacus.accountants import IAccountant, register_accountant
 
-from mmaccount.accountants import bracket
-from mmaccount.bound import Bound
-from mmaccount.settings import Settings
+from mmaccount.accounting import accountant
+from mmaccount.records.bound import Bound
+from mmaccount.records.settings import Settings
 
 NAME = "mmaccount"
 
@@ -31,7 +31,7 @@ class BracketAccountant(IAccountant):  # type: ignore[misc]
         if any(noise <= 0.0 for noise, _, _ in self.history):
             return Bound(upper=float("inf"), method="no noise", reason="a step had no noise")
         phases = [Settings(noise_multiplier=z, sample_rate=q, steps=steps) for z, q, steps in self.history]
-        return bracket.epsilon(phases, delta=delta)
+        return accountant.epsilon(phases, delta=delta)
 
     def get_epsilon(self, delta: float, *_: object, **__: object) -> float:
         """The upper end of `bound`."""

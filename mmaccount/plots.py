@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmaccount import _check
-from mmaccount.accountants.bracket import epsilon, upper_epsilon
-from mmaccount.comparison import of_equal_energy
-from mmaccount.meaning import privacy_profile, trade_off
-from mmaccount.reproduce import DELTA, FIGURE_3, figure_3
-from mmaccount.settings import Settings
+from mmaccount.accounting.accountant import epsilon, upper_epsilon
+from mmaccount.analysis.attacker import privacy_profile, trade_off
+from mmaccount.analysis.comparison import of_equal_energy
+from mmaccount.analysis.paper import DELTA, FIGURE_3, figure_3
+from mmaccount.records import validate
+from mmaccount.records.settings import Settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -112,7 +112,7 @@ def sweep(
         label: of the axis, if not the usual one.
         progress: is given the runs and passes them on, one at a time.
     """
-    name = _check.choice("name", name, tuple(LABELS))
+    name = validate.choice("name", name, tuple(LABELS))
     runs: list[Settings] = [replace(settings, **{name: value}) for value in values]  # type: ignore[arg-type]
     bounds = [epsilon(run, delta=delta, tight=tight) for run in progress(runs)]
     known = all(bound.lower is not None for bound in bounds)
@@ -233,7 +233,7 @@ def figure(
     """
     from matplotlib.figure import Figure
 
-    kind = _check.choice("kind", kind, KINDS)
+    kind = validate.choice("kind", kind, KINDS)
     if kind == "figure-3":
         gaps = sorted({gap for gap, _ in FIGURE_3})
         made = Figure(figsize=(WIDTH * len(gaps) * 0.8, HEIGHT), dpi=DPI, layout="constrained")

@@ -26,7 +26,7 @@ def pytest_configure() -> None:
 @pytest.fixture(autouse=True)
 def unannounced(monkeypatch):
     """Commands say on standard error when they compile; which test does so first must not matter."""
-    monkeypatch.setattr("mmaccount.cli_status.before_compiling", lambda tell: None)
+    monkeypatch.setattr("mmaccount.terminal.before_compiling", lambda tell: None)
 
 
 def table(name: str) -> list[dict]:

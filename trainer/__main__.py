@@ -13,10 +13,10 @@ from typing import NoReturn
 
 import torch
 
-from mmaccount import _check
-from mmaccount.bound import up
-from mmaccount.cli_status import Status, say_when_compiling
-from mmaccount.plan import Plan
+from mmaccount.records import validate
+from mmaccount.records.bound import up
+from mmaccount.records.plan import Plan
+from mmaccount.terminal import Status, say_when_compiling
 from trainer import data, memory, probe, processes
 from trainer.augment import Augmentation
 from trainer.bench import measure
@@ -138,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
         say_when_compiling("trainer")
     try:
         if given.threads is not None:
-            torch.set_num_threads(_check.count("threads", given.threads, 4096))
+            torch.set_num_threads(validate.count("threads", given.threads, 4096))
         if (given.bench or given.probe is not None) and processes.announced():
             raise ValueError("--bench and --probe are work for one process: start it without torchrun.")
         if given.bench:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from mmaccount.plan import Plan
+from mmaccount.records.plan import Plan
 from trainer.gradients.per_record import Fast, Loss, Oracle, best
 from trainer.mechanism import SMALLEST
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmaccount import _check, _files
-from mmaccount.bound import Bound
-from mmaccount.ledger import Ledger, LedgerFile
-from mmaccount.plan import Phase, Plan
+from mmaccount.records import files, validate
+from mmaccount.records.bound import Bound
+from mmaccount.records.ledger import Ledger, LedgerFile
+from mmaccount.records.plan import Phase, Plan
 from trainer import checks, clip_kernels, pricing, private_log, processes
 from trainer.augment import Augmentation
 from trainer.gradients.per_record import Fast, Layout, Loss, Oracle, chunked, physical_batch_size
@@ -94,14 +94,14 @@ class PrivateTrainer:
         checks.data(plan, *data, classes)
         self.plan, self.update, self.augmentation = plan, update or Update(), augmentation or Augmentation()
         self.update.allowed(plan)
-        self.precision = _check.choice("precision", precision, tuple(DTYPE))
+        self.precision = validate.choice("precision", precision, tuple(DTYPE))
         self.augmentation(data[0][:0], torch.arange(0), 0)  # no record: only whether the shape will do
         self.module, self.prepare, self.randomness = module.to(device), prepare, Randomness(seed)
         self.x, self.y = (part.to(device) for part in data)
-        self.layout, self.checkpoint_every = Layout(module), _check.count("checkpoint_every", checkpoint_every)
+        self.layout, self.checkpoint_every = Layout(module), validate.count("checkpoint_every", checkpoint_every)
         room = MEMORY[torch.device(device).type] // (4 * self.layout.total * self.augmentation.views)
         most = max_physical_batch_size
-        most = (min(MOST, room - room % 16) or 1) if most is None else _check.count("max_physical_batch_size", most)
+        most = (min(MOST, room - room % 16) or 1) if most is None else validate.count("max_physical_batch_size", most)
         self.chunk = physical_batch_size(plan.batch_size / self.processes.size, plan.sample_rate, most)
         processes.same_everywhere(self.processes, self._identity() | {"seed": str(seed)}, data)
         processes.same_start(self.processes, self.module)
@@ -227,7 +227,7 @@ class PrivateTrainer:
         buffer = io.BytesIO()
         about = {"step": self.step_number, "charged": self.ledger.charged, "identity": self._identity()}
         torch.save({"about": about, "state": {name: value.cpu() for name, value in self.state.items()}}, buffer)
-        _files.write_bytes(self._checkpoint, buffer.getvalue())
+        files.write_bytes(self._checkpoint, buffer.getvalue())
 
     def resume(self) -> int:
         """Continue from the checkpoint; returns its step number. A changed plan, model, update or data shape is refused,

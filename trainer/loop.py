@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from mmaccount.bound import Bound, up
-from mmaccount.plan import Plan
+from mmaccount.records.bound import Bound, up
+from mmaccount.records.plan import Plan
 from trainer import models, processes, run_report
 from trainer.attacks.canaries import Canaries
 from trainer.augment import Augmentation

@@ -53,7 +53,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmaccount.plan import Phase, Plan
+from mmaccount.records.plan import Phase, Plan
 
 BITS = 53
 BLOCK = 256  # coordinates whose squares are added in float32

@@ -4,8 +4,8 @@ from functools import lru_cache
 
 import mmaccount
 from mmaccount import Bound, Ledger, Plan, Settings
-from mmaccount.accountants import rdp
-from mmaccount.bound import up
+from mmaccount.accounting import renyi
+from mmaccount.records.bound import up
 
 
 @lru_cache(maxsize=8)
@@ -27,7 +27,7 @@ def progress(ledger: Ledger, planned: Bound) -> float:
     plan = ledger.plan
     if all(phase.gap == 0.0 for phase in plan.phases):
         return spent(ledger).upper
-    quick = rdp.epsilon(ledger.settings(), delta=plan.delta).upper if ledger.settings() else 0.0
+    quick = renyi.epsilon(ledger.settings(), delta=plan.delta).upper if ledger.settings() else 0.0
     inside = all(ledger.steps_of(index) <= phase.steps for index, phase in enumerate(plan.phases))
     return min(quick, planned.upper) if inside else quick
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmaccount import _check
-from mmaccount.histogram import EDGES, NormHistogram, true_counts
-from mmaccount.probe import Probe, gram_matrix, kept_by_truncation
+from mmaccount.advice.histogram import EDGES, NormHistogram, true_counts
+from mmaccount.advice.probe import Probe, gram_matrix, kept_by_truncation
+from mmaccount.records import validate
 from trainer import checks, models
 from trainer.data import Dataset
 from trainer.gradients.per_record import Loss, Oracle, best
@@ -132,7 +132,7 @@ def private(
     noise.
     """
     checks.device(device)
-    _check.positive("noise_multiplier", noise_multiplier)
+    validate.positive("noise_multiplier", noise_multiplier)
     module = models.build(model, tuple(data.x.shape[1:]), data.classes, seed).to(device)
     checks.module(module)
     oracle = Oracle(module, loss)  # isolates records by construction

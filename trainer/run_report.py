@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from mmaccount import _files
+from mmaccount.records import files
 from trainer.data import Dataset
 from trainer.engine import PrivateTrainer
 
@@ -50,7 +50,7 @@ def finish(trainer: PrivateTrainer, data: Dataset, accuracy: float) -> dict[str,
         "not_covered": "choice of settings or of this run among several by their results",
         "code": code_hash(),
     }
-    _files.write(trainer.out / "report.json", made)
+    files.write(trainer.out / "report.json", made)
     picture(trainer.out / "curve.png", rows)
     return made
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmaccount import _check
-from mmaccount.plan import Phase, Plan
+from mmaccount.records import validate
+from mmaccount.records.plan import Phase, Plan
 from trainer.mechanism import Released
 
 ADAM = (0.9, 0.999, 1e-8)
@@ -33,10 +33,10 @@ class Update:
     ema: float = 0.0
 
     def __post_init__(self) -> None:
-        _check.choice("optimizer", self.optimizer, ("sgd", "adam"))
-        _check.real("momentum", self.momentum, "[0, 1)", 0.0, 1.0)
-        _check.nonnegative("weight_decay", self.weight_decay)
-        _check.real("ema", self.ema, "[0, 1)", 0.0, 1.0)
+        validate.choice("optimizer", self.optimizer, ("sgd", "adam"))
+        validate.real("momentum", self.momentum, "[0, 1)", 0.0, 1.0)
+        validate.nonnegative("weight_decay", self.weight_decay)
+        validate.real("ema", self.ema, "[0, 1)", 0.0, 1.0)
         if self.optimizer == "adam" and self.momentum:
             raise ValueError("`momentum` belongs to sgd: adam has its own.")
 

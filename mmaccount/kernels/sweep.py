@@ -4,9 +4,9 @@ from math import inf, log, log1p
 
 import numpy as np
 
-from mmaccount.kernels.binomial import subsampled_log_moment
 from mmaccount.kernels.gaussian import log_moments
 from mmaccount.kernels.logspace import jit
+from mmaccount.kernels.subsampling import subsampled_log_moment
 
 
 @jit

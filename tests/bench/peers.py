@@ -20,8 +20,8 @@ from dp_accounting.pld import PLDAccountant
 from opacus.accountants import PRVAccountant
 
 import mmaccount as mm
-from mmaccount import divergences
-from mmaccount.accountants.bracket import upper_epsilon
+from mmaccount.accounting import step_moments
+from mmaccount.accounting.accountant import upper_epsilon
 
 CASES = {  # q, noise multiplier, steps, delta
     "A": (0.01, 1.0, 10_000, 1e-5),
@@ -162,7 +162,7 @@ def mixing() -> None:
     run = mm.Settings(sample_rate=0.03, steps=3400, noise_multiplier=0.335, mixing=11.25, truncation=100)
 
     def price() -> float:
-        divergences._table.cache_clear()
+        step_moments._table.cache_clear()
         return upper_epsilon([run], 1e-5)
 
     upper, _ = timed(price, 15)

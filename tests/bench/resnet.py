@@ -27,7 +27,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import mmaccount as mm
-from mmaccount.bound import up
+from mmaccount.records.bound import up
 from trainer import data, memory, probe
 from trainer.bench import measure
 from trainer.loop import Options, losses, train

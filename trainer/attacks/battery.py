@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmaccount import audit
-from mmaccount.adaptive import AdaptiveClipping
-from mmaccount.audit import CONFIDENCE
-from mmaccount.plan import Phase, Plan
+from mmaccount.analysis import audit
+from mmaccount.analysis.audit import CONFIDENCE
+from mmaccount.records.adaptive_clipping import AdaptiveClipping
+from mmaccount.records.plan import Phase, Plan
 from trainer import mechanism, pricing
 from trainer.engine import PrivateTrainer
 from trainer.update import Update

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from mmaccount import _check
+from mmaccount.records import validate
 from trainer.data import Dataset
 from trainer.engine import PrivateTrainer
 from trainer.mechanism import Randomness, uniforms
@@ -31,7 +31,7 @@ class Canaries:
     """
 
     def __init__(self, data: Dataset, count: int, seed: int | None = None) -> None:
-        self.count, self.classes = _check.count("canaries", count, high=len(data.y)), data.classes
+        self.count, self.classes = validate.count("canaries", count, high=len(data.y)), data.classes
         if data.classes < 2:
             raise ValueError("`canaries` need a wrong label: the data have one class.")
         drawn = torch.from_numpy(uniforms(Randomness(seed).words("canaries", 0), 2 * self.count))

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.profiler import ProfilerActivity, profile
 
-from mmaccount import _check
-from mmaccount.plan import Phase, Plan
+from mmaccount.records import validate
+from mmaccount.records.plan import Phase, Plan
 from trainer import checks, clip_kernels, models
 from trainer.bench import flops
 from trainer.gradients.per_record import Fast, Layout, Oracle, best
@@ -204,9 +204,9 @@ def measure(
         rounds: times that every method is called; the smallest counts.
         progress: passes on the numbers of the rounds, and may show them.
     """
-    rounds = _check.count("rounds", rounds)
-    _check.choice("precision", precision, tuple(DTYPE))
-    given, clock = task(model, _check.count("batch_size", batch_size), device, precision), Clock(device)
+    rounds = validate.count("rounds", rounds)
+    validate.choice("precision", precision, tuple(DTYPE))
+    given, clock = task(model, validate.count("batch_size", batch_size), device, precision), Clock(device)
     kernels, (reading, read) = given.ours.tune(given.x, given.y), clip_kernels.chosen(device)
     given = replace(given, passes=reading)
     with warnings.catch_warnings(), arithmetic(precision):

@@ -1,0 +1,279 @@
+"""An upper bound on the profile of one unsubsampled ModelMix step, over every shift that clipping admits.
+
+Clipping and truncation admit shifts v_j with sum v_j^2 <= X and |v_j| <= s (step_moments.py). The profile of one step,
+    H_v(x) = E_0[(R - x)_+],   R = prod_j r_j,   r_j = p(x_j - v_j) / p(x_j),
+is largest for different v at different x, so no single v gives a dominating pair; any convex E >= sup_v H_v with E(0) = 1
+does (Zhu-Dong-Wang 2022, arXiv 2106.08567, Prop. 8). This file finds one.
+
+1. Write u = v^2, F_w(v) = E_0[r^w], psi_w(u) = log F_w(v) / u, and nu = sum_j v_j^2 delta_{u_j}: a measure on (0, s^2] of
+   mass X (a smaller mass is topped up with more coordinates, which tell more). E_0[R^w] = Phi_nu(w) = exp(Int psi_w dnu).
+2. As in plain_fourier.py, with w_j = 1 + t + i j D over all integers j, H_nu(x) <= T[Phi_nu], where
+       T[f] = (D / 2 pi) sum_j f(w_j) S(w_j) x^{1 - w_j} / (w_j (w_j - 1)),   S(w) = exp(sigma^2 (w^2 - w) / 2):
+   aliases of the trapezoid sum are nonnegative, and S, an independent Gaussian pair of mean sigma, tells more.
+3. psi_0 = lim_{u -> 0} psi = w (w - 1) I / 2 is a Gaussian (a spread-out gradient), psi_s = psi(s^2) the p-sparse shift.
+   Let theta = Int u dnu / (X s^2), th within d of it, and Phi_th = exp(X [(1 - th) psi_0 + th psi_s]). Then
+       Phi_nu = Phi_th e^A,   A = Int rho_w dnu + (theta - th) X (psi_s - psi_0),
+       rho_w(u) = psi_w(u) - (1 - u/s^2) psi_0 - (u/s^2) psi_s,
+       T[Phi_nu] <= T[Phi_th] + T[Phi_th A] + T of absolute values [|Phi_th| (e^|A| - 1 - |A|)].
+   The middle term is linear in nu, so at most X sup_u T[Phi_th rho_w(u)] + d X |T[Phi_th (psi_s - psi_0)]|: no absolute
+   value inside the sum hides that shifts between the two extremes are mostly *better* than both. The last one is of second
+   order. Where |A| is not small (high frequencies), |Phi_nu| <= exp(X sup_u Re psi_w(u)) is used instead.
+4. Suprema over u come from a grid of shifts and what linear interpolation in v misses, (dv)^2 / 8 sup |h''|, h = log F:
+       |F'| <= |w| E[|a|],   |F''| <= |w|^2 E[a^2] + |w| E[g''],   a = g'(x - v),   g = -log p,
+   E being the integral against p(x)^{-t} p(x - v)^{1 + t}. Each E is even and convex in v (substitute x -> x + v:
+   p(x + v)^{-t} is log-convex in v), so it is largest at the far end of a cell. What is interpolated is u rho; a chord of
+   u exceeds it by up to (dv)^2 / 4, and u (psi - rho) has second derivative at most 2 |psi_0| + 12 |psi_s - psi_0|.
+5. Below the first shift of the grid, |psi - psi_0| <= v^2 M_4 / 24 + J^2 / (2 v^2 (1 - J)), J = |F - 1|, |F''''| <= M_4,
+       M_4 = |w|^4 E[a^4] + 6 |w|^3 E[a^2] + 3 |w|^2 E[g''] + 12 |w|^2 E[|a|] + 12 |w| E[1],
+   because 0 <= g'' <= 1 and the third and fourth derivatives of g are at most 3 and 12: they are cumulants of the mixing
+   given x, a 1-Lipschitz image of a standard normal (Caffarelli 2000), whose central fourth moment is at most 6.
+
+Of the mixing law this needs that it is symmetric and log-concave (then so is p; 0 <= g'' <= 1, as the variance of the mixing
+given x is at most 1; and Caffarelli applies, the mixing given x having a density e^{-(u-x)^2/2} times a log-concave one) and
+(S) of step_moments.py for the bounds by real moments. All laws of `mmaccount.records.mixing_laws` are of that kind.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from math import ceil, inf, log, pi
+from typing import NamedTuple
+
+import numpy as np
+
+from mmaccount.accounting.pld import Lattice
+from mmaccount.accounting.step_moments import Geometry
+from mmaccount.kernels import smooth_density
+from mmaccount.kernels.complex_moments import lines_of_moments, lines_of_moments_of_law
+from mmaccount.kernels.pld import hull
+from mmaccount.records import mixing_laws
+
+TILTS = (1.0, 2.5)
+SMOOTHING = 0.07  # sigma over the standard deviation of the loss
+FREQUENCY = 7.5  # highest frequency times sigma; beyond, S is below e^-28
+SMALLEST = 80.0  # s over the first shift of the grid
+RATIO = 0.035  # of neighbouring shifts at most, as a logarithm
+DENSER = 1.5  # power by which the grid is denser towards s
+CELLS = 8  # of theta
+PARTS = 20  # lattice points per standard deviation of the loss
+MOMENT_ERROR = (
+    1e-15  # of F(w), relative to |w| F(Re w), as errors of log r count, and to s^2 where s > 1; measured below 1e-16
+)
+ROUNDING = 1e-11  # relative, of sums over frequencies, added to every value
+LEFT_OUT = 1e-20  # size of terms, relative to the largest, that are only bounded
+NEGLIGIBLE = 1e-20  # probability, beyond which the profile is constant
+FARTHEST = 50.0  # |A| up to which Phi_nu is compared with Phi_th
+LARGEST = 700.0  # log of a moment; beyond, nothing is said
+MOMENT_ORDERS = 1.0 + 2.0 ** (np.arange(-16, 49) / 4.0)
+
+
+class Line(NamedTuple):
+    """The terms of the derivation at one tilt. Shapes: frequencies (y), grid shifts (v), cells between them (v - 1)."""
+
+    tilt: float
+    frequencies: np.ndarray
+    kernel: np.ndarray  # (D / pi) S(w) / (w (w - 1)), halved at y = 0
+    psi_0: np.ndarray
+    psi: np.ndarray  # v x y; the last row is psi_s
+    missed: np.ndarray  # (v - 1) x y: of psi, between grid shifts
+    doubt: np.ndarray  # largest error of psi_s
+    near_zero: np.ndarray  # of psi - psi_0, below the first grid shift
+    trusted: np.ndarray  # frequencies where these bounds hold
+    log_largest: np.ndarray  # sup over u of log|F_w| / u
+    parts: np.ndarray  # u / s^2 of the grid
+    ratio: float  # of neighbours of the grid at most, as a logarithm
+
+    @property
+    def difference(self) -> np.ndarray:
+        """psi_s - psi_0."""
+        return np.asarray(self.psi[-1] - self.psi_0)
+
+    @property
+    def rho(self) -> np.ndarray:
+        """rho_w(u), v x y."""
+        return np.asarray(self.psi - self.psi_0 - self.parts[:, None] * self.difference)
+
+
+def lines(
+    step: Geometry,
+    tilts: Sequence[float],
+    sigma: float,
+    period: float,
+    *,
+    ratio: float = RATIO,
+    frequency: float = FREQUENCY,
+) -> list[Line]:
+    """The terms for a grid of shifts, neighbours differing by at most about `ratio`, at each tilt; frequencies up to
+    `frequency` / sigma."""
+    size = ceil(DENSER * log(SMALLEST) / ratio)
+    grid = step.shift * np.exp(-log(SMALLEST) * np.linspace(1.0, 0.0, size + 1) ** DENSER)
+    spacing = 2.0 * pi / period
+    count = ceil(frequency / sigma / spacing) + 1
+    shifts = np.concatenate([[0.0], grid])
+    if step.law == mixing_laws.UNIFORM:
+        moments, real = lines_of_moments(shifts, step.width, np.array(tilts), spacing, count)
+    else:
+        law = smooth_density.named(step.law, step.width)
+        moments, real = lines_of_moments_of_law(shifts, law, np.array(tilts), spacing, count)
+    return [_line(grid, tilt, sigma, spacing, *table) for tilt, *table in zip(tilts, moments, real, strict=True)]
+
+
+def _line(grid: np.ndarray, tilt: float, sigma: float, spacing: float, moments: np.ndarray, real: np.ndarray) -> Line:
+    shift, count = float(grid[-1]), moments.shape[1]
+    one, square, fourth, curve = (real * (1.0 + ROUNDING)).T
+    absolute = np.sqrt(one * square)
+    y = spacing * np.arange(count)
+    w = 1.0 + tilt + 1j * y
+    size, u, gaps = np.abs(w), grid**2, np.diff(grid)[:, None]
+    kernel = (spacing / pi) * np.exp(0.5 * sigma**2 * (w * w - w)) / (w * (w - 1.0))
+    kernel[0] *= 0.5
+    # between grid shifts
+    first = size * absolute[2:, None]
+    second = size**2 * square[2:, None] + size * curve[2:, None]
+    value = moments[1:]
+    modulus = np.abs(1.0 + value)
+    lowest = np.minimum(modulus[:-1], modulus[1:]) - 0.5 * gaps * first
+    psi_0 = 0.5 * w * (w - 1.0) * square[0]
+    logs = np.log1p(value)
+    psi = (logs.real + 1j * np.unwrap(logs.imag, axis=0)) / u[:, None]
+    straight = 2.0 * np.abs(psi_0) + 12.0 * np.abs(psi[-1] - psi_0)  # of the second derivative of u (psi - rho)
+    missed = gaps**2 / 8.0 * (second / np.maximum(lowest, 0.05) + (first / np.maximum(lowest, 0.05)) ** 2 + straight)
+    error = MOMENT_ERROR * max(1.0, shift**2) * size * one[-1]  # of F
+    log_error = error / np.maximum(np.min(lowest, axis=0), 0.05)
+    missed = (missed + 2.0 * log_error) / u[:-1, None]  # rho has the error of psi_s too
+    log_high = np.log(np.maximum(modulus[:-1], modulus[1:]) + gaps**2 / 8.0 * second + error)
+    log_largest = np.max(log_high / np.where(log_high > 0.0, u[:-1, None], u[1:, None]), axis=0)
+    # below the first one
+    fourth_derivative = size**4 * fourth[1] + 6 * size**3 * square[1] + 3 * size**2 * curve[1]
+    fourth_derivative = fourth_derivative + 12 * size**2 * absolute[1] + 12 * size * one[1]
+    moved = u[0] * 0.5 * size**2 * square[0] + u[0] ** 2 / 24.0 * fourth_derivative
+    near_zero = u[0] / 24.0 * fourth_derivative + moved**2 / (2.0 * u[0] * np.maximum(0.1, 1.0 - moved))
+    below = np.where(moved < 0.5, psi_0.real + near_zero, 0.5 * (size**2 * square[1] + size * curve[1]))
+    return Line(
+        tilt=tilt,
+        frequencies=y,
+        kernel=kernel,
+        psi_0=psi_0,
+        psi=psi,
+        missed=missed,
+        doubt=log_error / u[-1],
+        near_zero=near_zero,
+        trusted=np.all(lowest > 0.05, axis=0) & (moved < 0.5),
+        log_largest=np.minimum(np.maximum(log_largest, below), log(one[-1]) / shift**2),
+        parts=u / shift**2,
+        ratio=float(np.max(np.diff(np.log(grid)))),
+    )
+
+
+class Expansion(NamedTuple):
+    """T[Phi_nu] at each epsilon, to first order in A = Int f dnu + (a number) * direction, around a reference."""
+
+    value: np.ndarray  # T[Phi], Phi the reference
+    rows: np.ndarray  # epsilon x v: X T[Phi f(v)]
+    between: np.ndarray  # epsilon x (v - 1): what rows miss between grid shifts
+    near_zero: np.ndarray  # X T of absolute values [|Phi| near_zero]
+    along: np.ndarray  # X T[Phi direction]
+    rest: np.ndarray  # all else, positive
+
+
+class Expander:
+    """Makes expansions at given epsilons from one line."""
+
+    def __init__(self, line: Line, budget: float, epsilons: np.ndarray) -> None:
+        self.line, self.budget = line, budget
+        self.decay = np.exp(-line.tilt * epsilons)
+        self.waves = np.exp(-1j * np.outer(epsilons, line.frequencies)) * self.decay[:, None]
+        self.any_shift = np.exp(np.where(budget * line.log_largest < LARGEST, budget * line.log_largest, inf))
+        # S falls by e^{-(highest frequency * sigma)^2 / count} a step, or faster
+        self.beyond = float(self.any_shift[0] * 2.0 * abs(line.kernel[-1]) * line.frequencies.size)
+
+    def around(self, exponent: np.ndarray, largest: np.ndarray, rows: np.ndarray, along: np.ndarray) -> Expansion:
+        """The reference is exp(X exponent); `largest` bounds |A|, but for X times the error of psi_s, `rows` are f(v)
+        (v x y), `along` the direction (y)."""
+        line, budget, size = self.line, self.budget, np.abs(self.line.kernel)
+        largest, doubt = largest + budget * line.doubt, ROUNDING + budget * line.doubt
+        known = (budget * exponent).real < LARGEST - 2.0 * FARTHEST
+        reference = np.exp(np.where(known, budget * exponent, 0.0))
+        modulus, bounded = np.abs(reference), np.minimum(largest, FARTHEST)
+        remainder = modulus * (np.expm1(bounded) - bounded)
+        used = line.trusted & known & (largest < FARTHEST) & (remainder < self.any_shift + modulus)
+        kept = used & (size * modulus > LEFT_OUT * np.max(size * modulus * used))
+        others = np.where(used, remainder + modulus * (1.0 + bounded), self.any_shift)
+        rest = float(np.sum(size * np.where(kept, remainder, others))) + self.beyond
+        waves, terms, sizes = self.waves[:, kept], (line.kernel * reference)[kept], (size * modulus)[kept]
+        return Expansion(
+            value=(waves @ terms).real,
+            rows=budget * (waves @ (terms * rows[:, kept]).T).real,
+            between=budget * np.outer(self.decay, line.missed[:, kept] @ sizes),
+            near_zero=budget * self.decay * float(line.near_zero[kept] @ sizes),
+            along=budget * (waves @ (terms * along[kept])).real,
+            rest=self.decay * (rest + float(doubt[kept] @ sizes)),
+        )
+
+
+def largest_between(values: np.ndarray, missed: np.ndarray, ratio: float) -> np.ndarray:
+    """sup over each cell of the grid of a function of u whose values at the grid shifts are given along the last axis: u
+    times the function is interpolated, and the chord of u exceeds u by a relative ratio^2 / 2 at most."""
+    return np.asarray((1.0 + ratio**2) * np.maximum(0.0, np.maximum(values[..., :-1], values[..., 1:]) + missed))
+
+
+def _bound(line: Line, budget: float, epsilons: np.ndarray) -> np.ndarray:
+    """E(e^epsilon) from one line."""
+    if budget * np.max(line.log_largest) > LARGEST:
+        return np.full(epsilons.size, inf)
+    expander, half = Expander(line, budget, epsilons), 0.5 / CELLS
+    difference, rho = line.difference, line.rho
+    largest = np.max(largest_between(np.abs(rho).T, line.missed.T, line.ratio), axis=1)
+    largest = np.maximum(largest, line.near_zero + line.parts[0] * np.abs(difference)) + half * np.abs(difference)
+    best = np.zeros(epsilons.size)
+    for theta in (np.arange(CELLS) + 0.5) / CELLS:
+        made = expander.around(line.psi_0 + theta * difference, budget * largest, rho, difference)
+        bow = np.max(largest_between(made.rows, made.between, line.ratio), axis=1)
+        zero = made.near_zero + line.parts[0] * np.abs(made.along)
+        best = np.maximum(best, made.value + half * np.abs(made.along) + np.maximum(bow, zero) + made.rest)
+    return best
+
+
+def _chernoff(step: Geometry, epsilons: np.ndarray) -> np.ndarray:
+    """E(e^epsilon) from real orders k > 1: H(x) <= A_k x^{1-k} (1 - 1/k)^{k-1} / k (arXiv 2004.00010, Prop. 12)."""
+    k = MOMENT_ORDERS
+    logs = step.copies * step.moments(k, step.shift) * (1.0 + ROUNDING)
+    logs = logs + (k - 1.0) * np.log1p(-1.0 / k) - np.log(k)
+    return np.asarray(np.exp(np.minimum(0.0, np.min(logs - np.outer(epsilons, k - 1.0), axis=1))))
+
+
+@lru_cache(maxsize=32)
+def profile(step: Geometry) -> tuple[np.ndarray, np.ndarray]:
+    """(epsilons from 0 on, E(e^epsilon))."""
+    budget = step.copies * step.shift**2
+    spread = float(step.copies * step.moments(np.array([2.0]), step.shift)[0]) ** 0.5
+    spacing = spread / PARTS
+    reach = spacing * np.arange(1, 400 * PARTS)
+    tail = _chernoff(step, reach)
+    epsilons = np.concatenate([[0.0], reach[: int(np.searchsorted(-tail, -NEGLIGIBLE)) + 1]])
+    upper = _chernoff(step, epsilons)
+    for line in lines(step, TILTS, SMOOTHING * spread, 2.0 * float(epsilons[-1]) + 10.0):
+        found = _bound(line, budget, epsilons)
+        upper = np.minimum(upper, np.where(np.isfinite(found), found, inf))
+    return epsilons, upper
+
+
+def envelope(step: Geometry) -> Lattice:
+    """A pair that dominates one unsubsampled step with any admitted shift, in both directions (reflect x -> v - x)."""
+    return from_profile(*profile(step))
+
+
+def from_profile(epsilons: np.ndarray, upper: np.ndarray) -> Lattice:
+    """The pair whose profile is the lower convex hull of E at the points e^{+-epsilon}, with E(1/x) = 1 - 1/x + E(x)/x.
+
+    The hull has that symmetry too. So the masses below loss 0 are those that P has above it: read off there they keep their
+    relative accuracy, which slopes near x = 0, where E is 1 - x but for rounding, have lost.
+    """
+    x = np.exp(np.concatenate([-epsilons[:0:-1], epsilons]))
+    values = np.concatenate([(1.0 - np.exp(-epsilons) + upper * np.exp(-epsilons))[:0:-1], upper])
+    values = np.minimum(1.0, np.maximum(values, 1.0 - x))
+    values = hull(np.concatenate([[0.0], x]), np.concatenate([[1.0], values]))
+    slopes = np.diff(values) / np.diff(np.concatenate([[0.0], x]))
+    masses = np.maximum(0.0, np.diff(np.concatenate([slopes, [0.0]])))
+    above = masses[epsilons.size :] * x[epsilons.size :]
+    masses[: above.size] = above[::-1]
+    return Lattice(float(-epsilons[-1]), float(epsilons[1]), masses, float(values[-1]), float(values[-1]))

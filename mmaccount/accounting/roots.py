@@ -1,0 +1,39 @@
+"""From bounds on delta at every epsilon to bounds on epsilon at one delta."""
+
+from collections.abc import Callable
+from math import inf, log
+
+from mmaccount.accounting.plain_fourier import Pair
+from mmaccount.accounting.search import safe_end
+
+ROOT = 1e-10  # relative tolerance
+SMALLEST = 1e-9  # over the epsilon at which the search starts; below that it ends
+TINY = 1e-320  # stands in for delta = 0 in logarithms
+
+
+def epsilons(
+    upper: Callable[[float], float], lower: Callable[[float], float], delta: float, start: float, tolerance: float = ROOT
+) -> Pair:
+    """The epsilons next to where the bounds `upper` and `lower` on delta(epsilon) cross `delta`, each on its own safe side:
+    both have been evaluated. (0, inf) where `upper` does not hold delta at `start`, the largest epsilon tried."""
+    log_delta = log(delta)
+
+    def above(epsilon: float) -> float:
+        return log(max(TINY, upper(epsilon))) - log_delta
+
+    def below(epsilon: float) -> float:
+        return log_delta - log(max(TINY, lower(epsilon)))
+
+    if not above(start) <= 0.0:
+        return Pair(0.0, inf)
+    safe, part = start, 0.9
+    while above(part * safe) <= 0.0:
+        safe, part = part * safe, part**2
+        if safe <= SMALLEST * start:  # also a start of 0
+            return Pair(0.0, 0.0 if above(0.0) <= 0.0 else safe)
+    safe, part = safe_end(above, safe, part * safe, tolerance=tolerance), tolerance
+    while part < 1.0:
+        if below((1.0 - part) * safe) <= 0.0:
+            return Pair(safe_end(below, (1.0 - part) * safe, safe, tolerance=tolerance), safe)
+        part *= 16.0
+    return Pair(0.0, safe)

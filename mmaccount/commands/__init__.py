@@ -1,0 +1,1 @@
+"""The command `mmaccount`: each command is loaded when it is asked for."""

@@ -1,0 +1,90 @@
+"""The commands beside the trainer: `mmaccount plan` and `mmaccount spent`."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import ROUND_FLOOR
+from typing import Any
+
+from mmaccount.accounting import accountant
+from mmaccount.analysis.calibrate import least_noise_multiplier
+from mmaccount.commands import advise
+from mmaccount.commands.run_options import RUN, STARTS, add_number, add_run, options, settings
+from mmaccount.records import validate
+from mmaccount.records.bound import as_json, as_text, up
+from mmaccount.records.ledger import Ledger
+from mmaccount.records.plan import Phase, Plan
+from mmaccount.reporting.run_folder import spent
+
+
+def _plan(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    given = options(arguments)
+    for name in ("dataset_size", "batch_size", "clip_norm"):
+        if given[name] is None:
+            raise ValueError(f"`--{name.replace('_', '-')}` is missing: a plan needs it.")
+    if given["mixing"] is not None or given["noise"] != "gaussian":
+        raise ValueError("a plan takes `--gap`, not `--mixing`, and Gaussian noise only.")
+    if given["group_size"] != 1:
+        raise ValueError("a plan is priced for one record; ask mmaccount epsilon for a `--group-size`.")
+    if (given["noise_multiplier"] is None) == (arguments.target_epsilon is None):
+        raise ValueError("give one of `--noise-multiplier` and `--target-epsilon`.")
+    if given["noise_multiplier"] is None:
+        given["noise_multiplier"] = STARTS["noise_multiplier"]
+    run = settings(given)
+    adaptive = advise.adaptive(arguments, given["batch_size"])
+    phase = Phase(
+        steps=run.steps,
+        noise_multiplier=run.noise_multiplier,
+        clip_norm=given["clip_norm"],
+        learning_rate=arguments.learning_rate,
+        truncation=run.truncation,
+        gap=given["gap"] or 0.0,
+        mixing_law=run.mixing_law,
+        adaptive=adaptive,
+    )
+    if arguments.target_epsilon is not None:
+        found = least_noise_multiplier(run, adaptive, epsilon=arguments.target_epsilon, delta=arguments.delta)
+        phase = replace(phase, noise_multiplier=found)
+    plan = Plan(
+        dataset_size=given["dataset_size"],
+        sample_rate=run.sample_rate,
+        batch_size=given["batch_size"],
+        phases=(phase,),
+        delta=arguments.delta,
+        neighbours=run.neighbours,
+        target_epsilon=arguments.target_epsilon,
+    )
+    bound = accountant.epsilon(plan.settings(), delta=plan.delta)
+    plan.save(arguments.out)
+    data = as_json(bound) | {"delta": plan.delta, "plan": plan.to_dict(), "fingerprint": plan.fingerprint}
+    head = f"{arguments.out}: {plan.steps} steps, noise_multiplier {up(phase.noise_multiplier, 7)}"
+    if adaptive is not None:
+        priced = up(phase.priced_noise_multiplier, 7, ROUND_FLOOR)
+        head += f"; with counts of noise {adaptive.noise:g} it costs what {priced} would"
+    return data, [head, as_text(bound, "epsilon", f"delta {plan.delta:g}")]
+
+
+def _spent(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    ledger = Ledger.load(arguments.ledger)
+    plan = ledger.plan
+    delta = plan.delta if arguments.delta is None else validate.probability("delta", arguments.delta)
+    bound = spent(ledger, delta=delta)
+    data = as_json(bound) | {"delta": delta, "charged": ledger.charged, "planned": plan.steps, "seeded": ledger.seeded}
+    data |= {"fingerprint": plan.fingerprint, "settings": [phase.to_dict() for phase in ledger.settings()]}
+    lines = [f"{ledger.charged} steps charged, {plan.steps} planned", as_text(bound, "epsilon", f"delta {delta:g}")]
+    return data, lines + ["seeded: not private"] * ledger.seeded
+
+
+def add(command: Callable[[str, Callable[..., Any], str, str], argparse.ArgumentParser]) -> None:
+    """Add the commands; `command(name, action, text, example)` makes a parser."""
+    text = "A plan for python -m trainer, priced; with --target-epsilon the noise is solved for."
+    made = command("plan", _plan, text, f"{RUN} --learning-rate 0.15 --delta 1e-5 --out plan.json")
+    add_run(made)
+    advise.add_adaptive(made)
+    add_number(made, "--learning-rate", metavar="ETA", help="multiplies the averaged gradient")
+    add_number(made, "--delta", metavar="D", help="delta, in (0, 1)")
+    made.add_argument("--target-epsilon", type=float, metavar="E", help="solve for the noise that meets this epsilon")
+    made.add_argument("--out", required=True, metavar="FILE", help="where the plan goes")
+    made = command("spent", _spent, "What a training run has spent so far.", "run/ledger.json")
+    made.add_argument("ledger", help="the ledger file that the trainer writes")
+    made.add_argument("--delta", type=float, metavar="D", help="delta, in (0, 1); default: the plan's")

@@ -1,0 +1,1 @@
+"""What the trainer left behind, as pictures, words and one page."""
