@@ -1,4 +1,5 @@
-"""Privacy accounting for DP-SGD and ModelMix: price a run, solve for its settings, compare, reproduce."""
+"""Privacy accounting for DP-SGD and ModelMix: price a run, solve for its settings, compare,
+reproduce."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -109,7 +110,8 @@ _HOME = {
 
 
 def __getattr__(name: str) -> object:
-    """Load a public name on first use, so that `import mmaccount` itself loads neither numpy nor numba."""
+    """Load a public name on first use, so that `import mmaccount` itself loads neither numpy nor
+    numba."""
     if name not in _HOME:
         raise AttributeError(f"module 'mmaccount' has no attribute {name!r}")
     value = getattr(import_module(f"mmaccount.{_HOME[name]}"), name)

@@ -1,8 +1,10 @@
-"""Pictures: functions that draw what an accountant says on a matplotlib `Axes` and return it, and whole figures by name.
+"""Pictures: functions that draw what an accountant says on a matplotlib `Axes` and return it, and
+whole figures by name.
 
-Colours are Okabe and Ito's (2008), told apart by colour-blind readers; every curve also has its own dash and marker, so that
-print in black and white will do. Solid lines are proven upper bounds, dashed ones are reached by an attack. A value that is
-unbounded is left out. Sweeps use the fast bounds (`tight=False`) unless told otherwise, and their labels say so.
+Colours are Okabe and Ito's (2008), told apart by colour-blind readers; every curve also has its own
+dash and marker, so that print in black and white will do. Solid lines are proven upper bounds,
+dashed ones are reached by an attack. A value that is unbounded is left out. Sweeps use the fast
+bounds (`tight=False`) unless told otherwise, and their labels say so.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -45,15 +47,30 @@ FIGURE_3_RANGE = 0.5, 100.0  # epsilon; leaves room for the legend
 FAST = " (fast: Renyi moments)"
 GAP_LABEL = "gap (mixing threshold / learning rate)"
 KINDS = ("profile", "trade-off", "steps", "noise", "gap", "truncation", "equal-energy", "figure-3")
-RATES = (0.0, *(10.0 ** (e / 10.0) for e in range(-40, -20)), *(rate / 100.0 for rate in range(1, 101)))  # false positive
+RATES = (
+    0.0,
+    *(10.0 ** (e / 10.0) for e in range(-40, -20)),
+    *(rate / 100.0 for rate in range(1, 101)),
+)  # false positive
 SMALLEST_DELTA = 1e-9  # that a profile reaches
 WIDTH, HEIGHT, DPI = 5.6, 3.9, 160  # inches, dots per inch
 
 
-def _draw(ax: "Axes", x: np.ndarray, y: np.ndarray, label: str, i: int = 0, *, dashed: bool = False) -> None:
+def _draw(
+    ax: "Axes", x: np.ndarray, y: np.ndarray, label: str, i: int = 0, *, dashed: bool = False
+) -> None:
     """Curve number i, in its colour, marker and dash."""
     every, dash = None if x.size <= 2 * POINTS else APART, DASHES[dashed]
-    ax.plot(x, y, label=label, color=COLOURS[i], marker=MARKERS[i], linestyle=dash, markersize=3.5, markevery=every)
+    ax.plot(
+        x,
+        y,
+        label=label,
+        color=COLOURS[i],
+        marker=MARKERS[i],
+        linestyle=dash,
+        markersize=3.5,
+        markevery=every,
+    )
 
 
 def _finite(values: Iterable[float]) -> np.ndarray:
@@ -71,7 +88,13 @@ def _finish(ax: "Axes", x: str, y: str) -> "Axes":
     return ax
 
 
-def _both(ax: "Axes", x: np.ndarray, proven: np.ndarray, attack: np.ndarray | None, labels: tuple[str, str]) -> None:
+def _both(
+    ax: "Axes",
+    x: np.ndarray,
+    proven: np.ndarray,
+    attack: np.ndarray | None,
+    labels: tuple[str, str],
+) -> None:
     """Two bounds of one curve, the space between them shaded."""
     _draw(ax, x, proven, labels[0])
     if attack is not None:
@@ -116,7 +139,9 @@ def sweep(
     runs: list[Settings] = [replace(settings, **{name: value}) for value in values]  # type: ignore[arg-type]
     bounds = [epsilon(run, delta=delta, tight=tight) for run in progress(runs)]
     known = all(bound.lower is not None for bound in bounds)
-    lower = _finite(inf if bound.lower is None else bound.lower for bound in bounds) if known else None
+    lower = (
+        _finite(inf if bound.lower is None else bound.lower for bound in bounds) if known else None
+    )
     note = FAST if not tight and any(run.mixing > 0.0 for run in runs) else ""
     x, upper = scale * np.array(values, dtype=float), _finite(bound.upper for bound in bounds)
     _both(ax, x, upper, lower, (PROVEN + note, REACHED))
@@ -128,7 +153,9 @@ def sweep(
     return _finish(ax, label or LABELS[name], f"epsilon at delta = {delta:g}")
 
 
-def profile(ax: "Axes", settings: Settings, epsilons: Sequence[float], *, tight: bool = True) -> "Axes":
+def profile(
+    ax: "Axes", settings: Settings, epsilons: Sequence[float], *, tight: bool = True
+) -> "Axes":
     """delta over epsilon, from both sides (`privacy_profile`)."""
     made = privacy_profile(settings, epsilons, tight=tight)
     _both(ax, made.epsilons, made.upper, made.lower, (PROVEN, REACHED))
@@ -137,9 +164,14 @@ def profile(ax: "Axes", settings: Settings, epsilons: Sequence[float], *, tight:
 
 
 def trade_off_curve(
-    ax: "Axes", settings: Settings | Iterable[Settings], rates: Sequence[float], *, tight: bool = True
+    ax: "Axes",
+    settings: Settings | Iterable[Settings],
+    rates: Sequence[float],
+    *,
+    tight: bool = True,
 ) -> "Axes":
-    """False negative over false positive rate of the best attack, from both sides (`trade_off`), with a blind guess."""
+    """False negative over false positive rate of the best attack, from both sides (`trade_off`),
+    with a blind guess."""
     made = trade_off(settings, rates, tight=tight)
     _both(
         ax,
@@ -153,11 +185,23 @@ def trade_off_curve(
 
 
 def equal_energy(
-    ax: "Axes", settings: Settings, mixings: Sequence[float], *, delta: float, tight: bool = False, progress: Progress = iter
+    ax: "Axes",
+    settings: Settings,
+    mixings: Sequence[float],
+    *,
+    delta: float,
+    tight: bool = False,
+    progress: Progress = iter,
 ) -> "Axes":
-    """Epsilon of mixing, and of plain DP-SGD whose noise has the same energy, as `mixing` grows (`of_equal_energy`)."""
-    runs = [(replace(settings, mixing=mixing), of_equal_energy(replace(settings, mixing=mixing))) for mixing in mixings]
-    found = [[epsilon(run, delta=delta, tight=tight).upper for run in pair] for pair in progress(runs)]
+    """Epsilon of mixing, and of plain DP-SGD whose noise has the same energy, as `mixing` grows
+    (`of_equal_energy`)."""
+    runs = [
+        (replace(settings, mixing=mixing), of_equal_energy(replace(settings, mixing=mixing)))
+        for mixing in mixings
+    ]
+    found = [
+        [epsilon(run, delta=delta, tight=tight).upper for run in pair] for pair in progress(runs)
+    ]
     mixed, plain = (_finite(uppers) for uppers in zip(*found, strict=True))
     x = np.array([run.noise_multiplier for _, run in runs])
     note = "" if tight else FAST
@@ -170,10 +214,14 @@ def equal_energy(
     return _finish(ax, energy, f"epsilon at delta = {delta:g} (upper bound)")
 
 
-def figure_3_panel(ax: "Axes", gap: float, steps: Sequence[int], *, progress: Progress = iter) -> "Axes":
-    """One panel of Fig. 3 of arXiv 2210.03843: proven epsilon over steps for each truncation p, the paper's figures beside.
+def figure_3_panel(
+    ax: "Axes", gap: float, steps: Sequence[int], *, progress: Progress = iter
+) -> "Axes":
+    """One panel of Fig. 3 of arXiv 2210.03843: proven epsilon over steps for each truncation p, the
+    paper's figures beside.
 
-    The bounds are the fast ones (Renyi moments). The paper's figures for p = 1 rest on something unproven (`reproduce`).
+    The bounds are the fast ones (Renyi moments). The paper's figures for p = 1 rest on something
+    unproven (`reproduce`).
     """
     for i, p in enumerate(sorted({p for _, p in FIGURE_3})):
         runs = [(count, replace(figure_3(gap, p), steps=count)) for count in steps]
@@ -181,7 +229,15 @@ def figure_3_panel(ax: "Axes", gap: float, steps: Sequence[int], *, progress: Pr
         _draw(ax, np.array(steps, dtype=float), epsilons, f"p = {p}", i)
     paper = [epsilon for (at, _), epsilon in FIGURE_3.items() if at == gap]
     last = figure_3(gap, 1).steps
-    ax.plot([last] * len(paper), paper, label="the paper", color=COLOURS[-1], marker="x", linestyle="none", zorder=3)
+    ax.plot(
+        [last] * len(paper),
+        paper,
+        label="the paper",
+        color=COLOURS[-1],
+        marker="x",
+        linestyle="none",
+        zorder=3,
+    )
     ax.set_yscale("log")
     ax.set_ylim(FIGURE_3_RANGE)
     _plain_numbers(ax.yaxis)
@@ -189,7 +245,7 @@ def figure_3_panel(ax: "Axes", gap: float, steps: Sequence[int], *, progress: Pr
     return _finish(ax, LABELS["steps"], f"epsilon at delta = {DELTA:g}{FAST}")
 
 
-# ------------------------------------------------------------------------------------------------------- whole figures
+# ----------------------------------------------------------------------------------- whole figures
 
 
 def _around(settings: Settings, name: str) -> list[float]:
@@ -199,14 +255,19 @@ def _around(settings: Settings, name: str) -> list[float]:
         return [float(count) for count in np.unique(np.ceil(np.linspace(0.0, here, POINTS)[1:]))]
     if name == "mixing":
         return [float(value) for value in np.linspace(0.0, 2.0 * here or 10.0, POINTS)]
-    low, high = {"noise_multiplier": (0.5 * here, 4.0 * here), "truncation": (1.0, max(100.0, 4.0 * here))}[name]
+    low, high = {
+        "noise_multiplier": (0.5 * here, 4.0 * here),
+        "truncation": (1.0, max(100.0, 4.0 * here)),
+    }[name]
     return [float(value) for value in np.geomspace(low, high, POINTS)]
 
 
 def _epsilons(settings: Settings) -> list[float]:
     """From 0 to where delta is very small."""
     largest = epsilon(settings, delta=SMALLEST_DELTA, tight=False).upper
-    return [float(value) for value in np.linspace(0.0, largest if 0.0 < largest < inf else 10.0, 81)]
+    return [
+        float(value) for value in np.linspace(0.0, largest if 0.0 < largest < inf else 10.0, 81)
+    ]
 
 
 def figure(
@@ -259,17 +320,30 @@ def figure(
     if kind == "equal-energy":
         equal_energy(ax, settings, values, delta=delta, progress=progress)
     elif kind == "gap" and gap_scale is not None:
-        sweep(ax, settings, name, values, delta=delta, scale=gap_scale, label=GAP_LABEL, progress=progress)
+        sweep(
+            ax,
+            settings,
+            name,
+            values,
+            delta=delta,
+            scale=gap_scale,
+            label=GAP_LABEL,
+            progress=progress,
+        )
     else:
         sweep(ax, settings, name, values, delta=delta, progress=progress)
     return made
 
 
 def curves(made: "Figure") -> list[dict[str, Any]]:
-    """The numbers that a figure shows, ready for JSON: panel, label, x and y of each curve; None where unbounded."""
+    """The numbers that a figure shows, ready for JSON: panel, label, x and y of each curve; None
+    where unbounded."""
     found = []
     for panel, ax in enumerate(made.axes):
         for line in ax.lines:
-            x, y = ([float(v) if isfinite(v) else None for v in np.asarray(data)] for data in line.get_data())
+            x, y = (
+                [float(v) if isfinite(v) else None for v in np.asarray(data)]
+                for data in line.get_data()
+            )
             found.append({"panel": panel, "label": line.get_label(), "x": x, "y": y})
     return found

@@ -1,4 +1,5 @@
-"""What is seen at a terminal while a command works: how long it has, and how far it is where that is known."""
+"""What is seen at a terminal while a command works: how long it has, and how far it is where that
+is known."""
 
 import sys
 import threading
@@ -14,7 +15,9 @@ EVERY = 1.0  # seconds between two updates; quicker commands show nothing
 
 def say_when_compiling(program: str) -> None:
     """A line on standard error before the first kernel is compiled, if one must be."""
-    text = f"{program}: compiling for some seconds (once; later calls find the machine code on disk)"
+    text = (
+        f"{program}: compiling for some seconds (once; later calls find the machine code on disk)"
+    )
     before_compiling(partial(print, text, file=sys.stderr, flush=True))
 
 
@@ -28,7 +31,9 @@ class Status:
 
     def __init__(self) -> None:
         self._note, self._done = "", threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True) if sys.stderr.isatty() else None
+        self._thread = (
+            threading.Thread(target=self._run, daemon=True) if sys.stderr.isatty() else None
+        )
 
     def __enter__(self) -> Self:
         if self._thread is not None:
@@ -51,6 +56,11 @@ class Status:
         start, shown = time.monotonic(), False
         while not self._done.wait(EVERY):
             shown = True
-            print(f"\r\033[K{self._note}{time.monotonic() - start:.0f} s", end="", file=sys.stderr, flush=True)
+            print(
+                f"\r\033[K{self._note}{time.monotonic() - start:.0f} s",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
         if shown:
             print("\r\033[K", end="", file=sys.stderr, flush=True)

@@ -16,7 +16,8 @@ KERNELS = ROOT / "mmaccount" / "kernels"
 
 
 def pytest_configure() -> None:
-    """Drop compiled kernels that are older than any kernel source: numba only compares each file with itself."""
+    """Drop compiled kernels that are older than any kernel source: numba only compares each file
+    with itself."""
     newest = max(source.stat().st_mtime for source in KERNELS.glob("*.py"))
     for compiled in (KERNELS / "__pycache__").glob("*.nb?"):
         if compiled.stat().st_mtime < newest:
@@ -37,7 +38,9 @@ def table(name: str) -> list[dict]:
 @pytest.fixture
 def resnet() -> Settings:
     """The paper's Resnet-20 run on CIFAR-10."""
-    return Settings(sample_rate=0.03, steps=3400, noise_multiplier=0.335, mixing=11.25, truncation=100)
+    return Settings(
+        sample_rate=0.03, steps=3400, noise_multiplier=0.335, mixing=11.25, truncation=100
+    )
 
 
 @pytest.fixture

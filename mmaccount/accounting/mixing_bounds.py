@@ -1,4 +1,5 @@
-"""Privacy loss of runs with mixing, from both sides: attacks that exist, and the envelope of all shifts."""
+"""Privacy loss of runs with mixing, from both sides: attacks that exist, and the envelope of all
+shifts."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -43,17 +44,29 @@ COORDINATE_PARTS = 80.0  # lattice points per shift of one coordinate
 PARTS = 40.0  # lattice points per standard deviation of a step's loss
 MOST_POINTS = 2**20  # of a lattice; above, spacing grows
 FINER = 4.0  # by which spacing may shrink to meet a loss
-FEWEST_COPIES = 8.0  # shifts of the largest size from which on the envelope is nearly as small as the worst of them
+# shifts of the largest size from which on the envelope is nearly as small as the worst of them
+FEWEST_COPIES = 8.0
 SMALLEST_SHIFT, LARGEST_SHIFT = 1e-4, 4.0  # where the envelope is worth its time
-WIDEST = 200.0  # mixing by other laws than the uniform, for which the envelope takes time in proportion
-LARGEST_DIVERGENCE = 1000.0, 25.0  # of one step, up to which a lattice of its loss, and the envelope, are tried
-SMALLEST_DIVERGENCE = 1e-3, 0.03  # of one step, of many and of few copies; below, the envelope takes ever more frequencies
+WIDEST = (
+    200.0  # mixing by other laws than the uniform, for which the envelope takes time in proportion
+)
+LARGEST_DIVERGENCE = (
+    1000.0,
+    25.0,
+)  # of one step, up to which a lattice of its loss, and the envelope, are tried
+SMALLEST_DIVERGENCE = (
+    1e-3,
+    0.03,
+)  # of one step, of many and of few copies; below, the envelope takes ever more frequencies
 NARROWED = 0.1  # the divergence that mixing which takes too long is narrowed to
 NARROWINGS = 40  # halvings of the range of widths
 LARGEST_ATTACK = 30.0  # shift of one coordinate; beyond, densities underflow
 MOST_COPIES = 1e5  # coordinates of an attack; more are as good as infinitely many
 FACTORS = (1, 4, 16)  # coordinates of an attack over the fewest that truncation allows
-LARGEST_SUM, MOST_RECORDS = 20.0, 8  # Gaussian shift, and number of gradients with mixing, in a sum that is looked at
+LARGEST_SUM, MOST_RECORDS = (
+    20.0,
+    8,
+)  # Gaussian shift, and number of gradients with mixing, in a sum that is looked at
 CUT = 1e-36  # probability of outcomes beyond the cells
 CHEAP = 30.0  # steps for each step that a catalyst is worth
 SPLIT = 0.1  # relative, by which splitting may raise epsilon
@@ -68,7 +81,9 @@ def _coordinate(shift: float, width: float, law: str, cell: float) -> Atoms:
     if law == mixing_laws.UNIFORM:
         _, _, without, with_shift, losses = coordinate_cells(shift, width, cell)
     else:
-        without, with_shift, losses = smooth_mixing.coordinate_masses(shift, smooth_density.named(law, width), cell)
+        without, with_shift, losses = smooth_mixing.coordinate_masses(
+            shift, smooth_density.named(law, width), cell
+        )
     held = (without > TINY) & (with_shift > TINY)
     return Atoms(losses[held], without[held])
 
@@ -83,9 +98,9 @@ def shifted(
     *,
     remove: bool = True,
 ) -> Atoms:
-    """A pair that tells at most as much as one unsubsampled step that shifts `copies` coordinates by `shift` each, where the
-    record is removed, or where it is added (given in the removal direction too). Losses are lowered by what they may be off
-    by, in the direction asked for."""
+    """A pair that tells at most as much as one unsubsampled step that shifts `copies` coordinates
+    by `shift` each, where the record is removed, or where it is added (given in the removal
+    direction too). Losses are lowered by what they may be off by, in the direction asked for."""
     pair = _coordinate(shift, width, law, cell)
     pair = pair if remove else reverse(pair)
     pair = pair._replace(losses=pair.losses - LOSS_ERROR * float(np.max(np.abs(pair.losses))))
@@ -113,7 +128,8 @@ def dominating(step: Geometry) -> Atoms:
 
 
 class Side:
-    """One direction of a run whose steps are given by pairs, each bounding the true one from the same side."""
+    """One direction of a run whose steps are given by pairs, each bounding the true one from the
+    same side."""
 
     def __init__(
         self,
@@ -123,8 +139,8 @@ class Side:
         upper: bool,
         whole: Sequence[tuple[Atoms, int]] = (),
     ) -> None:
-        """`pairs`: the unsubsampled pair, sampling rate and number of steps of each phase; `whole`: pairs of subsampled
-        steps, in the removal direction, and how many."""
+        """`pairs`: the unsubsampled pair, sampling rate and number of steps of each phase; `whole`:
+        pairs of subsampled steps, in the removal direction, and how many."""
         steps = [(subsampled(pair, q), count) for pair, q, count in pairs] + list(whole)
         self.steps = steps if remove else [(reverse(atoms), count) for atoms, count in steps]
         self.upper = upper
@@ -139,13 +155,21 @@ class Side:
         points = sum(count for _, count in self.steps)
         low, high = window(self.steps, 1.0 + tilt)
         span = max(float(np.ptp(atoms.losses)) for atoms, _ in self.steps)
-        spacing = max((variance / points) ** 0.5 / PARTS, (high - low) / MOST_POINTS, span / MOST_POINTS)
+        spacing = max(
+            (variance / points) ** 0.5 / PARTS, (high - low) / MOST_POINTS, span / MOST_POINTS
+        )
         spacing = spacing or 1.0  # one loss alone
-        smallest = max((-float(np.min(atoms.losses)) for atoms, count in self.steps if count > 1), default=0.0)
-        if smallest > spacing / FINER:  # the smallest loss of a step, where much mass may sit, becomes a point
+        smallest = max(
+            (-float(np.min(atoms.losses)) for atoms, count in self.steps if count > 1), default=0.0
+        )
+        if (
+            smallest > spacing / FINER
+        ):  # the smallest loss of a step, where much mass may sit, becomes a point
             spacing = smallest / ceil(smallest / spacing)
         if self.upper:
-            return [(nudged(split(atoms, spacing), upper=True), count) for atoms, count in self.steps]
+            return [
+                (nudged(split(atoms, spacing), upper=True), count) for atoms, count in self.steps
+            ]
         return [(lowered(atoms, spacing, 1.0 + tilt), count) for atoms, count in self.steps]
 
     def composed(self, tilt: float) -> Composed:
@@ -158,13 +182,17 @@ class Side:
 
     def epsilon(self, delta: float) -> float:
         """A bound on epsilon at delta."""
-        start, order = minimise_over_orders(lambda a: epsilon_at(max(0.0, self.log_moment(a)), a, delta))
+        start, order = minimise_over_orders(
+            lambda a: epsilon_at(max(0.0, self.log_moment(a)), a, delta)
+        )
         if not 0.0 < start < inf:
             return inf if self.upper else 0.0
         found = self._root(delta, start, order - 1.0)
         if not found < FAR * start:
             return found
-        closer = max(2.0 * found, start / 16.0)  # far from where Renyi moments led, another tilt sees more
+        closer = max(
+            2.0 * found, start / 16.0
+        )  # far from where Renyi moments led, another tilt sees more
         return (min if self.upper else max)(found, self._root(delta, closer, self.tilt(closer)))
 
     def _root(self, delta: float, start: float, tilt: float) -> float:
@@ -179,11 +207,17 @@ class Side:
             largest = (1.0 + SPLIT) * start
             if above(largest) > 0.0:
                 return inf
-            return smallest if above(smallest) <= 0.0 else safe_end(above, largest, smallest, tolerance=ROOT)
+            return (
+                smallest
+                if above(smallest) <= 0.0
+                else safe_end(above, largest, smallest, tolerance=ROOT)
+            )
         if above(start) >= 0.0:
             return start
         unsafe, safe = start, BACK * start
-        while above(safe) < 0.0:  # far below `start`, where the tilt is wrong, errors may exceed delta
+        while (
+            above(safe) < 0.0
+        ):  # far below `start`, where the tilt is wrong, errors may exceed delta
             unsafe, safe = safe, BACK * safe
             if safe < smallest:
                 return 0.0
@@ -195,7 +229,8 @@ class Side:
 
 
 def _moved(step: Geometry, times: int) -> Atoms | None:
-    """A pair that dominates every move by a sum of `times` admitted gradients; None where none is at hand."""
+    """A pair that dominates every move by a sum of `times` admitted gradients; None where none is
+    at hand."""
     moved = step._replace(shift=times * step.shift)
     if step.width == 0.0:
         return dominating(moved) if moved.shift * moved.copies**0.5 <= LARGEST_SUM else None
@@ -204,14 +239,16 @@ def _moved(step: Geometry, times: int) -> Atoms | None:
 
 
 def _several(phase: Settings) -> Atoms | None:
-    """A pair that dominates one step of a run whose neighbours differ in several records, or in a replaced one; None where
-    no sum of gradients has one at hand."""
+    """A pair that dominates one step of a run whose neighbours differ in several records, or in a
+    replaced one; None where no sum of gradients has one at hand."""
     step = _narrowed(geometry(phase))
     if phase.sample_rate == 1.0:
         whole = _moved(step, neighbours.changes(phase))
         return None if whole is None else coupled(0.0, [(1.0, whole)], [])
     weights = np.exp(neighbours.log_weights(phase.group_size, phase.sample_rate))
-    sums = [(float(weight), _moved(step, times)) for times, weight in enumerate(weights) if times > 0]
+    sums = [
+        (float(weight), _moved(step, times)) for times, weight in enumerate(weights) if times > 0
+    ]
     if all(pair is None for _, pair in sums):
         return None
     return coupled(float(weights[0]), sums, sums if phase.neighbours == "replace-one" else [])
@@ -232,8 +269,8 @@ def _smallest_divergence(step: Geometry) -> float:
 
 @lru_cache(maxsize=256)
 def _narrowed(step: Geometry) -> Geometry:
-    """The same step with mixing as narrow as the envelope can afford: by (M) of step_moments.py, one that tells at least as
-    much. With many copies Renyi moments are smaller than that."""
+    """The same step with mixing as narrow as the envelope can afford: by (M) of step_moments.py,
+    one that tells at least as much. With many copies Renyi moments are smaller than that."""
     if step.law != mixing_laws.UNIFORM:
         step = step._replace(width=min(step.width, WIDEST))
     enough = SMALLEST_DIVERGENCE[1] if step.law == mixing_laws.UNIFORM else NARROWED
@@ -260,11 +297,11 @@ def _worthwhile(step: Geometry) -> bool:
 
 
 def attacks(phases: Sequence[Settings]) -> Iterator[tuple[str, tuple[Side, Side]]]:
-    """(name, privacy losses where the record is removed, and added) of adversaries that exist: a gradient in as few
-    coordinates as truncation allows, and in more.
+    """(name, privacy losses where the record is removed, and added) of adversaries that exist: a
+    gradient in as few coordinates as truncation allows, and in more.
 
-    Only one record has a gradient: not the others of a group, nor one that is put in its place. None of more than MOST_STEPS
-    steps.
+    Only one record has a gradient: not the others of a group, nor one that is put in its place.
+    None of more than MOST_STEPS steps.
     """
     if sum(phase.steps for phase in phases) > MOST_STEPS:
         return
@@ -288,7 +325,8 @@ def attacks(phases: Sequence[Settings]) -> Iterator[tuple[str, tuple[Side, Side]
 
 
 def exchanged(phases: Sequence[Settings]) -> list[Side]:
-    """Both directions of a smaller run than `dominated` that dominates the given one (mixing_tight.py), or an empty list.
+    """Both directions of a smaller run than `dominated` that dominates the given one
+    (mixing_tight.py), or an empty list.
 
     All steps of a kind, in whatever phases, share one star and one catalyst.
     """
@@ -312,13 +350,24 @@ def exchanged(phases: Sequence[Settings]) -> list[Side]:
 
 
 def dominated(phases: Sequence[Settings]) -> list[Side]:
-    """Both directions of a run that dominates the given one; empty where the envelope is not worth its time."""
+    """Both directions of a run that dominates the given one; empty where the envelope is not worth
+    its time."""
     steps = [_narrowed(geometry(phase)) for phase in phases]
-    if not all(_worthwhile(step) for step in steps) or sum(phase.steps for phase in phases) > MOST_STEPS:
+    if (
+        not all(_worthwhile(step) for step in steps)
+        or sum(phase.steps for phase in phases) > MOST_STEPS
+    ):
         return []
     if neighbours.changes(phases[0]) > 1:
         made = [(_several(phase), phase.steps) for phase in phases]
         sampled = [(pair, 1.0, count) for pair, count in made if pair is not None]
-        return [Side(sampled, remove=remove, upper=True) for remove in (True, False)] if len(sampled) == len(made) else []
-    pairs = [(dominating(step), phase.sample_rate, phase.steps) for step, phase in zip(steps, phases, strict=True)]
+        return (
+            [Side(sampled, remove=remove, upper=True) for remove in (True, False)]
+            if len(sampled) == len(made)
+            else []
+        )
+    pairs = [
+        (dominating(step), phase.sample_rate, phase.steps)
+        for step, phase in zip(steps, phases, strict=True)
+    ]
     return [Side(pairs, remove=remove, upper=True) for remove in (True, False)]

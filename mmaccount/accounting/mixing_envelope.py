@@ -1,36 +1,48 @@
-"""An upper bound on the profile of one unsubsampled ModelMix step, over every shift that clipping admits.
+"""An upper bound on the profile of one unsubsampled ModelMix step, over every shift that clipping
+admits.
 
-Clipping and truncation admit shifts v_j with sum v_j^2 <= X and |v_j| <= s (step_moments.py). The profile of one step,
-    H_v(x) = E_0[(R - x)_+],   R = prod_j r_j,   r_j = p(x_j - v_j) / p(x_j),
-is largest for different v at different x, so no single v gives a dominating pair; any convex E >= sup_v H_v with E(0) = 1
-does (Zhu-Dong-Wang 2022, arXiv 2106.08567, Prop. 8). This file finds one.
+Clipping and truncation admit shifts v_j with sum v_j^2 <= X and |v_j| <= s (step_moments.py). The
+    profile of one step, H_v(x) = E_0[(R - x)_+],   R = prod_j r_j,   r_j = p(x_j - v_j) / p(x_j),
+is largest for different v at different x, so no single v gives a dominating pair; any convex E >=
+sup_v H_v with E(0) = 1 does (Zhu-Dong-Wang 2022, arXiv 2106.08567, Prop. 8). This file finds one.
 
-1. Write u = v^2, F_w(v) = E_0[r^w], psi_w(u) = log F_w(v) / u, and nu = sum_j v_j^2 delta_{u_j}: a measure on (0, s^2] of
-   mass X (a smaller mass is topped up with more coordinates, which tell more). E_0[R^w] = Phi_nu(w) = exp(Int psi_w dnu).
+1. Write u = v^2, F_w(v) = E_0[r^w], psi_w(u) = log F_w(v) / u, and nu = sum_j v_j^2 delta_{u_j}: a
+   measure on (0, s^2] of mass X (a smaller mass is topped up with more coordinates, which tell
+   more). E_0[R^w] = Phi_nu(w) = exp(Int psi_w dnu).
 2. As in plain_fourier.py, with w_j = 1 + t + i j D over all integers j, H_nu(x) <= T[Phi_nu], where
-       T[f] = (D / 2 pi) sum_j f(w_j) S(w_j) x^{1 - w_j} / (w_j (w_j - 1)),   S(w) = exp(sigma^2 (w^2 - w) / 2):
-   aliases of the trapezoid sum are nonnegative, and S, an independent Gaussian pair of mean sigma, tells more.
-3. psi_0 = lim_{u -> 0} psi = w (w - 1) I / 2 is a Gaussian (a spread-out gradient), psi_s = psi(s^2) the p-sparse shift.
-   Let theta = Int u dnu / (X s^2), th within d of it, and Phi_th = exp(X [(1 - th) psi_0 + th psi_s]). Then
+       T[f] = (D / 2 pi) sum_j f(w_j) S(w_j) x^{1 - w_j} / (w_j (w_j - 1)),   S(w) = exp(sigma^2
+       (w^2 - w) / 2):
+   aliases of the trapezoid sum are nonnegative, and S, an independent Gaussian pair of mean sigma,
+   tells more.
+3. psi_0 = lim_{u -> 0} psi = w (w - 1) I / 2 is a Gaussian (a spread-out gradient), psi_s =
+   psi(s^2) the p-sparse shift. Let theta = Int u dnu / (X s^2), th within d of it, and Phi_th =
+   exp(X [(1 - th) psi_0 + th psi_s]). Then
        Phi_nu = Phi_th e^A,   A = Int rho_w dnu + (theta - th) X (psi_s - psi_0),
        rho_w(u) = psi_w(u) - (1 - u/s^2) psi_0 - (u/s^2) psi_s,
        T[Phi_nu] <= T[Phi_th] + T[Phi_th A] + T of absolute values [|Phi_th| (e^|A| - 1 - |A|)].
-   The middle term is linear in nu, so at most X sup_u T[Phi_th rho_w(u)] + d X |T[Phi_th (psi_s - psi_0)]|: no absolute
-   value inside the sum hides that shifts between the two extremes are mostly *better* than both. The last one is of second
-   order. Where |A| is not small (high frequencies), |Phi_nu| <= exp(X sup_u Re psi_w(u)) is used instead.
-4. Suprema over u come from a grid of shifts and what linear interpolation in v misses, (dv)^2 / 8 sup |h''|, h = log F:
-       |F'| <= |w| E[|a|],   |F''| <= |w|^2 E[a^2] + |w| E[g''],   a = g'(x - v),   g = -log p,
-   E being the integral against p(x)^{-t} p(x - v)^{1 + t}. Each E is even and convex in v (substitute x -> x + v:
-   p(x + v)^{-t} is log-convex in v), so it is largest at the far end of a cell. What is interpolated is u rho; a chord of
-   u exceeds it by up to (dv)^2 / 4, and u (psi - rho) has second derivative at most 2 |psi_0| + 12 |psi_s - psi_0|.
-5. Below the first shift of the grid, |psi - psi_0| <= v^2 M_4 / 24 + J^2 / (2 v^2 (1 - J)), J = |F - 1|, |F''''| <= M_4,
-       M_4 = |w|^4 E[a^4] + 6 |w|^3 E[a^2] + 3 |w|^2 E[g''] + 12 |w|^2 E[|a|] + 12 |w| E[1],
-   because 0 <= g'' <= 1 and the third and fourth derivatives of g are at most 3 and 12: they are cumulants of the mixing
-   given x, a 1-Lipschitz image of a standard normal (Caffarelli 2000), whose central fourth moment is at most 6.
+   The middle term is linear in nu, so at most X sup_u T[Phi_th rho_w(u)] + d X |T[Phi_th (psi_s -
+   psi_0)]|: no absolute value inside the sum hides that shifts between the two extremes are mostly
+   *better* than both. The last one is of second order. Where |A| is not small (high frequencies),
+   |Phi_nu| <= exp(X sup_u Re psi_w(u)) is used instead.
+4. Suprema over u come from a grid of shifts and what linear interpolation in v misses, (dv)^2 / 8
+       sup |h''|, h = log F: |F'| <= |w| E[|a|],   |F''| <= |w|^2 E[a^2] + |w| E[g''],   a = g'(x -
+       v),   g = -log p,
+   E being the integral against p(x)^{-t} p(x - v)^{1 + t}. Each E is even and convex in v
+   (substitute x -> x + v: p(x + v)^{-t} is log-convex in v), so it is largest at the far end of a
+   cell. What is interpolated is u rho; a chord of u exceeds it by up to (dv)^2 / 4, and u (psi -
+   rho) has second derivative at most 2 |psi_0| + 12 |psi_s - psi_0|.
+5. Below the first shift of the grid, |psi - psi_0| <= v^2 M_4 / 24 + J^2 / (2 v^2 (1 - J)), J = |F
+       - 1|, |F''''| <= M_4, M_4 = |w|^4 E[a^4] + 6 |w|^3 E[a^2] + 3 |w|^2 E[g''] + 12 |w|^2 E[|a|]
+       + 12 |w| E[1],
+   because 0 <= g'' <= 1 and the third and fourth derivatives of g are at most 3 and 12: they are
+   cumulants of the mixing given x, a 1-Lipschitz image of a standard normal (Caffarelli 2000),
+   whose central fourth moment is at most 6.
 
-Of the mixing law this needs that it is symmetric and log-concave (then so is p; 0 <= g'' <= 1, as the variance of the mixing
-given x is at most 1; and Caffarelli applies, the mixing given x having a density e^{-(u-x)^2/2} times a log-concave one) and
-(S) of step_moments.py for the bounds by real moments. All laws of `mmaccount.records.mixing_laws` are of that kind.
+Of the mixing law this needs that it is symmetric and log-concave (then so is p; 0 <= g'' <= 1, as
+the variance of the mixing given x is at most 1; and Caffarelli applies, the mixing given x having a
+density e^{-(u-x)^2/2} times a log-concave one) and
+(S) of step_moments.py for the bounds by real moments. All laws of `mmaccount.records.mixing_laws`
+    are of that kind.
 """
 
 from collections.abc import Sequence
@@ -55,9 +67,9 @@ RATIO = 0.035  # of neighbouring shifts at most, as a logarithm
 DENSER = 1.5  # power by which the grid is denser towards s
 CELLS = 8  # of theta
 PARTS = 20  # lattice points per standard deviation of the loss
-MOMENT_ERROR = (
-    1e-15  # of F(w), relative to |w| F(Re w), as errors of log r count, and to s^2 where s > 1; measured below 1e-16
-)
+# of F(w), relative to |w| F(Re w), as errors of log r count, and to s^2 where s > 1; measured below
+# 1e-16
+MOMENT_ERROR = 1e-15
 ROUNDING = 1e-11  # relative, of sums over frequencies, added to every value
 LEFT_OUT = 1e-20  # size of terms, relative to the largest, that are only bounded
 NEGLIGIBLE = 1e-20  # probability, beyond which the profile is constant
@@ -67,7 +79,8 @@ MOMENT_ORDERS = 1.0 + 2.0 ** (np.arange(-16, 49) / 4.0)
 
 
 class Line(NamedTuple):
-    """The terms of the derivation at one tilt. Shapes: frequencies (y), grid shifts (v), cells between them (v - 1)."""
+    """The terms of the derivation at one tilt. Shapes: frequencies (y), grid shifts (v), cells
+    between them (v - 1)."""
 
     tilt: float
     frequencies: np.ndarray
@@ -102,8 +115,8 @@ def lines(
     ratio: float = RATIO,
     frequency: float = FREQUENCY,
 ) -> list[Line]:
-    """The terms for a grid of shifts, neighbours differing by at most about `ratio`, at each tilt; frequencies up to
-    `frequency` / sigma."""
+    """The terms for a grid of shifts, neighbours differing by at most about `ratio`, at each tilt;
+    frequencies up to `frequency` / sigma."""
     size = ceil(DENSER * log(SMALLEST) / ratio)
     grid = step.shift * np.exp(-log(SMALLEST) * np.linspace(1.0, 0.0, size + 1) ** DENSER)
     spacing = 2.0 * pi / period
@@ -114,10 +127,20 @@ def lines(
     else:
         law = smooth_density.named(step.law, step.width)
         moments, real = lines_of_moments_of_law(shifts, law, np.array(tilts), spacing, count)
-    return [_line(grid, tilt, sigma, spacing, *table) for tilt, *table in zip(tilts, moments, real, strict=True)]
+    return [
+        _line(grid, tilt, sigma, spacing, *table)
+        for tilt, *table in zip(tilts, moments, real, strict=True)
+    ]
 
 
-def _line(grid: np.ndarray, tilt: float, sigma: float, spacing: float, moments: np.ndarray, real: np.ndarray) -> Line:
+def _line(
+    grid: np.ndarray,
+    tilt: float,
+    sigma: float,
+    spacing: float,
+    moments: np.ndarray,
+    real: np.ndarray,
+) -> Line:
     shift, count = float(grid[-1]), moments.shape[1]
     one, square, fourth, curve = (real * (1.0 + ROUNDING)).T
     absolute = np.sqrt(one * square)
@@ -135,8 +158,14 @@ def _line(grid: np.ndarray, tilt: float, sigma: float, spacing: float, moments: 
     psi_0 = 0.5 * w * (w - 1.0) * square[0]
     logs = np.log1p(value)
     psi = (logs.real + 1j * np.unwrap(logs.imag, axis=0)) / u[:, None]
-    straight = 2.0 * np.abs(psi_0) + 12.0 * np.abs(psi[-1] - psi_0)  # of the second derivative of u (psi - rho)
-    missed = gaps**2 / 8.0 * (second / np.maximum(lowest, 0.05) + (first / np.maximum(lowest, 0.05)) ** 2 + straight)
+    straight = 2.0 * np.abs(psi_0) + 12.0 * np.abs(
+        psi[-1] - psi_0
+    )  # of the second derivative of u (psi - rho)
+    missed = (
+        gaps**2
+        / 8.0
+        * (second / np.maximum(lowest, 0.05) + (first / np.maximum(lowest, 0.05)) ** 2 + straight)
+    )
     error = MOMENT_ERROR * max(1.0, shift**2) * size * one[-1]  # of F
     log_error = error / np.maximum(np.min(lowest, axis=0), 0.05)
     missed = (missed + 2.0 * log_error) / u[:-1, None]  # rho has the error of psi_s too
@@ -146,8 +175,12 @@ def _line(grid: np.ndarray, tilt: float, sigma: float, spacing: float, moments: 
     fourth_derivative = size**4 * fourth[1] + 6 * size**3 * square[1] + 3 * size**2 * curve[1]
     fourth_derivative = fourth_derivative + 12 * size**2 * absolute[1] + 12 * size * one[1]
     moved = u[0] * 0.5 * size**2 * square[0] + u[0] ** 2 / 24.0 * fourth_derivative
-    near_zero = u[0] / 24.0 * fourth_derivative + moved**2 / (2.0 * u[0] * np.maximum(0.1, 1.0 - moved))
-    below = np.where(moved < 0.5, psi_0.real + near_zero, 0.5 * (size**2 * square[1] + size * curve[1]))
+    near_zero = u[0] / 24.0 * fourth_derivative + moved**2 / (
+        2.0 * u[0] * np.maximum(0.1, 1.0 - moved)
+    )
+    below = np.where(
+        moved < 0.5, psi_0.real + near_zero, 0.5 * (size**2 * square[1] + size * curve[1])
+    )
     return Line(
         tilt=tilt,
         frequencies=y,
@@ -165,7 +198,8 @@ def _line(grid: np.ndarray, tilt: float, sigma: float, spacing: float, moments: 
 
 
 class Expansion(NamedTuple):
-    """T[Phi_nu] at each epsilon, to first order in A = Int f dnu + (a number) * direction, around a reference."""
+    """T[Phi_nu] at each epsilon, to first order in A = Int f dnu + (a number) * direction, around a
+    reference."""
 
     value: np.ndarray  # T[Phi], Phi the reference
     rows: np.ndarray  # epsilon x v: X T[Phi f(v)]
@@ -182,13 +216,17 @@ class Expander:
         self.line, self.budget = line, budget
         self.decay = np.exp(-line.tilt * epsilons)
         self.waves = np.exp(-1j * np.outer(epsilons, line.frequencies)) * self.decay[:, None]
-        self.any_shift = np.exp(np.where(budget * line.log_largest < LARGEST, budget * line.log_largest, inf))
+        self.any_shift = np.exp(
+            np.where(budget * line.log_largest < LARGEST, budget * line.log_largest, inf)
+        )
         # S falls by e^{-(highest frequency * sigma)^2 / count} a step, or faster
         self.beyond = float(self.any_shift[0] * 2.0 * abs(line.kernel[-1]) * line.frequencies.size)
 
-    def around(self, exponent: np.ndarray, largest: np.ndarray, rows: np.ndarray, along: np.ndarray) -> Expansion:
-        """The reference is exp(X exponent); `largest` bounds |A|, but for X times the error of psi_s, `rows` are f(v)
-        (v x y), `along` the direction (y)."""
+    def around(
+        self, exponent: np.ndarray, largest: np.ndarray, rows: np.ndarray, along: np.ndarray
+    ) -> Expansion:
+        """The reference is exp(X exponent); `largest` bounds |A|, but for X times the error of
+        psi_s, `rows` are f(v) (v x y), `along` the direction (y)."""
         line, budget, size = self.line, self.budget, np.abs(self.line.kernel)
         largest, doubt = largest + budget * line.doubt, ROUNDING + budget * line.doubt
         known = (budget * exponent).real < LARGEST - 2.0 * FARTHEST
@@ -199,7 +237,11 @@ class Expander:
         kept = used & (size * modulus > LEFT_OUT * np.max(size * modulus * used))
         others = np.where(used, remainder + modulus * (1.0 + bounded), self.any_shift)
         rest = float(np.sum(size * np.where(kept, remainder, others))) + self.beyond
-        waves, terms, sizes = self.waves[:, kept], (line.kernel * reference)[kept], (size * modulus)[kept]
+        waves, terms, sizes = (
+            self.waves[:, kept],
+            (line.kernel * reference)[kept],
+            (size * modulus)[kept],
+        )
         return Expansion(
             value=(waves @ terms).real,
             rows=budget * (waves @ (terms * rows[:, kept]).T).real,
@@ -211,9 +253,12 @@ class Expander:
 
 
 def largest_between(values: np.ndarray, missed: np.ndarray, ratio: float) -> np.ndarray:
-    """sup over each cell of the grid of a function of u whose values at the grid shifts are given along the last axis: u
-    times the function is interpolated, and the chord of u exceeds u by a relative ratio^2 / 2 at most."""
-    return np.asarray((1.0 + ratio**2) * np.maximum(0.0, np.maximum(values[..., :-1], values[..., 1:]) + missed))
+    """sup over each cell of the grid of a function of u whose values at the grid shifts are given
+    along the last axis: u times the function is interpolated, and the chord of u exceeds u by a
+    relative ratio^2 / 2 at most."""
+    return np.asarray(
+        (1.0 + ratio**2) * np.maximum(0.0, np.maximum(values[..., :-1], values[..., 1:]) + missed)
+    )
 
 
 def _bound(line: Line, budget: float, epsilons: np.ndarray) -> np.ndarray:
@@ -223,18 +268,23 @@ def _bound(line: Line, budget: float, epsilons: np.ndarray) -> np.ndarray:
     expander, half = Expander(line, budget, epsilons), 0.5 / CELLS
     difference, rho = line.difference, line.rho
     largest = np.max(largest_between(np.abs(rho).T, line.missed.T, line.ratio), axis=1)
-    largest = np.maximum(largest, line.near_zero + line.parts[0] * np.abs(difference)) + half * np.abs(difference)
+    largest = np.maximum(
+        largest, line.near_zero + line.parts[0] * np.abs(difference)
+    ) + half * np.abs(difference)
     best = np.zeros(epsilons.size)
     for theta in (np.arange(CELLS) + 0.5) / CELLS:
         made = expander.around(line.psi_0 + theta * difference, budget * largest, rho, difference)
         bow = np.max(largest_between(made.rows, made.between, line.ratio), axis=1)
         zero = made.near_zero + line.parts[0] * np.abs(made.along)
-        best = np.maximum(best, made.value + half * np.abs(made.along) + np.maximum(bow, zero) + made.rest)
+        best = np.maximum(
+            best, made.value + half * np.abs(made.along) + np.maximum(bow, zero) + made.rest
+        )
     return best
 
 
 def _chernoff(step: Geometry, epsilons: np.ndarray) -> np.ndarray:
-    """E(e^epsilon) from real orders k > 1: H(x) <= A_k x^{1-k} (1 - 1/k)^{k-1} / k (arXiv 2004.00010, Prop. 12)."""
+    """E(e^epsilon) from real orders k > 1: H(x) <= A_k x^{1-k} (1 - 1/k)^{k-1} / k (arXiv
+    2004.00010, Prop. 12)."""
     k = MOMENT_ORDERS
     logs = step.copies * step.moments(k, step.shift) * (1.0 + ROUNDING)
     logs = logs + (k - 1.0) * np.log1p(-1.0 / k) - np.log(k)
@@ -258,15 +308,18 @@ def profile(step: Geometry) -> tuple[np.ndarray, np.ndarray]:
 
 
 def envelope(step: Geometry) -> Lattice:
-    """A pair that dominates one unsubsampled step with any admitted shift, in both directions (reflect x -> v - x)."""
+    """A pair that dominates one unsubsampled step with any admitted shift, in both directions
+    (reflect x -> v - x)."""
     return from_profile(*profile(step))
 
 
 def from_profile(epsilons: np.ndarray, upper: np.ndarray) -> Lattice:
-    """The pair whose profile is the lower convex hull of E at the points e^{+-epsilon}, with E(1/x) = 1 - 1/x + E(x)/x.
+    """The pair whose profile is the lower convex hull of E at the points e^{+-epsilon}, with E(1/x)
+    = 1 - 1/x + E(x)/x.
 
-    The hull has that symmetry too. So the masses below loss 0 are those that P has above it: read off there they keep their
-    relative accuracy, which slopes near x = 0, where E is 1 - x but for rounding, have lost.
+    The hull has that symmetry too. So the masses below loss 0 are those that P has above it: read
+    off there they keep their relative accuracy, which slopes near x = 0, where E is 1 - x but for
+    rounding, have lost.
     """
     x = np.exp(np.concatenate([-epsilons[:0:-1], epsilons]))
     values = np.concatenate([(1.0 - np.exp(-epsilons) + upper * np.exp(-epsilons))[:0:-1], upper])
@@ -276,4 +329,6 @@ def from_profile(epsilons: np.ndarray, upper: np.ndarray) -> Lattice:
     masses = np.maximum(0.0, np.diff(np.concatenate([slopes, [0.0]])))
     above = masses[epsilons.size :] * x[epsilons.size :]
     masses[: above.size] = above[::-1]
-    return Lattice(float(-epsilons[-1]), float(epsilons[1]), masses, float(values[-1]), float(values[-1]))
+    return Lattice(
+        float(-epsilons[-1]), float(epsilons[1]), masses, float(values[-1]), float(values[-1])
+    )

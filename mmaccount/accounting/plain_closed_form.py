@@ -1,7 +1,8 @@
-"""Plain Gaussian runs whose privacy profile is known in closed form: steps without subsampling, and one subsampled step.
+"""Plain Gaussian runs whose privacy profile is known in closed form: steps without subsampling, and
+one subsampled step.
 
-Steps of N(1/z, 1) against N(0, 1) compose to N(mu, 1) against N(0, 1), mu^2 = sum of T / z^2, with (Balle-Wang 2018,
-arXiv 1805.06530, Theorem 8)
+Steps of N(1/z, 1) against N(0, 1) compose to N(mu, 1) against N(0, 1), mu^2 = sum of T / z^2, with
+(Balle-Wang 2018, arXiv 1805.06530, Theorem 8)
     G(eps) = Phi(mu/2 - eps/mu) - e^eps Phi(-mu/2 - eps/mu).
 One step with sampling rate q, mu = 1/z, follows by collecting terms in P(S) - e^eps Q(S):
     remove: q G(e1),  e^e1 = 1 + (e^eps - 1) / q        (arXiv 1807.01647, Theorem 8)
@@ -19,13 +20,16 @@ from mmaccount.kernels.logspace import erfcx
 from mmaccount.records.settings import Settings
 
 SPECIAL = 4e-14  # relative error of the terms: erfcx is good to 1e-14
-UNIT = 16.0 * float_info.epsilon  # the same per (1 + distance in std)^2, for the rounding of arguments
+UNIT = (
+    16.0 * float_info.epsilon
+)  # the same per (1 + distance in std)^2, for the rounding of arguments
 
 Profile = Callable[[float], Pair]
 
 
 def _gaussian(epsilon: float, mu: float) -> tuple[float, float, float]:
-    """(G(epsilon), bound on its error, sum of its terms), for a relative error of epsilon of a few units too."""
+    """(G(epsilon), bound on its error, sum of its terms), for a relative error of epsilon of a few
+    units too."""
     a, b = epsilon / mu - 0.5 * mu, epsilon / mu + 0.5 * mu
     height = 0.5 * exp(-0.5 * a * a)  # e^eps e^{-b^2 / 2} = e^{-a^2 / 2}
     first = height * erfcx(a / sqrt(2.0)) if a > 0.0 else 0.5 * erfc(a / sqrt(2.0))
@@ -40,7 +44,9 @@ def _enclosed(value: float, error: float) -> Pair:
 
 def _removal(epsilon: float, mu: float, q: float) -> Pair:
     high = epsilon > 30.0
-    moved = epsilon - log(q) + log1p((q - 1.0) * exp(-epsilon)) if high else log1p(expm1(epsilon) / q)
+    moved = (
+        epsilon - log(q) + log1p((q - 1.0) * exp(-epsilon)) if high else log1p(expm1(epsilon) / q)
+    )
     value, error, _ = _gaussian(moved, mu)
     return _enclosed(q * value, q * error)
 
@@ -56,7 +62,8 @@ def _addition(epsilon: float, mu: float, q: float) -> Pair:
 
 
 def direction(phases: Sequence[Settings], *, remove: bool) -> Profile | None:
-    """epsilon >= 0 -> bounds on delta of plain Gaussian phases in one direction; None where there is no closed form."""
+    """epsilon >= 0 -> bounds on delta of plain Gaussian phases in one direction; None where there
+    is no closed form."""
     records = neighbours.changes(phases[0])
     one_step = len(phases) == 1 and phases[0].steps == 1 and records == 1
     if not one_step and any(phase.sample_rate < 1.0 for phase in phases):

@@ -1,13 +1,15 @@
 """Certified brackets on epsilon and delta from the characteristic function of the privacy loss.
 
-With M(z) = E_P[e^{z L}], the moment generating function of the composed privacy loss L (it multiplies over steps and
-phases), and any t > 0,
-    delta(eps) = E_P[(1 - e^{eps - L})_+] = (1/2 pi i) Int_{t - i inf}^{t + i inf} M(z) e^{-z eps} / (z (1 + z)) dz
-(Alghamdi et al. 2023, arXiv 2208.09595). The trapezoid rule with spacing D on that line gives, by Poisson summation, exactly
-    T_D(eps) = sum_k e^{k t P} delta(eps + k P),   P = 2 pi / D,
-whose terms are all nonnegative: T_D is an upper bound, and T_D less a bound on the terms k != 0 a lower one. Added to that
-are bounds on the frequencies left out, on the quadrature of M and on rounding. There is no grid of losses, hence no cost and
-no error that grows with the number of steps, and no floor under delta.
+With M(z) = E_P[e^{z L}], the moment generating function of the composed privacy loss L (it
+multiplies over steps and phases), and any t > 0,
+    delta(eps) = E_P[(1 - e^{eps - L})_+] = (1/2 pi i) Int_{t - i inf}^{t + i inf} M(z) e^{-z eps} /
+    (z (1 + z)) dz
+(Alghamdi et al. 2023, arXiv 2208.09595). The trapezoid rule with spacing D on that line gives, by
+    Poisson summation, exactly T_D(eps) = sum_k e^{k t P} delta(eps + k P),   P = 2 pi / D,
+whose terms are all nonnegative: T_D is an upper bound, and T_D less a bound on the terms k != 0 a
+lower one. Added to that are bounds on the frequencies left out, on the quadrature of M and on
+rounding. There is no grid of losses, hence no cost and no error that grows with the number of
+steps, and no floor under delta.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,10 +25,17 @@ from mmaccount.records.bound import BoundError
 
 TAIL = 15.0  # aliases and frequencies left out shall be below e^-15 of delta
 BEYOND = (1.1, 1.25, 1.5, 2.0, 3.0, 5.0)  # other t, relative, at which Chernoff bounds the aliases
-CELLS = (96, 48, 24, 12, 6)  # ways to cut the nodes into cells, whose uniform parts bound the characteristic function
+CELLS = (
+    96,
+    48,
+    24,
+    12,
+    6,
+)  # ways to cut the nodes into cells, whose uniform parts bound the characteristic function
 ROUNDED = 1e-9  # relative, of densities in cells
 LEFT = (0.8, 0.65, 0.5, 0.35, 0.25)  # other t, relative, where the first needs more than
-FEW = 100  # frequencies, but not where the integrand is e^HIGHER times larger: cancellation costs digits
+# frequencies, but not where the integrand is e^HIGHER times larger: cancellation costs digits
+FEW = 100
 HIGHER = 10.0
 MOST_FREQUENCIES = 4000
 MOST_TERMS = 1e7  # frequencies times nodes of one contour, about 0.1 s
@@ -39,10 +48,11 @@ Nodes = Callable[[float, float], tuple[np.ndarray, np.ndarray]]
 
 
 class Law(NamedTuple):
-    """`steps` steps of a pair given by nodes(order, frequency), `size` of them (see kernels.loss); without nodes, the
-    Gaussian pair with squared mean `mu_squared` in all. `turn` is that of _uniform_parts, `rough` about log E[r^order].
-    `digits` is that of the nodes. `lost` is the probability that a step's outcome, with the record, is left out of the
-    nodes: in delta that costs at most steps * lost (the outcome is then granted to the adversary)."""
+    """`steps` steps of a pair given by nodes(order, frequency), `size` of them (see kernels.loss);
+    without nodes, the Gaussian pair with squared mean `mu_squared` in all. `turn` is that of
+    _uniform_parts, `rough` about log E[r^order]. `digits` is that of the nodes. `lost` is the
+    probability that a step's outcome, with the record, is left out of the nodes: in delta that
+    costs at most steps * lost (the outcome is then granted to the adversary)."""
 
     steps: int
     nodes: Nodes | None = None
@@ -67,23 +77,28 @@ def digits_for(steps: int) -> float:
 
 
 def _sinc_loss(u: np.ndarray) -> np.ndarray:
-    """1 - sup over u' >= u of |sin(u')/u'|, or less: its side lobes are below 0.21724 and 1/u. For small u the series
-    u^2/6 - u^4/120, which is below by its next term."""
+    """1 - sup over u' >= u of |sin(u')/u'|, or less: its side lobes are below 0.21724 and 1/u. For
+    small u the series u^2/6 - u^4/120, which is below by its next term."""
     side_lobes = np.minimum(0.21724, 1.0 / np.maximum(u, 1.0))
     highest = np.maximum(np.where(u < 3.0, np.sinc(u / pi), 0.0), side_lobes)
     return np.asarray(np.where(u < NARROW, u**2 / 6.0 * (1.0 - u**2 / 20.0), 1.0 - highest))
 
 
-def _uniform_parts(nodes: tuple[np.ndarray, np.ndarray], order: float, turn: float) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Per cut into cells: (weights, widths) of disjoint uniform laws that fit under the tilted law of l = log r.
+def _uniform_parts(
+    nodes: tuple[np.ndarray, np.ndarray], order: float, turn: float
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Per cut into cells: (weights, widths) of disjoint uniform laws that fit under the tilted law
+    of l = log r.
 
-    P = A phi and Q = B phi for the A and B of kernels.mixture, of up to n records (of one: B = 1). turn = n v h, h the step
-    between nodes. (log A)' is v times the mean of a law on 0 .. n, (log A)'' is v^2 times its variance, at most
+    P = A phi and Q = B phi for the A and B of kernels.mixture, of up to n records (of one: B = 1).
+    turn = n v h, h the step between nodes. (log A)' is v times the mean of a law on 0 .. n, (log
+    A)'' is v^2 times its variance, at most
     n v (log A)' and (n v)^2/4; likewise for B, mirrored. Between two nodes, therefore:
     - |l''| <= n v l', so that h l' is at most e^turn times the difference of l;
-    - the log of the tilted density in x, phi A^k B^{1-k} times the probability to be kept, k = order, has a second
-      derivative of at most max(0, k) (n v)^2/4, as all but A^k is log-concave for k >= 1, and all of it for k < 0 (then
-      B = 1). So it is not less than at the lower of the two nodes less max(0, k) turn^2/32.
+    - the log of the tilted density in x, phi A^k B^{1-k} times the probability to be kept, k =
+      order, has a second derivative of at most max(0, k) (n v)^2/4, as all but A^k is log-concave
+      for k >= 1, and all of it for k < 0 (then B = 1). So it is not less than at the lower of the
+      two nodes less max(0, k) turn^2/32.
     """
     log_ratio, log_weight = nodes
     tilted = log_weight + order * log_ratio
@@ -101,13 +116,15 @@ def _uniform_parts(nodes: tuple[np.ndarray, np.ndarray], order: float, turn: flo
 
 
 def _decay(parts: list[tuple[np.ndarray, np.ndarray]], frequency: float) -> float:
-    """1 - |characteristic function| at least, at every frequency from the given one on: a law that holds uniform parts of
-    weight m_i and width w_i has |phi(y)| <= 1 - sum m_i (1 - |sinc(y w_i / 2)|)."""
+    """1 - |characteristic function| at least, at every frequency from the given one on: a law that
+    holds uniform parts of weight m_i and width w_i has |phi(y)| <= 1 - sum m_i (1 - |sinc(y w_i /
+    2)|)."""
     return max(float(np.sum(m * _sinc_loss(0.5 * frequency * w))) for m, w in parts)
 
 
 class Side:
-    """One direction of the composed pair: the contour through t, ready to bound delta at any epsilon."""
+    """One direction of the composed pair: the contour through t, ready to bound delta at any
+    epsilon."""
 
     def __init__(self, laws: Sequence[Law], *, remove: bool, hurried: bool = False) -> None:
         """`hurried`: rather no contour than a slow one that leaves much out."""
@@ -136,7 +153,9 @@ class Side:
         if any(law.nodes is not None and law.rough is None for law in self.laws):
             return self.log_moment(t)
         order, total = self.order(t), 0.5 * sum(law.mu_squared for law in self.laws) * t * (1.0 + t)
-        return total + sum(law.steps * law.rough(order) for law in self.laws if law.rough is not None)
+        return total + sum(
+            law.steps * law.rough(order) for law in self.laws if law.rough is not None
+        )
 
     def frequency_cut(self, t: float) -> Callable[[float], float]:
         """y -> a bound on log of sup_{y' >= y} |M(t + i y')| / M(t)."""
@@ -149,27 +168,33 @@ class Side:
         mu_squared = sum(law.mu_squared for law in self.laws)
 
         def cut(y: float) -> float:
-            decays = sum(law.steps * log1p(-min(_decay(part, y), 1.0 - 1e-12)) for law, part in parts)
+            decays = sum(
+                law.steps * log1p(-min(_decay(part, y), 1.0 - 1e-12)) for law, part in parts
+            )
             return decays - 0.5 * mu_squared * y * y
 
         return cut
 
     def plan(self, t: float, epsilon: float) -> "Plan | None":
-        """Spacing and length of the trapezoid rule at t, fit for about `epsilon`; None where M is not finite or
-        the rule takes too long."""
+        """Spacing and length of the trapezoid rule at t, fit for about `epsilon`; None where M is
+        not finite or the rule takes too long."""
         here = self.log_moment(t)
         others = [(u, self.log_moment(u)) for u in (t * part for part in BEYOND)]
         others = [(u, moment) for u, moment in others if isfinite(moment)]
         if not isfinite(here) or not others:
             return None
         wanted = here - t * epsilon - 2.0 * log1p(t) - TAIL
-        period = max(-wanted / t, min((moment - u * epsilon - wanted) / (u - t) for u, moment in others))
+        period = max(
+            -wanted / t, min((moment - u * epsilon - wanted) / (u - t) for u, moment in others)
+        )
         if not isfinite(period):
             return None
         spacing, cut, count = 2.0 * pi / period, self.frequency_cut(t), 8
 
         def left_out(count: int) -> float:
-            return here + cut(count * spacing) - log(pi * (count - 0.5) * spacing)  # sum of 1/y^2 from there on
+            return (
+                here + cut(count * spacing) - log(pi * (count - 0.5) * spacing)
+            )  # sum of 1/y^2 from there on
 
         if self.hurried and left_out(MOST_FREQUENCIES) - t * epsilon > wanted:
             return None
@@ -178,9 +203,18 @@ class Side:
         if self.hurried and self.terms(t, count * spacing) * count > FEW_TERMS:
             return None
         while count > 1 and (terms := self.terms(t, count * spacing) * count) > MOST_TERMS:
-            count = ceil(0.95 * count * sqrt(MOST_TERMS / terms)) - 1  # far out nodes are about as many as frequencies
+            count = (
+                ceil(0.95 * count * sqrt(MOST_TERMS / terms)) - 1
+            )  # far out nodes are about as many as frequencies
         height = here - t * epsilon
-        return Plan(t=t, period=period, count=count, log_height=height, log_left_out=left_out(count), others=others)
+        return Plan(
+            t=t,
+            period=period,
+            count=count,
+            log_height=height,
+            log_left_out=left_out(count),
+            others=others,
+        )
 
     def terms(self, t: float, frequency: float) -> float:
         """Number of nodes that frequencies up to the given one need."""
@@ -188,18 +222,22 @@ class Side:
         return sum(law.size(order, frequency) for law in self.laws if law.size is not None)
 
     def cheapest(self, t: float, epsilon: float) -> "Plan | None":
-        """The plan at t, or to its left, where a loss with rare large values needs far fewer frequencies."""
+        """The plan at t, or to its left, where a loss with rare large values needs far fewer
+        frequencies."""
         best = first = self.plan(t, epsilon)
         for part in LEFT:
             if best is None or best.count > FEW:
                 other = self.plan(part * t, epsilon)
-                if other is None or (first is not None and other.log_height > first.log_height + HIGHER):
+                if other is None or (
+                    first is not None and other.log_height > first.log_height + HIGHER
+                ):
                     continue
                 best = other if best is None or other.count < best.count else best
         return best
 
     def line(self, t: float, epsilon: float) -> "Line | None":
-        """The contour at t, or left of it, planned for about `epsilon`; None where rounding would spoil it."""
+        """The contour at t, or left of it, planned for about `epsilon`; None where rounding would
+        spoil it."""
         plan = self.cheapest(t, epsilon)
         if plan is None:
             return None
@@ -214,10 +252,14 @@ class Side:
                 phase += 0.5 * law.mu_squared * frequencies * (1.0 + 2.0 * t)
                 continue
             nodes = law.nodes(order, float(frequencies[-1]))
-            real, imag, error = loss.log_mgf(order, frequencies if self.remove else -frequencies, *nodes, law.digits)
+            real, imag, error = loss.log_mgf(
+                order, frequencies if self.remove else -frequencies, *nodes, law.digits
+            )
             error += 2.0 * law.lost * (1.0 + abs(order) + frequencies)
             log_size += law.steps * real
-            log_high += law.steps * (np.logaddexp(real, np.log(error)) + ROUNDING * (np.abs(real) + np.abs(imag)))
+            log_high += law.steps * (
+                np.logaddexp(real, np.log(error)) + ROUNDING * (np.abs(real) + np.abs(imag))
+            )
             phase += law.steps * imag
         denominator = (t + 1j * frequencies) * (1.0 + t + 1j * frequencies)
         log_size -= np.log(np.abs(denominator))
@@ -226,13 +268,21 @@ class Side:
         if not np.all(np.isfinite(log_high)):
             return None
         lost = sum(law.steps * law.lost for law in self.laws)
-        return Line(plan=plan, frequencies=frequencies, log_size=log_size, log_high=log_high, phase=phase, lost=lost)
+        return Line(
+            plan=plan,
+            frequencies=frequencies,
+            log_size=log_size,
+            log_high=log_high,
+            phase=phase,
+            lost=lost,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A trapezoid rule on Re z = t: `count` frequencies with spacing 2 pi / period; log of M(t) e^{-t eps}, the size of the
-    integrand; log of e^{t eps} times a bound on the frequencies left out; and (u, log M(u)) at some u > t."""
+    """A trapezoid rule on Re z = t: `count` frequencies with spacing 2 pi / period; log of M(t)
+    e^{-t eps}, the size of the integrand; log of e^{t eps} times a bound on the frequencies left
+    out; and (u, log M(u)) at some u > t."""
 
     t: float
     period: float
@@ -244,7 +294,8 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """M(z) / (z (1 + z)) at the frequencies of a plan: log of its size, log of size plus error, phase."""
+    """M(z) / (z (1 + z)) at the frequencies of a plan: log of its size, log of size plus error,
+    phase."""
 
     plan: Plan
     frequencies: np.ndarray
@@ -260,18 +311,27 @@ class Line:
             return Pair(0.0, 1.0)
         halves = np.full(self.phase.size, 2.0 / self.plan.period)
         halves[0] *= 0.5
-        weight, high = halves * np.exp(self.log_size - shift), halves * np.exp(self.log_high - shift)
+        weight, high = (
+            halves * np.exp(self.log_size - shift),
+            halves * np.exp(self.log_high - shift),
+        )
         angle = self.phase - self.frequencies * epsilon
         value = float(np.sum(weight * np.cos(angle)))
         rounding = ROUNDING * (
-            4.0 + np.abs(self.log_high) + abs(shift) + np.abs(self.phase) + self.frequencies * abs(epsilon)
+            4.0
+            + np.abs(self.log_high)
+            + abs(shift)
+            + np.abs(self.phase)
+            + self.frequencies * abs(epsilon)
         )
         error = float(np.sum(high - weight + high * rounding))
         error += exp(min(700.0, self.plan.log_left_out - self.plan.t * epsilon))
         upper = min(1.0, max(float_info.min, value + error) + self.lost)  # never rounded down to 0
         lower = min(1.0, max(0.0, value - error - self.aliases(epsilon)))
         if lower > upper:
-            raise BoundError(f"the bounds on delta cross at epsilon {epsilon!r}: {lower!r} > {upper!r}.")
+            raise BoundError(
+                f"the bounds on delta cross at epsilon {epsilon!r}: {lower!r} > {upper!r}."
+            )
         return Pair(lower, upper)
 
     def upper(self, epsilon: float) -> float:
@@ -283,7 +343,8 @@ class Line:
         return self.delta(epsilon).lower
 
     def aliases(self, epsilon: float) -> float:
-        """A bound on the terms k != 0: delta <= 1 for k < 0, delta(e) <= M(u) e^{-u e} (Chernoff) for k > 0."""
+        """A bound on the terms k != 0: delta <= 1 for k < 0, delta(e) <= M(u) e^{-u e} (Chernoff)
+        for k > 0."""
         below = 1.0 / expm1(min(700.0, self.plan.period * self.plan.t))
         above = inf
         for u, log_moment in self.plan.others:

@@ -1,4 +1,5 @@
-"""Certified brackets on the epsilon and delta of plain Gaussian DP-SGD, from contours (see plain_fourier.py)."""
+"""Certified brackets on the epsilon and delta of plain Gaussian DP-SGD, from contours (see
+plain_fourier.py)."""
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -19,16 +20,22 @@ AGAIN = 0.1  # of its supposed size, below which delta is looked for again,
 TRIES = 6  # so many times in all
 NARROW = 1e-6  # relative width that is good enough
 FARTHEST = 1e3  # std that the far peak of E[R^t] may move to where a larger t is tried
-VAGUE = -1.0  # log of M(t) e^{-t eps} between this and its negative: Chernoff says little about delta
+VAGUE = (
+    -1.0
+)  # log of M(t) e^{-t eps} between this and its negative: Chernoff says little about delta
 
 
 def _tilt(side: Side, objective: Callable[[float, float], float]) -> float:
     """t > 0 that about minimises objective(log M(t), 1 + t)."""
-    return minimise_over_orders(lambda order: objective(side.rough_log_moment(order - 1.0), order))[1] - 1.0
+    return (
+        minimise_over_orders(lambda order: objective(side.rough_log_moment(order - 1.0), order))[1]
+        - 1.0
+    )
 
 
 def _side_epsilon(side: Side, delta: float) -> Pair:
-    """Bounds on the epsilon of one direction from contours; (0, inf) where they would be slow and wide."""
+    """Bounds on the epsilon of one direction from contours; (0, inf) where they would be slow and
+    wide."""
     t = _tilt(side, lambda moment, order: epsilon_at(moment, order, delta))
     start = epsilon_at(side.log_moment(t), 1.0 + t, delta)
     found = Pair(0.0, inf)
@@ -56,7 +63,8 @@ def _wide(found: Pair) -> bool:
 
 
 def _law(phase: Settings, negligible: float) -> Law:
-    """The law of a plain Gaussian phase, without outcomes that together have probability `negligible` at most."""
+    """The law of a plain Gaussian phase, without outcomes that together have probability
+    `negligible` at most."""
     q, z = phase.sample_rate, phase.noise_multiplier
     records = neighbours.changes(phase)
     if q == 1.0:
@@ -68,7 +76,10 @@ def _law(phase: Settings, negligible: float) -> Law:
 
     def lost(cut: float) -> float:
         """P(x + spread of the edge > cut) for x ~ (1 - q) N(0, 1) + q N(1/z, 1)."""
-        return 0.5 * ((1.0 - q) * erfc(cut / spread / sqrt(2.0)) + q * erfc((cut - 1.0 / z) / spread / sqrt(2.0)))
+        return 0.5 * (
+            (1.0 - q) * erfc(cut / spread / sqrt(2.0))
+            + q * erfc((cut - 1.0 / z) / spread / sqrt(2.0))
+        )
 
     cut = 2.0
     while lost(cut) > negligible / phase.steps and cut < 60.0 + 1.0 / z:
@@ -89,12 +100,16 @@ def _law(phase: Settings, negligible: float) -> Law:
 
 def _within_reach(phases: Sequence[Settings]) -> bool:
     records = neighbours.changes(phases[0])
-    return all(phase.sample_rate == 1.0 or phase.noise_multiplier >= SMALLEST_NOISE * records for phase in phases)
+    return all(
+        phase.sample_rate == 1.0 or phase.noise_multiplier >= SMALLEST_NOISE * records
+        for phase in phases
+    )
 
 
 def epsilon(phases: Sequence[Settings], delta: float) -> Pair:
-    """Bounds on the epsilon of plain Gaussian phases, in closed form where there is one; otherwise the larger of the two
-    directions, each bound by itself, from contours and, where those are wide, from lattices too."""
+    """Bounds on the epsilon of plain Gaussian phases, in closed form where there is one; otherwise
+    the larger of the two directions, each bound by itself, from contours and, where those are wide,
+    from lattices too."""
     exact = plain_closed_form.profile(phases)
     if exact is not None and not _wide(found := plain_closed_form.epsilon(exact, delta)):
         return found
@@ -104,40 +119,56 @@ def epsilon(phases: Sequence[Settings], delta: float) -> Pair:
     lattices = plain_pld.within_reach(phases)
     removal = _side_epsilon(Side(laws, remove=True, hurried=lattices), delta)
     if lattices and _wide(removal):
-        removal = _both(removal, plain_pld.Side(phases, NEGLIGIBLE * delta, remove=True).epsilon(delta))
+        removal = _both(
+            removal, plain_pld.Side(phases, NEGLIGIBLE * delta, remove=True).epsilon(delta)
+        )
     if phases[0].neighbours == "replace-one":  # the other direction is its mirror image
         return removal
     addition = _side_epsilon(Side(laws, remove=False, hurried=lattices), delta)
     addition = _both(addition, Pair(0.0, _pure(phases)))
     if lattices and addition.upper > removal.lower and _wide(addition):
-        more = plain_pld.Side(phases, NEGLIGIBLE * delta, remove=False).epsilon(delta, removal.lower)
+        more = plain_pld.Side(phases, NEGLIGIBLE * delta, remove=False).epsilon(
+            delta, removal.lower
+        )
         addition = _both(addition, more)
     return Pair(max(removal.lower, addition.lower), max(removal.upper, addition.upper))
 
 
 def delta(phases: Sequence[Settings], epsilon: float, about: float, tries: int = TRIES) -> Pair:
     """Bounds on the delta of plain Gaussian phases at epsilon >= 0; `about` is its rough size."""
-    removal, addition = (direction(phases, epsilon, about, remove=remove)(epsilon) for remove in (True, False))
+    removal, addition = (
+        direction(phases, epsilon, about, remove=remove)(epsilon) for remove in (True, False)
+    )
     found = Pair(max(removal.lower, addition.lower), max(removal.upper, addition.upper))
     if tries > 1 and _wide(found) and found.upper < AGAIN * about:  # too much was negligible
         return _both(found, delta(phases, epsilon, found.upper, tries - 1))
     return found
 
 
-def direction(phases: Sequence[Settings], epsilon: float, about: float, *, remove: bool) -> Callable[[float], Pair]:
-    """Bounds on delta in one direction, as a function of epsilon >= 0, best near the given one, where delta is `about`.
-    Found as those on epsilon are."""
+def direction(
+    phases: Sequence[Settings], epsilon: float, about: float, *, remove: bool
+) -> Callable[[float], Pair]:
+    """Bounds on delta in one direction, as a function of epsilon >= 0, best near the given one,
+    where delta is `about`. Found as those on epsilon are."""
     exact = plain_closed_form.direction(phases, remove=remove)
     if exact is not None and not _wide(exact(epsilon)):
         return exact
     if not _within_reach(phases):
         return lambda _: Pair(0.0, 1.0)
     remove = remove or phases[0].neighbours == "replace-one"  # its two directions are mirror images
-    laws, reach = [_law(phase, NEGLIGIBLE * about / len(phases)) for phase in phases], plain_pld.within_reach(phases)
+    laws, reach = (
+        [_law(phase, NEGLIGIBLE * about / len(phases)) for phase in phases],
+        plain_pld.within_reach(phases),
+    )
     side = Side(laws, remove=remove, hurried=reach)
     t = _tilt(side, partial(log_delta_at, epsilon=epsilon))
     shift = max(
-        (neighbours.changes(phase) / phase.noise_multiplier for phase in phases if phase.sample_rate < 1.0), default=0.0
+        (
+            neighbours.changes(phase) / phase.noise_multiplier
+            for phase in phases
+            if phase.sample_rate < 1.0
+        ),
+        default=0.0,
     )
     while (
         t * shift < FARTHEST and VAGUE <= side.log_moment(2.0 * t) - 2.0 * t * epsilon <= -VAGUE
@@ -145,7 +176,9 @@ def direction(phases: Sequence[Settings], epsilon: float, about: float, *, remov
         t *= 2.0
     line = side.line(t, epsilon)
     pure = inf if remove else _pure(phases)
-    lattices = cache(lambda: plain_pld.Side(phases, NEGLIGIBLE * about, remove=remove).near(epsilon, about))
+    lattices = cache(
+        lambda: plain_pld.Side(phases, NEGLIGIBLE * about, remove=remove).near(epsilon, about)
+    )
 
     def bounds(epsilon: float) -> Pair:
         if epsilon >= pure:
@@ -157,6 +190,10 @@ def direction(phases: Sequence[Settings], epsilon: float, about: float, *, remov
 
 
 def _pure(phases: Sequence[Settings]) -> float:
-    """Adding g records changes no likelihood by more than (1 - q)^-g in a step: that direction is pure DP."""
+    """Adding g records changes no likelihood by more than (1 - q)^-g in a step: that direction is
+    pure DP."""
     records = neighbours.changes(phases[0])
-    return sum(-phase.steps * records * log1p(-phase.sample_rate) if phase.sample_rate < 1.0 else inf for phase in phases)
+    return sum(
+        -phase.steps * records * log1p(-phase.sample_rate) if phase.sample_rate < 1.0 else inf
+        for phase in phases
+    )

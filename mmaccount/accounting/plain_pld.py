@@ -1,16 +1,22 @@
-"""Certified brackets on plain Gaussian DP-SGD by lattices of the privacy loss: for runs whose characteristic function hardly
-decays (few steps, or a tiny sampling rate), where contours are slow and wide.
+"""Certified brackets on plain Gaussian DP-SGD by lattices of the privacy loss: for runs whose
+characteristic function hardly decays (few steps, or a tiny sampling rate), where contours are slow
+and wide.
 
-A step of one direction is held twice, as a pair that tells more than it and one that tells less (mixing_bounds.gaussian and
-mixing_bounds.shifted, subsampled), and projected on a lattice that fits the composed loss:
-- outcomes of probability `lost` at either end are left out: at the top they are granted to the adversary (upper) or dropped
-  (lower), at the bottom their loss is raised to that of the others (upper) or they are dropped. Raising a loss raises the
-  profile E_Q[(e^L - x)_+], dropping mass lowers it.
-- upper: split (pld.py). Lower: outcomes are merged in groups, as in pld.merged, with a lattice point at the mean
-  of the outcomes near that end of the losses where most of the mass is: with a tiny sampling rate nearly all of it lies
-  within q of log(1 - q), much closer together than lattice points need to be.
-- losses are moved by what they may be off by, up for the upper side and down for the lower one (pld.nudged).
-Both sides err by the square of the spacing, so the number of points needed is read off a first bracket.
+A step of one direction is held twice, as a pair that tells more than it and one that tells less
+(mixing_bounds.gaussian and mixing_bounds.shifted, subsampled), and projected on a lattice that fits
+the composed loss:
+- outcomes of probability `lost` at either end are left out: at the top they are granted to the
+  adversary (upper) or dropped (lower), at the bottom their loss is raised to that of the others
+  (upper) or they are dropped. Raising a loss raises the profile E_Q[(e^L - x)_+], dropping mass
+  lowers it.
+- upper: split (pld.py). Lower: outcomes are merged in groups, as in pld.merged, with a lattice
+  point at the mean of the outcomes near that end of the losses where most of the mass is: with a
+  tiny sampling rate nearly all of it lies within q of log(1 - q), much closer together than lattice
+  points need to be.
+- losses are moved by what they may be off by, up for the upper side and down for the lower one
+  (pld.nudged).
+Both sides err by the square of the spacing, so the number of points needed is read off a first
+bracket.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,9 +54,19 @@ FIRST, MOST = 2.0**13, 2.0**18  # points of a lattice
 MOST_COMPOSED = 2.0**20  # points that the composed loss may take, where projection has spread it
 NARROW = 1e-4  # relative width that is good enough
 ROUGH = 1024.0  # points of the lattice that tilts are compared on
-TILTS = (1.0, 0.5, 0.25, 0.1, 0.04, 0.016, 0.0)  # over the Chernoff tilt; the one whose window is narrowest is taken
+TILTS = (
+    1.0,
+    0.5,
+    0.25,
+    0.1,
+    0.04,
+    0.016,
+    0.0,
+)  # over the Chernoff tilt; the one whose window is narrowest is taken
 SMALL = 1e-3  # over a rough delta: the smallest that rounding is kept away from
-NOISE = 9.0  # logarithm of what the integrand may exceed delta by; the rounding of transforms is below e^-28 of it
+# logarithm of what the integrand may exceed delta by; the rounding of transforms is below e^-28 of
+# it
+NOISE = 9.0
 ROOT = 1e-7  # relative tolerance of the search for epsilon
 SMALLEST_RANGE = 1e-9  # of losses, that a lattice is made for
 
@@ -74,7 +90,8 @@ class _Between(NamedTuple):
 
 
 def trimmed(atoms: Atoms, lost: float, *, upper: bool) -> Atoms:
-    """The same, by increasing loss, without outcomes at either end that together have probability `lost` under P at most."""
+    """The same, by increasing loss, without outcomes at either end that together have probability
+    `lost` under P at most."""
     order = np.argsort(atoms.losses)
     losses, masses = atoms.losses[order], atoms.masses[order]
     held = masses * np.exp(losses)
@@ -84,7 +101,9 @@ def trimmed(atoms: Atoms, lost: float, *, upper: bool) -> Atoms:
     if not upper:
         return Atoms(losses[first:last], inside)
     inside[0] += float(np.sum(masses[:first]))
-    return Atoms(losses[first:last], inside, atoms.infinite + float(np.sum(held[last:])) * (1.0 + MASS_ERROR))
+    return Atoms(
+        losses[first:last], inside, atoms.infinite + float(np.sum(held[last:])) * (1.0 + MASS_ERROR)
+    )
 
 
 def raised(atoms: Atoms, spacing: float) -> Lattice:
@@ -95,7 +114,8 @@ def raised(atoms: Atoms, spacing: float) -> Lattice:
 
 
 def _steps(phases: Sequence[Settings]) -> list[tuple[float, float, int]]:
-    """(shift, sampling rate, number) of steps; those without subsampling are one large step together."""
+    """(shift, sampling rate, number) of steps; those without subsampling are one large step
+    together."""
     steps = [(1.0 / phase.noise_multiplier, phase.sample_rate, phase.steps) for phase in phases]
     whole = hypot(*(sqrt(count) * shift for shift, q, count in steps if q == 1.0))
     return [step for step in steps if step[1] < 1.0] + [(whole, 1.0, 1)] * (whole > 0.0)
@@ -104,7 +124,11 @@ def _steps(phases: Sequence[Settings]) -> list[tuple[float, float, int]]:
 def within_reach(phases: Sequence[Settings]) -> bool:
     """Whether lattices can be made of these phases."""
     steps = _steps(phases)
-    if not steps or neighbours.changes(phases[0]) > 1 or sum(count for _, _, count in steps) > MOST_STEPS:
+    if (
+        not steps
+        or neighbours.changes(phases[0]) > 1
+        or sum(count for _, _, count in steps) > MOST_STEPS
+    ):
         return False
     return max(shift for shift, _, _ in steps) <= LARGEST_SHIFT
 
@@ -122,8 +146,12 @@ class Side:
             less = shifted(shift, 0.0, 1, cell=CELL, remove=remove)
             for upper, pair in ((True, gaussian(shift, CELL)), (False, less)):
                 step = subsampled(pair, q)
-                self.parts[upper].append((trimmed(step if remove else reverse(step), lost, upper=upper), count))
-        self.rough = [(split(atoms, self._range() / ROUGH), count) for atoms, count in self.parts[True]]
+                self.parts[upper].append(
+                    (trimmed(step if remove else reverse(step), lost, upper=upper), count)
+                )
+        self.rough = [
+            (split(atoms, self._range() / ROUGH), count) for atoms, count in self.parts[True]
+        ]
 
     def log_moment(self, order: float) -> float:
         """About log E[(dP/dQ)^order] under Q, of the outcomes kept."""
@@ -131,11 +159,20 @@ class Side:
 
     def _range(self) -> float:
         """Of the losses of one step."""
-        return max(SMALLEST_RANGE, *(float(atoms.losses[-1] - atoms.losses[0]) for atoms, _ in self.parts[True]))
+        return max(
+            SMALLEST_RANGE,
+            *(float(atoms.losses[-1] - atoms.losses[0]) for atoms, _ in self.parts[True]),
+        )
 
     def _tilt(self, epsilon: float, delta: float) -> tuple[float, float]:
-        """(tilt, width of the window it needs) for about these: the narrowest where rounding does not drown delta."""
-        chernoff = minimise_over_orders(lambda order: log_delta_at(self.log_moment(order), order, epsilon))[1] - 1.0
+        """(tilt, width of the window it needs) for about these: the narrowest where rounding does
+        not drown delta."""
+        chernoff = (
+            minimise_over_orders(
+                lambda order: log_delta_at(self.log_moment(order), order, epsilon)
+            )[1]
+            - 1.0
+        )
         found = []
         for share in TILTS:
             tilt = share * chernoff
@@ -146,10 +183,13 @@ class Side:
         return min(found)[2:]
 
     def _between(self, epsilon: float, delta: float, points: float) -> _Between | None:
-        """None where so many steps were projected on so coarse a lattice that they spread over far too many points."""
+        """None where so many steps were projected on so coarse a lattice that they spread over far
+        too many points."""
         tilt, width = self._tilt(epsilon, delta)
         spacing = max(width, self._range()) / points
-        below = [(merged(atoms, spacing, low=self.remove), count) for atoms, count in self.parts[False]]
+        below = [
+            (merged(atoms, spacing, low=self.remove), count) for atoms, count in self.parts[False]
+        ]
         above = [(raised(atoms, spacing), count) for atoms, count in self.parts[True]]
         if max(span(parts, 1.0 + tilt) for parts in (below, above)) > MOST_COMPOSED * spacing:
             return None
@@ -160,7 +200,9 @@ class Side:
         tops = [(float(atoms.losses[-1]), count) for atoms, count in self.parts[True]]
         largest = sum(count * (top + UNIT * abs(top)) for top, count in tops)
         infinite = sum(count * atoms.infinite for atoms, count in self.parts[True])
-        start, _ = minimise_over_orders(lambda order: epsilon_at(max(0.0, self.log_moment(order)), order, delta))
+        start, _ = minimise_over_orders(
+            lambda order: epsilon_at(max(0.0, self.log_moment(order)), order, delta)
+        )
         found, points = Pair(0.0, max(0.0, largest) if infinite <= delta else inf), FIRST
         while largest > 0.0:
             about = min(start, largest, found.upper)
@@ -176,7 +218,8 @@ class Side:
         return found
 
     def near(self, epsilon: float, about: float) -> Callable[[float], Pair]:
-        """Bounds on delta as a function of epsilon, best near the given one, where delta is roughly `about`."""
+        """Bounds on delta as a function of epsilon, best near the given one, where delta is roughly
+        `about`."""
         bounds: Callable[[float], Pair] = lambda _: Pair(0.0, 1.0)  # noqa: E731
         found, points = bounds(epsilon), FIRST
         while True:
@@ -190,9 +233,14 @@ class Side:
 
 
 def _gap(found: Pair) -> float:
-    return (found.upper - found.lower) / found.upper if 0.0 < found.upper < inf else float(found.upper > 0.0)
+    return (
+        (found.upper - found.lower) / found.upper
+        if 0.0 < found.upper < inf
+        else float(found.upper > 0.0)
+    )
 
 
 def _more(points: float, gap: float) -> float:
-    """Points for a bracket that shall be NARROW, given that its width falls with the square of the spacing."""
+    """Points for a bracket that shall be NARROW, given that its width falls with the square of the
+    spacing."""
     return min(MOST, points * min(32.0, max(2.0, 1.3 * sqrt(gap / NARROW))))

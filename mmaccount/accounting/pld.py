@@ -1,19 +1,21 @@
-"""Privacy loss distributions on a lattice, rounded to a chosen side: every bound here holds for the pair it stands for.
+"""Privacy loss distributions on a lattice, rounded to a chosen side: every bound here holds for the
+pair it stands for.
 
-A pair (P, Q) of laws is held as atoms: losses log(dP/dQ) and their masses under Q. Its profile in x = e^eps,
+A pair (P, Q) of laws is held as atoms: losses log(dP/dQ) and their masses under Q. Its profile in x
+= e^eps,
     H(x) = sum_i mass_i (e^loss_i - x)_+ = delta(log x),
 is convex and piecewise linear, so a pair is bounded by bounding that function:
-- upper: every atom is split over its two lattice neighbours so that both masses are kept. The new profile is the chord of
-  the old one between lattice points (connect the dots: Doroshenko et al. 2022, arXiv 2207.04380), and it is above by
-  convexity.
-- lower: neighbouring outcomes are merged into groups whose mean of e^loss is a lattice point; a function of the outcome
-  tells the adversary less.
-Both rules err by the square of the spacing, not by the spacing, so spacing need not shrink with the number of steps.
-A lower pair bounds one direction only: a loss that is lowered in it is raised in the reversed pair. Each direction is
-therefore rounded by itself. What losses may be off by is charged to them (`nudged`), not to masses: a loss that is too large
-by its rounding is no attack.
-Composition and subsampling keep the order (Zhu-Dong-Wang 2022, arXiv 2106.08567, Theorems 10 and 11), and less mass anywhere
-lowers every delta, which is how errors are charged.
+- upper: every atom is split over its two lattice neighbours so that both masses are kept. The new
+  profile is the chord of the old one between lattice points (connect the dots: Doroshenko et al.
+  2022, arXiv 2207.04380), and it is above by convexity.
+- lower: neighbouring outcomes are merged into groups whose mean of e^loss is a lattice point; a
+  function of the outcome tells the adversary less.
+Both rules err by the square of the spacing, not by the spacing, so spacing need not shrink with the
+number of steps. A lower pair bounds one direction only: a loss that is lowered in it is raised in
+the reversed pair. Each direction is therefore rounded by itself. What losses may be off by is
+charged to them (`nudged`), not to masses: a loss that is too large by its rounding is no attack.
+Composition and subsampling keep the order (Zhu-Dong-Wang 2022, arXiv 2106.08567, Theorems 10 and
+11), and less mass anywhere lowers every delta, which is how errors are charged.
 """
 
 from collections.abc import Sequence
@@ -27,20 +29,39 @@ from numpy.fft import irfft, rfft
 
 from mmaccount.kernels.pld import ROUNDING, fuse, fuse_down
 
-MASS_ERROR = 1e-13  # relative, of a mass that a projection makes, the tilting of it and of the sum of all included
+# relative, of a mass that a projection makes, the tilting of it and of the sum of all included
+MASS_ERROR = 1e-13
 FFT_ERROR = 8.0 * 2.0**-53
-"""Of a transform, per log2 of its length: relative error in the 2-norm, and of one frequency over the sum of all masses.
+"""Of a transform, per log2 of its length: relative error in the 2-norm, and of one frequency over
+the sum of all masses.
 
-Higham 2002, Accuracy and Stability of Numerical Algorithms, Theorem 24.2, for radix 2; for the radices 2 to 5 of pocketfft
-counted likewise, u = 2^-53, to first order. A twiddle factor is assumed to be off by 2 u at most, a complex product adds
-sqrt 5 u (Brent, Percival and Zimmermann 2007): 4.3 u a stage. Its sums add u for radix 2, 2 u for radix 4, 5 u for radix 3,
-6 sqrt 5 u for radix 5 (six roundings a term): in all 5.3, 6.3, 9.3 and 17.7 u, where 8 u log2(radix) is 8, 16, 12.6 and
-18.5 u; less at one frequency. Lengths have no other factor. Assumed, not proven: that numpy.fft is that algorithm.
+Higham 2002, Accuracy and Stability of Numerical Algorithms, Theorem 24.2, for radix 2; for the
+radices 2 to 5 of pocketfft counted likewise, u = 2^-53, to first order. A twiddle factor is assumed
+to be off by 2 u at most, a complex product adds sqrt 5 u (Brent, Percival and Zimmermann 2007): 4.3
+u a stage. Its sums add u for radix 2, 2 u for radix 4, 5 u for radix 3, 6 sqrt 5 u for radix 5 (six
+roundings a term): in all 5.3, 6.3, 9.3 and 17.7 u, where 8 u log2(radix) is 8, 16, 12.6 and 18.5 u;
+less at one frequency. Lengths have no other factor. Assumed, not proven: that numpy.fft is that
+algorithm.
 """
 UNIT = 8.0 * 2.0**-53  # relative, of a loss and of a lattice point: some roundings
-MOST_STEPS = 10**10  # of a run; beyond, the rounding of transforms, which is raised to that power, says all there is
-TILTS = (0.0, 0.5, 1.0, 2.0)  # at which powers are taken; per atom the one with the smallest error counts
-SCALES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)  # Chernoff exponents tried, over the standard deviation and over the span
+MOST_STEPS = (
+    10**10
+)  # of a run; beyond, the rounding of transforms, which is raised to that power, says all there is
+TILTS = (
+    0.0,
+    0.5,
+    1.0,
+    2.0,
+)  # at which powers are taken; per atom the one with the smallest error counts
+SCALES = (
+    1.0,
+    2.0,
+    3.0,
+    4.0,
+    6.0,
+    8.0,
+    12.0,
+)  # Chernoff exponents tried, over the standard deviation and over the span
 OUTSIDE = 40.0  # e^-40 of the tilted mass may lie outside of a window
 ALIGNED = 1e-9  # of a spacing, by which the smallest loss may miss its point
 ANCHORINGS = 4  # rounds of moving the lattice point that most of the mass lies at
@@ -51,7 +72,8 @@ TINY = 1e-300  # stands in for zero masses in logarithms
 
 
 class Atoms(NamedTuple):
-    """Losses log(dP/dQ), their masses under Q, the mass of P where Q has none and the mass of Q where P has none."""
+    """Losses log(dP/dQ), their masses under Q, the mass of P where Q has none and the mass of Q
+    where P has none."""
 
     losses: np.ndarray
     masses: np.ndarray
@@ -85,43 +107,64 @@ def reverse(atoms: Atoms) -> Atoms:
 
 
 def subsampled(pair: Atoms, q: float) -> Atoms:
-    """The step with sampling rate q, in the removal direction: (q P + (1 - q) Q, Q) (arXiv 2106.08567, Theorem 11)."""
+    """The step with sampling rate q, in the removal direction: (q P + (1 - q) Q, Q) (arXiv
+    2106.08567, Theorem 11)."""
     if q == 1.0:
         return pair
     high = pair.losses > HIGH
     rise = q * np.expm1(np.where(high, 0.0, pair.losses))
-    rest = (1.0 - q) + q * np.exp(np.where(high, 0.0, pair.losses))  # for q near 1, where 1 + rise has no digits left
+    rest = (1.0 - q) + q * np.exp(
+        np.where(high, 0.0, pair.losses)
+    )  # for q near 1, where 1 + rise has no digits left
     losses = np.where(rise < -0.5, np.log(rest), np.log1p(np.maximum(rise, -0.5)))
-    losses = np.where(high, pair.losses + np.log(q + (1.0 - q) * np.exp(-np.abs(pair.losses))), losses)
-    return Atoms(np.append(losses, log1p(-q)), np.append(pair.masses, pair.absent), q * pair.infinite)
+    losses = np.where(
+        high, pair.losses + np.log(q + (1.0 - q) * np.exp(-np.abs(pair.losses))), losses
+    )
+    return Atoms(
+        np.append(losses, log1p(-q)), np.append(pair.masses, pair.absent), q * pair.infinite
+    )
 
 
-def split(atoms: Atoms, spacing: float, spans: tuple[np.ndarray, np.ndarray] | None = None) -> Lattice:
-    """The upper rule, on multiples of the spacing. `spans`: smallest and largest loss of what each atom stands for (a cell
-    of outcomes)."""
+def split(
+    atoms: Atoms, spacing: float, spans: tuple[np.ndarray, np.ndarray] | None = None
+) -> Lattice:
+    """The upper rule, on multiples of the spacing. `spans`: smallest and largest loss of what each
+    atom stands for (a cell of outcomes)."""
     lows, highs = (atoms.losses, atoms.losses) if spans is None else spans
     offset = floor(float(np.min(lows)) / spacing) * spacing
     below = np.maximum(0, np.floor((lows - offset) / spacing).astype(np.int64))
     above = np.maximum(np.ceil((highs - offset) / spacing).astype(np.int64), below + 1)
     low, high = offset + below * spacing, offset + above * spacing
-    share = np.clip(np.expm1(np.minimum(atoms.losses - low, FAR)) / np.expm1(np.minimum(high - low, FAR)), 0.0, 1.0)
-    share = np.where((high - low < FAR) | (atoms.losses <= low), share, 1.0)  # a smaller share could round to 0
+    share = np.clip(
+        np.expm1(np.minimum(atoms.losses - low, FAR)) / np.expm1(np.minimum(high - low, FAR)),
+        0.0,
+        1.0,
+    )
+    share = np.where(
+        (high - low < FAR) | (atoms.losses <= low), share, 1.0
+    )  # a smaller share could round to 0
     count = int(above.max()) + 1
-    masses = np.bincount(above, share * atoms.masses, count) + np.bincount(below, (1.0 - share) * atoms.masses, count)
+    masses = np.bincount(above, share * atoms.masses, count) + np.bincount(
+        below, (1.0 - share) * atoms.masses, count
+    )
     return Lattice(offset, spacing, masses * (1.0 + MASS_ERROR), atoms.infinite, atoms.absent)
 
 
 def merge(atoms: Atoms, spacing: float) -> Lattice:
-    """The lower rule, on multiples of the spacing less a nudge: loss 0, where much mass may sit, is a point."""
+    """The lower rule, on multiples of the spacing less a nudge: loss 0, where much mass may sit, is
+    a point."""
     order = np.argsort(atoms.losses)
     losses = atoms.losses[order]
-    start = (floor(losses[0] / spacing + ALIGNED) - 1) * spacing  # a point below every loss, to fall to
+    start = (
+        floor(losses[0] / spacing + ALIGNED) - 1
+    ) * spacing  # a point below every loss, to fall to
     masses = fuse(losses, atoms.masses[order], start, spacing)
     return nudged(Lattice(start, spacing, masses * (1.0 - MASS_ERROR)), upper=False)
 
 
 def nudged(lattice: Lattice, *, upper: bool) -> Lattice:
-    """The same, with what rounding may have done to losses, and to means of groups of them, added on the chosen side."""
+    """The same, with what rounding may have done to losses, and to means of groups of them, added
+    on the chosen side."""
     most = max(abs(lattice.start), abs(lattice.start + lattice.masses.size * lattice.spacing))
     move = ROUNDING * lattice.spacing + UNIT * most
     return lattice._replace(start=lattice.start + (move if upper else -move))
@@ -132,7 +175,10 @@ def merged(atoms: Atoms, spacing: float, *, low: bool) -> Lattice:
     losses, masses = atoms.losses, atoms.masses
     near = losses < losses[0] + 0.5 * spacing if low else losses > losses[-1] - 0.5 * spacing
     first = float(losses[near][0])
-    heap, weight = float(np.sum(masses[near])), float(np.sum(masses[near] * np.exp(losses[near] - first)))
+    heap, weight = (
+        float(np.sum(masses[near])),
+        float(np.sum(masses[near] * np.exp(losses[near] - first))),
+    )
     anchor, rest = first + log(weight / heap), ~near
     if not rest.any():
         return nudged(Lattice(anchor, spacing, np.array([heap * (1.0 - MASS_ERROR)])), upper=False)
@@ -144,12 +190,18 @@ def merged(atoms: Atoms, spacing: float, *, low: bool) -> Lattice:
             joined = weight + exp(anchor - first) * (lattice[0] + excess)
             mean = first + log(joined / (heap + lattice[0]))
         lattice[0] += heap
-        return nudged(Lattice(min(anchor, mean), spacing, lattice * (1.0 - MASS_ERROR)), upper=False)
-    at = ceil((anchor - float(losses[0])) / spacing) + 1  # of the anchor, with a point below every loss
+        return nudged(
+            Lattice(min(anchor, mean), spacing, lattice * (1.0 - MASS_ERROR)), upper=False
+        )
+    at = (
+        ceil((anchor - float(losses[0])) / spacing) + 1
+    )  # of the anchor, with a point below every loss
     groups = fuse(losses[rest], masses[rest], anchor - at * spacing, spacing)
     lattice = np.pad(groups, (0, max(0, at + 1 - groups.size)))
     lattice[at] += heap
-    return nudged(Lattice(anchor - at * spacing, spacing, lattice * (1.0 - MASS_ERROR)), upper=False)
+    return nudged(
+        Lattice(anchor - at * spacing, spacing, lattice * (1.0 - MASS_ERROR)), upper=False
+    )
 
 
 def tilted(pair: Atoms | Lattice, order: float) -> tuple[np.ndarray, float]:
@@ -169,14 +221,20 @@ def moments(pair: Atoms | Lattice, order: float) -> tuple[float, float, float]:
 
 
 def window(parts: Sequence[tuple[Atoms | Lattice, int]], order: float) -> tuple[float, float]:
-    """Losses between which all but e^-OUTSIDE of the tilted composed law lies, on each side (Chernoff)."""
+    """Losses between which all but e^-OUTSIDE of the tilted composed law lies, on each side
+    (Chernoff)."""
     found = [(steps, *moments(pair, order)) for pair, steps in parts]
     here, mean, variance = (sum(steps * values[i] for steps, *values in found) for i in range(3))
     span = max(float(np.ptp(pair.losses)) for pair, _ in parts)
     low, high = -inf, inf
-    for unit in {1.0 / max(variance, TINY) ** 0.5, 1.0 / max(span, TINY)}:  # bulk, and rare large losses
+    for unit in {
+        1.0 / max(variance, TINY) ** 0.5,
+        1.0 / max(span, TINY),
+    }:  # bulk, and rare large losses
         for move in (side * scale * unit for scale in SCALES for side in (-1.0, 1.0)):
-            bound = sum(steps * tilted(pair, order + move)[1] for pair, steps in parts) - here + OUTSIDE
+            bound = (
+                sum(steps * tilted(pair, order + move)[1] for pair, steps in parts) - here + OUTSIDE
+            )
             if move > 0.0:
                 high = min(high, bound / move)
             else:
@@ -195,16 +253,22 @@ def _fast_length(size: int) -> int:
     return min(odd << max(0, ceil(log2(size / odd))) for odd in ODD_FACTORS)
 
 
-def _points(parts: Sequence[tuple[Lattice, int]], low: float, high: float) -> tuple[int, np.ndarray]:
+def _points(
+    parts: Sequence[tuple[Lattice, int]], low: float, high: float
+) -> tuple[int, np.ndarray]:
     """The lattice of the composed law from low to high, at least: index of its first point, losses."""
-    start, spacing = sum(steps * Fraction(lattice.start) for lattice, steps in parts), Fraction(parts[0][0].spacing)
+    start, spacing = (
+        sum(steps * Fraction(lattice.start) for lattice, steps in parts),
+        Fraction(parts[0][0].spacing),
+    )
     first = floor((Fraction(low) - start) / spacing)
     size = _fast_length(max(2, ceil((Fraction(high) - start) / spacing) - first + 1))
     return first, float(start + first * spacing) + np.arange(size) * parts[0][0].spacing
 
 
 class _Error(NamedTuple):
-    """Bounds on the errors of masses: the largest of one, and the root of the sum of squares (Parseval)."""
+    """Bounds on the errors of masses: the largest of one, and the root of the sum of squares
+    (Parseval)."""
 
     largest: float
     norm: float
@@ -214,14 +278,17 @@ class _Error(NamedTuple):
         return min(self.largest * float(np.sum(worth)), self.norm * float(np.linalg.norm(worth)))
 
 
-def _composed(parts: Sequence[tuple[Lattice, int]], order: float, first: int, size: int) -> tuple[np.ndarray, _Error, float]:
-    """The composed law with weights e^(order * loss): masses over their total on points first .. first + size - 1 after
-    the sum of the starts, their errors, and the log of the total.
+def _composed(
+    parts: Sequence[tuple[Lattice, int]], order: float, first: int, size: int
+) -> tuple[np.ndarray, _Error, float]:
+    """The composed law with weights e^(order * loss): masses over their total on points first ..
+    first + size - 1 after the sum of the starts, their errors, and the log of the total.
 
-    `spent` bounds the errors of frequencies if each transform is off by (unit + FFT_ERROR) times the sum of its weights, 1,
-    there: a path through the transform meets the roundings that FFT_ERROR counts, and the logarithm takes 8 u at most. As
-    `spent` is convex in those errors, a share of them costs that share of it at most; by the 2-norm all shares together,
-    squared, sum to no more than `together` squared.
+    `spent` bounds the errors of frequencies if each transform is off by (unit + FFT_ERROR) times
+    the sum of its weights, 1, there: a path through the transform meets the roundings that
+    FFT_ERROR counts, and the logarithm takes 8 u at most. As `spent` is convex in those errors, a
+    share of them costs that share of it at most; by the 2-norm all shares together, squared, sum to
+    no more than `together` squared.
     """
     log_transform, rounding = np.zeros(size // 2 + 1, dtype=complex), np.zeros(size // 2 + 1)
     log_total, unit, together = 0.0, FFT_ERROR * log2(size + 1), 0.0
@@ -250,8 +317,8 @@ def _composed(parts: Sequence[tuple[Lattice, int]], order: float, first: int, si
 def lowered(atoms: Atoms, spacing: float, order: float) -> Lattice:
     """The lower rule that keeps most of log E[(dP/dQ)^order] under Q.
 
-    From the smallest loss up, a group that has to outweigh much mass just below a lattice point takes all the rare large
-    losses: a step that is hardly ever sampled would keep nothing.
+    From the smallest loss up, a group that has to outweigh much mass just below a lattice point
+    takes all the rare large losses: a step that is hardly ever sampled would keep nothing.
     """
     by_loss = np.argsort(atoms.losses)
     held = by_loss[atoms.masses[by_loss] > 0.0]
@@ -268,7 +335,8 @@ def _ever(chances: Sequence[tuple[float, int]]) -> float:
 
 
 def power(lattice: Lattice, copies: int, *, upper: bool) -> Lattice:
-    """The law of the sum of `copies` independent losses, each mass on the chosen side of the true one."""
+    """The law of the sum of `copies` independent losses, each mass on the chosen side of the true
+    one."""
     parts = [(lattice, copies)]
     spans = [window(parts, tilt) for tilt in TILTS]
     first, losses = _points(parts, min(low for low, _ in spans), max(high for _, high in spans))
@@ -283,7 +351,9 @@ def power(lattice: Lattice, copies: int, *, upper: bool) -> Lattice:
         outside = 4.0 * exp(-OUTSIDE)  # of P above, of Q below the window
         infinite = _ever([(lattice.infinite, copies)]) + outside
         absent = _ever([(lattice.absent, copies)]) + outside
-        return Lattice(losses[0], lattice.spacing, np.maximum(0.0, best + smallest), infinite, absent)
+        return Lattice(
+            losses[0], lattice.spacing, np.maximum(0.0, best + smallest), infinite, absent
+        )
     return Lattice(losses[0], lattice.spacing, np.maximum(0.0, best - smallest))
 
 
@@ -301,7 +371,9 @@ class Composed:
     def delta(self, epsilon: float, *, upper: bool) -> float:
         """A bound on delta(epsilon) from the chosen side."""
         slack = UNIT * (abs(epsilon) + abs(float(self.losses[0])) + abs(float(self.losses[-1])))
-        first = int(np.searchsorted(self.losses, epsilon - slack if upper else epsilon, side="right"))
+        first = int(
+            np.searchsorted(self.losses, epsilon - slack if upper else epsilon, side="right")
+        )
         over = self.losses[first:] - epsilon
         over = over + slack if upper else np.maximum(0.0, over - slack)
         worth = np.exp(-self.tilt * over) * -np.expm1(-over)
@@ -314,9 +386,12 @@ class Composed:
 
 
 def compose(parts: Sequence[tuple[Lattice, int]], tilt: float) -> Composed:
-    """`steps` copies of each lattice (all of one spacing), accurate where e^{tilt * loss} dP has its mass."""
+    """`steps` copies of each lattice (all of one spacing), accurate where e^{tilt * loss} dP has
+    its mass."""
     low, high = window(parts, 1.0 + tilt)
     first, losses = _points(parts, low, high)
     masses, error, log_total = _composed(parts, 1.0 + tilt, first, losses.size)
     infinite = _ever([(lattice.infinite, steps) for lattice, steps in parts])
-    return Composed(tilt=tilt, log_total=log_total, losses=losses, masses=masses, error=error, infinite=infinite)
+    return Composed(
+        tilt=tilt, log_total=log_total, losses=losses, masses=masses, error=error, infinite=infinite
+    )

@@ -1,4 +1,5 @@
-"""Delta at many epsilons at once, from both sides and in both directions: one contour, or one lattice, prices many."""
+"""Delta at many epsilons at once, from both sides and in both directions: one contour, or one
+lattice, prices many."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,13 +27,15 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """delta(epsilon) = sup over neighbours D, D' of the hockey-stick divergence at e^epsilon, at every epsilon >= 0.
+    """delta(epsilon) = sup over neighbours D, D' of the hockey-stick divergence at e^epsilon, at
+    every epsilon >= 0.
 
     Attributes:
         epsilons: as given.
-        remove: proven upper bounds where the record is in D (the law with the record against the one without).
-        add: the same where it is in D'.
-        attacks: per adversary that exists, bounds on the two curves of its own pair of laws, (remove, add).
+        remove: proven upper bounds where the record is in D (the law with the record against the
+        one without). add: the same where it is in D'.
+        attacks: per adversary that exists, bounds on the two curves of its own pair of laws,
+            (remove, add).
     """
 
     epsilons: np.ndarray
@@ -52,9 +55,11 @@ class Profile:
         return np.asarray(np.minimum(np.max(found, axis=0), self.upper)) if found else None
 
 
-def _priced(near: Callable[[int], Callable[[float], Pair]], epsilons: np.ndarray, about: np.ndarray) -> Curve:
-    """The bounds at all epsilons where delta, roughly `about`, matters; near(i) prices any epsilon, but best those near the
-    i-th one."""
+def _priced(
+    near: Callable[[int], Callable[[float], Pair]], epsilons: np.ndarray, about: np.ndarray
+) -> Curve:
+    """The bounds at all epsilons where delta, roughly `about`, matters; near(i) prices any epsilon,
+    but best those near the i-th one."""
     lower, upper = np.zeros(epsilons.size), np.ones(epsilons.size)
 
     def fill(wanted: list[int], depth: int) -> None:
@@ -71,7 +76,9 @@ def _priced(near: Callable[[int], Callable[[float], Pair]], epsilons: np.ndarray
         fill([i for i in wide if i > middle], depth)
 
     fill([i for i in range(epsilons.size) if about[i] > SMALLEST], DEPTH)
-    return Curve(np.maximum.accumulate(lower[::-1])[::-1], np.minimum.accumulate(upper))  # delta is nonincreasing
+    return Curve(
+        np.maximum.accumulate(lower[::-1])[::-1], np.minimum.accumulate(upper)
+    )  # delta is nonincreasing
 
 
 def _exact(phases: Sequence[Settings], epsilons: np.ndarray) -> tuple[Curve, Curve]:
@@ -80,17 +87,23 @@ def _exact(phases: Sequence[Settings], epsilons: np.ndarray) -> tuple[Curve, Cur
 
     def one(remove: bool) -> Curve:
         def near(i: int) -> Callable[[float], Pair]:
-            return plain_gaussian.direction(phases, float(epsilons[i]), float(about[i]), remove=remove)
+            return plain_gaussian.direction(
+                phases, float(epsilons[i]), float(about[i]), remove=remove
+            )
 
         return _priced(near, epsilons, about)
 
     removal = one(True)
-    return removal, removal if phases[0].neighbours == "replace-one" else one(False)  # its directions are mirror images
+    return removal, removal if phases[0].neighbours == "replace-one" else one(
+        False
+    )  # its directions are mirror images
 
 
 def _lattice(side: mixing_bounds.Side, epsilons: np.ndarray, about: np.ndarray) -> Curve:
     """The pair that a side stands for (`side` says on which side of the true one it is)."""
-    lattices = side.lattices(side.tilt(float(epsilons[np.sum(about > SMALLEST) // 2])))  # one pair for all epsilons
+    lattices = side.lattices(
+        side.tilt(float(epsilons[np.sum(about > SMALLEST) // 2]))
+    )  # one pair for all epsilons
 
     def near(i: int) -> Callable[[float], Pair]:
         loss = compose(lattices, side.tilt(float(epsilons[i])))
@@ -113,7 +126,9 @@ def _attacks(
     return made
 
 
-def _uppers(phases: Sequence[Settings], epsilons: np.ndarray, about: np.ndarray, tight: bool) -> list[np.ndarray]:
+def _uppers(
+    phases: Sequence[Settings], epsilons: np.ndarray, about: np.ndarray, tight: bool
+) -> list[np.ndarray]:
     """Proven upper bounds on delta, one array a direction (remove, add), for phases with mixing."""
     best = [np.ones(epsilons.size)] * 2
     plain = accountant.unmixed(phases, *_renyi_epsilons(phases))
@@ -126,7 +141,9 @@ def _uppers(phases: Sequence[Settings], epsilons: np.ndarray, about: np.ndarray,
     return best
 
 
-def _renyi_epsilons(phases: Sequence[Settings]) -> tuple[float, Callable[[Sequence[Settings]], float]]:
+def _renyi_epsilons(
+    phases: Sequence[Settings],
+) -> tuple[float, Callable[[Sequence[Settings]], float]]:
     def at_typical(runs: Sequence[Settings]) -> float:
         return renyi.epsilon(runs, delta=TYPICAL).upper
 
@@ -134,10 +151,11 @@ def _renyi_epsilons(phases: Sequence[Settings]) -> tuple[float, Callable[[Sequen
 
 
 def profile(phases: tuple[Settings, ...], epsilons: np.ndarray, *, tight: bool = True) -> Profile:
-    """The Profile of a run at ascending epsilons >= 0; bounds, attacks and errors as `bracket.delta`.
+    """The Profile of a run at ascending epsilons >= 0; bounds, attacks and errors as
+    `bracket.delta`.
 
-    Every value is a bound by itself. Without mixing brackets are at most NARROW wide where the exact method reaches that;
-    `lower` is 0 where delta is below SMALLEST.
+    Every value is a bound by itself. Without mixing brackets are at most NARROW wide where the
+    exact method reaches that; `lower` is 0 where delta is below SMALLEST.
     """
     gaussian = all(phase.noise == "gaussian" for phase in phases)
     moments = renyi.deltas(phases, epsilons)

@@ -1,4 +1,5 @@
-"""The Renyi accountant: moments add over steps and phases, then turn into epsilon or delta at the best order."""
+"""The Renyi accountant: moments add over steps and phases, then turn into epsilon or delta at the
+best order."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, lru_cache, partial
@@ -16,24 +17,33 @@ from mmaccount.records.settings import Settings
 CONVERSIONS = ("improved", "mironov")
 MOST_CHANGES = 128  # of one record, between neighbours
 STRETCHES = (1.0, 1.5, 2.0, 2.5, 3.0)
-MANY = 8  # changes, beyond which moments are read off chords between orders 1 + 2^(e / PER_OCTAVE): measured over 400 plain
+# changes, beyond which moments are read off chords between orders 1 + 2^(e / PER_OCTAVE): measured
+# over 400 plain
+MANY = 8
 # steps, 0.004 % too large in the median and 1.3 % at worst
 PER_OCTAVE = 32
 MOST_ORDER = 2.0**16 + 1.0  # in a chain of changes; beyond, moments cost too much time
-START, LOWEST, HIGHEST = 2, -10, 16  # orders are searched at 1 + 2^e: first e, smallest (1.001), largest (65537)
+START, LOWEST, HIGHEST = (
+    2,
+    -10,
+    16,
+)  # orders are searched at 1 + 2^e: first e, smallest (1.001), largest (65537)
 REFINEMENTS = 24  # golden-section steps; the last bracket is 1e-5 wide in log2(order - 1)
 GOLDEN = 0.5 * (5**0.5 - 1.0)
 ROUNDING = 8.0 * float_info.epsilon  # of each term of a conversion, added to the result
 DENSE = 32  # up to which the table below holds every whole order
-TABLE = tuple(  # orders that price many epsilons at once: fractions where they pay, then whole numbers
-    [1.0 + 2.0 ** (e / 4.0) for e in range(4 * LOWEST, 0)]
-    + [float(order) for order in range(2, DENSE + 1)]
-    + [float(round(DENSE * 2.0 ** (e / 4.0))) for e in range(1, 4 * (HIGHEST - 5) + 1)]
+TABLE = (
+    tuple(  # orders that price many epsilons at once: fractions where they pay, then whole numbers
+        [1.0 + 2.0 ** (e / 4.0) for e in range(4 * LOWEST, 0)]
+        + [float(order) for order in range(2, DENSE + 1)]
+        + [float(round(DENSE * 2.0 ** (e / 4.0))) for e in range(1, 4 * (HIGHEST - 5) + 1)]
+    )
 )
 
 
 def as_given(settings: Settings | Iterable[Settings]) -> tuple[Settings, ...]:
-    """One phase or several, as a tuple; anything else is a TypeError, several neighbouring relations are a ValueError."""
+    """One phase or several, as a tuple; anything else is a TypeError, several neighbouring
+    relations are a ValueError."""
     phases: tuple[Settings, ...] = ()
     if isinstance(settings, Settings):
         phases = (settings,)
@@ -46,7 +56,9 @@ def as_given(settings: Settings | Iterable[Settings]) -> tuple[Settings, ...]:
             if getattr(phase, name) != getattr(phases[0], name):
                 raise ValueError(f"`{name}` must be the same in all phases of a run.")
     if changes(phases[0]) > MOST_CHANGES:
-        raise ValueError(f"`group_size` must be at most {MOST_CHANGES} (replace-one: half of that) for a bound to be known.")
+        raise ValueError(
+            f"`group_size` must be at most {MOST_CHANGES} (replace-one: half of that) for a bound to be known."
+        )
     return phases
 
 
@@ -56,9 +68,11 @@ def as_phases(settings: Settings | Iterable[Settings]) -> tuple[Settings, ...]:
 
 
 def log_moment(phases: Sequence[Settings], order: float) -> float:
-    """Upper bound on (order - 1) D_order of the whole run: steps and phases add up (Mironov 2017, Prop. 1).
+    """Upper bound on (order - 1) D_order of the whole run: steps and phases add up (Mironov 2017,
+    Prop. 1).
 
-    A negative or undefined moment counts as +inf. Where neighbours are several single changes apart: see `_chain`.
+    A negative or undefined moment counts as +inf. Where neighbours are several single changes
+    apart: see `_chain`.
     """
     records = changes(phases[0])
     if records == 1:
@@ -67,10 +81,14 @@ def log_moment(phases: Sequence[Settings], order: float) -> float:
 
 
 def _chain(phases: tuple[Settings, ...], order: float, records: int, stretch: float) -> float:
-    """The log-moment between data sets that are `records` single changes apart: with R one change from P, for any p > 1,
-        log E_Q[(P/Q)^a] <= (1/p) log E_R[(P/R)^{p a}] + (1 - 1/p) log E_Q[(R/Q)^b],   b = (p a - 1)/(p - 1)
-    (Hoelder; Mironov 2017, arXiv 1702.07476, Prop. 11). Stretch 1 is the best p if moments are those of a Gaussian."""
-    moment: Callable[[float], float] = partial(_chord, _on_grid(phases)) if records > MANY else partial(_one_change, phases)
+    """The log-moment between data sets that are `records` single changes apart: with R one change
+        from P, for any p > 1, log E_Q[(P/Q)^a] <= (1/p) log E_R[(P/R)^{p a}] + (1 - 1/p) log
+        E_Q[(R/Q)^b],   b = (p a - 1)/(p - 1)
+    (Hoelder; Mironov 2017, arXiv 1702.07476, Prop. 11). Stretch 1 is the best p if moments are
+    those of a Gaussian."""
+    moment: Callable[[float], float] = (
+        partial(_chord, _on_grid(phases)) if records > MANY else partial(_one_change, phases)
+    )
     total, part = 0.0, 1.0
     for left in range(records, 0, -1):
         p = 1.0 + stretch * (left - 1) * (order - 1.0) / order
@@ -87,7 +105,11 @@ def _chord(on_grid: Callable[[int], float], order: float) -> float:
     exponent = floor(PER_OCTAVE * log2(order - 1.0))
     low, high = (1.0 + 2.0 ** (e / PER_OCTAVE) for e in (exponent, exponent + 1))
     left, right = on_grid(exponent), on_grid(exponent + 1)
-    return left + (right - left) * min(1.0, max(0.0, (order - low) / (high - low))) if right < inf else inf
+    return (
+        left + (right - left) * min(1.0, max(0.0, (order - low) / (high - low)))
+        if right < inf
+        else inf
+    )
 
 
 @lru_cache(maxsize=16)
@@ -106,8 +128,9 @@ def _one_change(phases: Iterable[Settings], order: float) -> float:
 def epsilon_at(moment: float, order: float, delta: float, conversion: str = "improved") -> float:
     """Epsilon that a log-moment at one order gives, rounded up; 0 at least.
 
-    improved: M/(a-1) + log(1 - 1/a) - (log delta + log a)/(a-1), Canonne-Kamath-Steinke 2020, arXiv 2004.00010, Prop. 12.
-    mironov:  (M + log(1/delta))/(a-1), Mironov 2017, arXiv 1702.07476, Prop. 3.
+    improved: M/(a-1) + log(1 - 1/a) - (log delta + log a)/(a-1), Canonne-Kamath-Steinke 2020, arXiv
+    2004.00010, Prop. 12. mironov:  (M + log(1/delta))/(a-1), Mironov 2017, arXiv 1702.07476, Prop.
+    3.
     """
     terms = [moment / (order - 1.0), -log(delta) / (order - 1.0)]
     if conversion == "improved":
@@ -116,7 +139,9 @@ def epsilon_at(moment: float, order: float, delta: float, conversion: str = "imp
     return inf if isnan(value) else max(0.0, value)
 
 
-def log_delta_at(moment: float, order: float, epsilon: float, conversion: str = "improved") -> float:
+def log_delta_at(
+    moment: float, order: float, epsilon: float, conversion: str = "improved"
+) -> float:
     """The inverse of `epsilon_at`: log delta, rounded up; 0 at most."""
     terms = [moment, -(order - 1.0) * epsilon]
     if conversion == "improved":
@@ -126,10 +151,11 @@ def log_delta_at(moment: float, order: float, epsilon: float, conversion: str = 
 
 
 def minimise_over_orders(objective: Callable[[float], float]) -> tuple[float, float]:
-    """(value, order) near the smallest value over real orders in [1.001, 65537]; NaN counts as +inf.
+    """(value, order) near the smallest value over real orders in [1.001, 65537]; NaN counts as
+    +inf.
 
-    Walks over 1 + 2^e to a bracket that is not at an end of the grid, then golden section. Any order is sound, so a
-    function with several minima costs tightness only.
+    Walks over 1 + 2^e to a bracket that is not at an end of the grid, then golden section. Any
+    order is sound, so a function with several minima costs tightness only.
     """
     seen: dict[float, float] = {}
 
@@ -159,7 +185,9 @@ def minimise_over_orders(objective: Callable[[float], float]) -> tuple[float, fl
     return seen[best], best
 
 
-def _best(objective: Callable[[float], float], orders: Sequence[float] | None) -> tuple[float, float]:
+def _best(
+    objective: Callable[[float], float], orders: Sequence[float] | None
+) -> tuple[float, float]:
     if orders is None:
         return minimise_over_orders(objective)
     checked = [validate.real("orders", order, "(1, inf)", 1.0, inf) for order in orders]
@@ -185,7 +213,8 @@ def epsilon(
     conversion: str = "improved",
     orders: Sequence[float] | None = None,
 ) -> Bound:
-    """An upper bound on the epsilon of a run from its Renyi moments; arguments and errors as `accountant.epsilon`.
+    """An upper bound on the epsilon of a run from its Renyi moments; arguments and errors as
+    `accountant.epsilon`.
 
     >>> run = Settings(sample_rate=0.03, steps=3400, noise_multiplier=0.335, mixing=11.25, truncation=100)
     >>> round(epsilon(run, delta=1e-5).upper, 3)
@@ -196,7 +225,11 @@ def epsilon(
     conversion = validate.choice("conversion", conversion, CONVERSIONS)
     upper, order = _best(lambda a: epsilon_at(log_moment(phases, a), a, delta, conversion), orders)
     if upper == inf:
-        return Bound(upper=inf, method=_method(phases, conversion), reason="the Renyi moments overflow at every order")
+        return Bound(
+            upper=inf,
+            method=_method(phases, conversion),
+            reason="the Renyi moments overflow at every order",
+        )
     _check_phases(phases, order)
     return Bound(upper=upper, order=order, method=_method(phases, conversion))
 
@@ -217,13 +250,16 @@ def delta(
     phases = as_phases(settings)
     epsilon = validate.nonnegative("epsilon", epsilon)
     conversion = validate.choice("conversion", conversion, CONVERSIONS)
-    log_upper, order = _best(lambda a: log_delta_at(log_moment(phases, a), a, epsilon, conversion), orders)
+    log_upper, order = _best(
+        lambda a: log_delta_at(log_moment(phases, a), a, epsilon, conversion), orders
+    )
     _check_phases(phases, order)
     return Bound(upper=_rounded_up(log_upper), order=order, method=_method(phases, conversion))
 
 
 def deltas(phases: Sequence[Settings], epsilons: np.ndarray) -> np.ndarray:
-    """Upper bounds on delta at many ascending epsilons >= 0 at once, from orders of TABLE; errors as `delta`."""
+    """Upper bounds on delta at many ascending epsilons >= 0 at once, from orders of TABLE; errors
+    as `delta`."""
     moments: list[tuple[float, float]] = []
     best, largest = inf, float(epsilons[-1])
     for order in TABLE:
@@ -232,11 +268,16 @@ def deltas(phases: Sequence[Settings], epsilons: np.ndarray) -> np.ndarray:
         if order > DENSE and last >= best:  # smaller epsilons have lower best orders
             break
         best = min(best, last)
-    found = [min((log_delta_at(moment, order, e), order) for moment, order in moments) for e in epsilons.tolist()]
+    found = [
+        min((log_delta_at(moment, order, e), order) for moment, order in moments)
+        for e in epsilons.tolist()
+    ]
     for order in {order for _, order in found}:
         _check_phases(phases, order)
     return np.array([_rounded_up(log_upper) for log_upper, _ in found])
 
 
 def _rounded_up(log_delta: float) -> float:
-    return min(1.0, max(float_info.min, exp(log_delta) * (1.0 + ROUNDING)))  # never rounded down to 0
+    return min(
+        1.0, max(float_info.min, exp(log_delta) * (1.0 + ROUNDING))
+    )  # never rounded down to 0

@@ -12,10 +12,15 @@ TINY = 1e-320  # stands in for delta = 0 in logarithms
 
 
 def epsilons(
-    upper: Callable[[float], float], lower: Callable[[float], float], delta: float, start: float, tolerance: float = ROOT
+    upper: Callable[[float], float],
+    lower: Callable[[float], float],
+    delta: float,
+    start: float,
+    tolerance: float = ROOT,
 ) -> Pair:
-    """The epsilons next to where the bounds `upper` and `lower` on delta(epsilon) cross `delta`, each on its own safe side:
-    both have been evaluated. (0, inf) where `upper` does not hold delta at `start`, the largest epsilon tried."""
+    """The epsilons next to where the bounds `upper` and `lower` on delta(epsilon) cross `delta`,
+    each on its own safe side: both have been evaluated. (0, inf) where `upper` does not hold delta
+    at `start`, the largest epsilon tried."""
     log_delta = log(delta)
 
     def above(epsilon: float) -> float:

@@ -7,13 +7,20 @@ TOLERANCE = 1e-9  # relative width of the last bracket
 
 
 def safe_end(
-    excess: Callable[[float], float], safe: float, unsafe: float, *, whole: bool = False, tolerance: float = TOLERANCE
+    excess: Callable[[float], float],
+    safe: float,
+    unsafe: float,
+    *,
+    whole: bool = False,
+    tolerance: float = TOLERANCE,
 ) -> float:
-    """The value next to the sign change of `excess` on its safe side (excess <= 0), between `safe` and `unsafe` > 0.
+    """The value next to the sign change of `excess` on its safe side (excess <= 0), between `safe`
+    and `unsafe` > 0.
 
-    False position in the logarithm of the value (the end that stays loses weight: Anderson and Bjorck 1973), at least half
-    of the tolerance inside of both ends so that both close in, and a bisection where three steps did not halve the
-    bracket. The safe end has been evaluated. A whole-number edge is found exactly, others within a relative `tolerance`.
+    False position in the logarithm of the value (the end that stays loses weight: Anderson and
+    Bjorck 1973), at least half of the tolerance inside of both ends so that both close in, and a
+    bisection where three steps did not halve the bracket. The safe end has been evaluated. A
+    whole-number edge is found exactly, others within a relative `tolerance`.
     """
     low, high = excess(safe), excess(unsafe)
     spans = [inf, inf, inf]
@@ -38,6 +45,7 @@ def safe_end(
 
 
 def _kept(before: float, now: float) -> float:
-    """The weight left to the other end when an end moves and its excess goes from `before` to `now`, of the same sign."""
+    """The weight left to the other end when an end moves and its excess goes from `before` to
+    `now`, of the same sign."""
     share = 1.0 - now / before if -inf < before < inf and before != 0.0 else 0.0
     return share if 0.0 < share < 1.0 else 0.5

@@ -1,4 +1,5 @@
-"""Upper bounds on epsilon for many runs: a fast path for mixing, which is most of the time, on all cores."""
+"""Upper bounds on epsilon for many runs: a fast path for mixing, which is most of the time, on all
+cores."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,11 @@ Progress = Callable[[int, int], None]
 
 
 def _fast(run: Settings) -> bool:
-    uniform = run.noise == "gaussian" and run.mixing_law == mixing_laws.UNIFORM and neighbours.changes(run) == 1
+    uniform = (
+        run.noise == "gaussian"
+        and run.mixing_law == mixing_laws.UNIFORM
+        and neighbours.changes(run) == 1
+    )
     return uniform and geometry(run).width > 0.0
 
 
@@ -34,27 +39,41 @@ def _priced(runs: Sequence[Settings], delta: float, exact: bool) -> list[float]:
     fast = [i for i, run in enumerate(runs) if _fast(run)]
     if fast:
         steps = [(runs[i], geometry(runs[i])) for i in fast]
-        rows = np.array([(run.sample_rate, run.steps, step.shift, step.width, step.copies) for run, step in steps])
-        for i, epsilon, order, plain in zip(fast, *best_integer_orders(rows, log(delta), MOST, ERRORS), strict=True):
+        rows = np.array(
+            [
+                (run.sample_rate, run.steps, step.shift, step.width, step.copies)
+                for run, step in steps
+            ]
+        )
+        for i, epsilon, order, plain in zip(
+            fast, *best_integer_orders(rows, log(delta), MOST, ERRORS), strict=True
+        ):
             if exact and not (2 < order < MOST and plain > CLEARLY * epsilon):
                 continue
             best = min(float(epsilon), float(plain))  # mixing is post-processing
             found[i] = best if order > 2 else min(best, renyi.epsilon(runs[i], delta=delta).upper)
-    return [found[i] if i in found else accountant.upper_epsilon([run], delta) for i, run in enumerate(runs)]
+    return [
+        found[i] if i in found else accountant.upper_epsilon([run], delta)
+        for i, run in enumerate(runs)
+    ]
 
 
-def sweep(runs: Sequence[Settings], *, delta: float, exact: bool = False, progress: Progress | None = None) -> np.ndarray:
+def sweep(
+    runs: Sequence[Settings], *, delta: float, exact: bool = False, progress: Progress | None = None
+) -> np.ndarray:
     """Upper bounds on the epsilon of many runs of one phase each, for grids and searches.
 
-    Each is proven. Without mixing, and for other laws than the uniform, other noise and other neighbours, it is
-    `epsilon(run, delta=delta, tight=False).upper`, some ms a run. With mixing it is the bound from Renyi moments, to 0.1 %;
-    `epsilon` improves on that only where accounting exactly for the same run without mixing gives less (little mixing, or a
-    small epsilon). The numerical check of the worst shift, which has never failed, is left out.
+    Each is proven. Without mixing, and for other laws than the uniform, other noise and other
+    neighbours, it is `epsilon(run, delta=delta, tight=False).upper`, some ms a run. With mixing it
+    is the bound from Renyi moments, to 0.1 %; `epsilon` improves on that only where accounting
+    exactly for the same run without mixing gives less (little mixing, or a small epsilon). The
+    numerical check of the worst shift, which has never failed, is left out.
 
     Args:
         runs: settings, in any order; the result has the same order.
         delta: in (0, 1).
-        exact: try that too, where it may help: within 0.1 % of `epsilon`, at its cost for those runs.
+        exact: try that too, where it may help: within 0.1 % of `epsilon`, at its cost for those
+            runs.
         progress: called with (runs done, all runs) now and then, from this thread.
 
     Raises:

@@ -1,1 +1,2 @@
-"""From gradients to a plan: probe, clipping theory, expected descent, schedule, and the reasons in words."""
+"""From gradients to a plan: probe, clipping theory, expected descent, schedule, and the reasons in
+words."""

@@ -1,4 +1,5 @@
-"""A plan from what is known about gradients: clip norm, noise, batch, steps, learning rate and gap, with reasons."""
+"""A plan from what is known about gradients: clip norm, noise, batch, steps, learning rate and gap,
+with reasons."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +28,8 @@ from mmaccount.records.settings import Settings
 
 EPOCHS = 100.0  # passes over the data that are allowed for, if nothing is said
 AUTO = "auto"
-RECOVERY = 1.5  # mixing halves every step's way and lets a third of it back: an impulse ends with weight 2/3
+# mixing halves every step's way and lets a third of it back: an impulse ends with weight 2/3
+RECOVERY = 1.5
 COARSE = 8  # every so many clip norms the noise beside a gap is solved for
 
 
@@ -43,8 +45,8 @@ class _Target:
 
 
 class _Option(NamedTuple):
-    """A schedule with the clip norm that suits it and what is expected of it; `energy` is that of noise and mixing,
-    `noise` as in `Advice`."""
+    """A schedule with the clip norm that suits it and what is expected of it; `energy` is that of
+    noise and mixing, `noise` as in `Advice`."""
 
     schedule: Schedule
     energy: float
@@ -53,7 +55,8 @@ class _Option(NamedTuple):
     forecast: Forecast
 
     def cost(self, private: bool) -> float:
-        """What is to be small. With a private histogram it must not depend on it: noise of the run's mean gradient then."""
+        """What is to be small. With a private histogram it must not depend on it: noise of the
+        run's mean gradient then."""
         b, t, z = self.schedule
         return z / (b * sqrt(t)) if private else self.forecast.remaining
 
@@ -62,11 +65,21 @@ def _plain(known: Evidence, made: Schedule, target: _Target) -> _Option:
     c, energy = target.clip_norm, made.noise_multiplier**2
     choice = choose(known.curves, made.batch_size, energy) if c is None else Choice(c, c, c)
     noise = np.full(len(known.curves[0].clip_norms), made.noise_multiplier)
-    return _Option(made, energy, noise, choice, expected(known, made, choice.clip_norm, energy, target.learning_rate))
+    return _Option(
+        made,
+        energy,
+        noise,
+        choice,
+        expected(known, made, choice.clip_norm, energy, target.learning_rate),
+    )
 
 
 def expected(
-    known: Evidence, made: Schedule, clip_norm: float, energy: float, learning_rate: float | None = None
+    known: Evidence,
+    made: Schedule,
+    clip_norm: float,
+    energy: float,
+    learning_rate: float | None = None,
 ) -> Forecast:
     """The forecast of a plan; `energy` is that of noise and mixing, z^2 + V rho^2."""
     return forecast(
@@ -95,25 +108,27 @@ def advise(
     mixing_law: str = mixing_laws.UNIFORM,
     adaptive_clipping: float | None = None,
 ) -> Advice:
-    """A plan that meets (epsilon, delta) and is expected to train best, with the reasons for every number in it.
+    """A plan that meets (epsilon, delta) and is expected to train best, with the reasons for every
+    number in it.
 
-    Clip norm: where the measured decrease of a step is largest. Batch, steps: within `epochs`, where the bound on what
-    remains of the gradient is smallest, each with the least noise that meets the target by the certified accountant.
-    Learning rate: the smaller of the longest step that does not overshoot and the horizon's. In a flat optimum the middle is
-    taken.
+    Clip norm: where the measured decrease of a step is largest. Batch, steps: within `epochs`,
+    where the bound on what remains of the gradient is smallest, each with the least noise that
+    meets the target by the certified accountant. Learning rate: the smaller of the longest step
+    that does not overshoot and the horizon's. In a flat optimum the middle is taken.
 
     Args:
-        probe: of public records, a `Probe` or an m x d array of per-record gradients; or a `NormHistogram` of private ones,
-            which is paid for from the same target; or the file of any of these. Batch, steps and noise do not depend on a
-            histogram (only clip norm and learning rate do), so that the price composes as if all had been fixed beforehand.
+        probe: of public records, a `Probe` or an m x d array of per-record gradients; or a
+            `NormHistogram` of private ones, which is paid for from the same target; or the file of
+            any of these. Batch, steps and noise do not depend on a histogram (only clip norm and
+            learning rate do), so that the price composes as if all had been fixed beforehand.
         dataset_size: n. epsilon, delta: the target.
         epochs: limit on compute: batch_size * steps <= epochs * dataset_size.
         gap: tau / learning_rate; "auto" takes what costs least by Theorem 3.1 of arXiv 2210.03843.
         batch_size, steps, clip_norm, learning_rate: fixed by the user.
         loss: R_F = F(start) - inf F, if the probe does not know it.
         mixing_law: of a gap, as in `Settings`.
-        adaptive_clipping: the quantile of gradient norms that the clip norm follows from where it is advised, paid for from
-            the same target; 0.5 is usual. Not with a gap.
+        adaptive_clipping: the quantile of gradient norms that the clip norm follows from where it
+            is advised, paid for from the same target; 0.5 is usual. Not with a gap.
 
     Raises:
         Infeasible: no noise meets the target.
@@ -123,19 +138,29 @@ def advise(
         dataset_size=validate.count("dataset_size", dataset_size),
         epsilon=validate.positive("epsilon", epsilon),
         delta=validate.probability("delta", delta),
-        clip_norm=None if clip_norm is None else validate.real("clip_norm", clip_norm, "[1e-9, 1e9]", 1e-9, 1e9),
-        learning_rate=None if learning_rate is None else validate.positive("learning_rate", learning_rate),
+        clip_norm=None
+        if clip_norm is None
+        else validate.real("clip_norm", clip_norm, "[1e-9, 1e9]", 1e-9, 1e9),
+        learning_rate=None
+        if learning_rate is None
+        else validate.positive("learning_rate", learning_rate),
         mixing_law=mixing_laws.checked("mixing_law", mixing_law),
-        quantile=None if adaptive_clipping is None else validate.probability("adaptive_clipping", adaptive_clipping),
+        quantile=None
+        if adaptive_clipping is None
+        else validate.probability("adaptive_clipping", adaptive_clipping),
     )
-    shapes = schedule.shapes(target.dataset_size, validate.positive("epochs", epochs), batch_size, steps)
+    shapes = schedule.shapes(
+        target.dataset_size, validate.positive("epochs", epochs), batch_size, steps
+    )
     wanted = None if gap == AUTO else validate.nonnegative("gap", gap)
     if wanted and target.quantile is not None:
         raise ValueError(f"`gap` must be 0 or {AUTO} with adaptive clipping, got {gap!r}.")
     known = evidence.of(probe, loss)
     private = bool(known.releases)
     if known.records not in (None, target.dataset_size):
-        raise ValueError(f"`dataset_size` must be {known.records}, the records of the histogram, got {dataset_size!r}.")
+        raise ValueError(
+            f"`dataset_size` must be {known.records}, the records of the histogram, got {dataset_size!r}."
+        )
     if private and wanted and clip_norm is None:
         raise ValueError(
             "`clip_norm` must be given with a gap and a private histogram: with a gap it changes the guarantee."
@@ -143,16 +168,25 @@ def advise(
     besides = [release.settings() for release in known.releases]
     options = [_plain(known, one, target) for one in _schedules(shapes, target, besides)]
     plain = options[schedule.middle([option.cost(private) for option in options])]
-    best_rho, energies = schedule.cheapest_mixing(plain.schedule.noise_multiplier, target.mixing_law)
+    best_rho, energies = schedule.cheapest_mixing(
+        plain.schedule.noise_multiplier, target.mixing_law
+    )
     if wanted is None:
         wanted = best_rho * plain.choice.clip_norm / plain.schedule.batch_size
     best = plain if wanted == 0.0 else _mixed(known, plain, wanted, target, besides)
     plan = _plan(known, best, wanted, target)
     bound = price(plan.settings(), delta=plan.delta)
     if not bound.upper <= target.epsilon:
-        raise BoundError(f"the plan costs {bound.upper!r}, above the target {target.epsilon!r} it was solved for.")
+        raise BoundError(
+            f"the plan costs {bound.upper!r}, above the target {target.epsilon!r} it was solved for."
+        )
     problem = Problem(
-        known.curves[0].beta, known.loss, known.curves[0].dimension, target.dataset_size, target.epsilon, target.delta
+        known.curves[0].beta,
+        known.loss,
+        known.curves[0].dimension,
+        target.dataset_size,
+        target.epsilon,
+        target.delta,
     )
     rivals = [(option.schedule, option.cost(private)) for option in options]
     story = reasons.Story(plan, bound, known, best.choice, best.forecast, problem)
@@ -168,15 +202,26 @@ def advise(
     )
 
 
-def _schedules(shapes: Sequence[tuple[float, int]], target: _Target, besides: Sequence[Settings]) -> list[Schedule]:
-    """Shapes that can meet the target, with their noise; with adaptive clipping small batches may not. Raises Infeasible."""
+def _schedules(
+    shapes: Sequence[tuple[float, int]], target: _Target, besides: Sequence[Settings]
+) -> list[Schedule]:
+    """Shapes that can meet the target, with their noise; with adaptive clipping small batches may
+    not. Raises Infeasible."""
     made: list[Schedule] = []
     failed: list[Infeasible] = []
     for shape in shapes:
         adaptive = None if target.quantile is None else AdaptiveClipping.usual(shape[0])
         goal = {"epsilon": target.epsilon, "delta": target.delta}
         try:
-            made.append(schedule.priced(shape, dataset_size=target.dataset_size, besides=besides, adaptive=adaptive, **goal))
+            made.append(
+                schedule.priced(
+                    shape,
+                    dataset_size=target.dataset_size,
+                    besides=besides,
+                    adaptive=adaptive,
+                    **goal,
+                )
+            )
         except Infeasible as error:
             failed.append(error)
     if not made:
@@ -184,29 +229,46 @@ def _schedules(shapes: Sequence[tuple[float, int]], target: _Target, besides: Se
     return made
 
 
-def _mixed(known: Evidence, plain: _Option, gap: float, target: _Target, besides: Sequence[Settings]) -> _Option:
-    """The same batches and steps with mixing: clip norm and noise again, since the mixing in clip norms depends on both."""
+def _mixed(
+    known: Evidence, plain: _Option, gap: float, target: _Target, besides: Sequence[Settings]
+) -> _Option:
+    """The same batches and steps with mixing: clip norm and noise again, since the mixing in clip
+    norms depends on both."""
     b, t, z = plain.schedule
     variance = mixing_laws.variance(target.mixing_law)
 
     def noise(c: float, tight: bool) -> float:
-        start = Settings(sample_rate=b / target.dataset_size, steps=t, noise_multiplier=z, mixing=gap * b / c)
+        start = Settings(
+            sample_rate=b / target.dataset_size, steps=t, noise_multiplier=z, mixing=gap * b / c
+        )
         start = replace(start, truncation=known.truncation, mixing_law=target.mixing_law)
         goal = {"epsilon": target.epsilon, "delta": target.delta}
-        return solve(start, "noise_multiplier", besides=besides, tight=tight, **goal).noise_multiplier
+        return solve(
+            start, "noise_multiplier", besides=besides, tight=tight, **goal
+        ).noise_multiplier
 
     choice, squares = plain.choice, None
     if target.clip_norm is None:
         at, rough = known.curves[0].clip_norms, known.curves[0].clip_norms[::COARSE]
-        squares = np.exp(np.interp(np.log(at), np.log(rough), [2.0 * log(noise(float(c), False)) for c in rough]))
+        squares = np.exp(
+            np.interp(np.log(at), np.log(rough), [2.0 * log(noise(float(c), False)) for c in rough])
+        )
         choice = choose(known.curves, b, squares + variance * (gap * b / at) ** 2)
     c = choice.clip_norm
     made = Schedule(b, t, noise(c, True))
     energy = made.noise_multiplier**2 + variance * (gap * b / c) ** 2
     given = target.learning_rate
     found = expected(known, made, c, energy, None if given is None else given / RECOVERY)
-    noises = np.full(len(plain.noise), made.noise_multiplier) if squares is None else np.sqrt(squares)
-    return _Option(made, energy, noises, choice, found._replace(learning_rate=given or RECOVERY * found.learning_rate))
+    noises = (
+        np.full(len(plain.noise), made.noise_multiplier) if squares is None else np.sqrt(squares)
+    )
+    return _Option(
+        made,
+        energy,
+        noises,
+        choice,
+        found._replace(learning_rate=given or RECOVERY * found.learning_rate),
+    )
 
 
 def _rounded(value: float) -> float:
@@ -216,7 +278,11 @@ def _rounded(value: float) -> float:
 
 def _plan(known: Evidence, best: _Option, gap: float, target: _Target) -> Plan:
     b, t, z = best.schedule
-    eta = best.forecast.learning_rate if target.learning_rate else _rounded(best.forecast.learning_rate)
+    eta = (
+        best.forecast.learning_rate
+        if target.learning_rate
+        else _rounded(best.forecast.learning_rate)
+    )
     c = best.choice.clip_norm if target.clip_norm or gap else _rounded(best.choice.clip_norm)
     phase = Phase(
         steps=t,

@@ -21,12 +21,17 @@ def write(path: str | Path, record: "DataclassInstance", schema: int) -> None:
     """Every field that is not None, and the schema; whole or not at all."""
     found = {field.name: getattr(record, field.name) for field in fields(record)}
     content = io.BytesIO()
-    np.savez(content, schema=schema, **{name: value for name, value in found.items() if value is not None})
+    np.savez(
+        content,
+        schema=schema,
+        **{name: value for name, value in found.items() if value is not None},
+    )
     files.write_bytes(path, content.getvalue())
 
 
 def record(kind: type[T], data: Mapping[str, npt.NDArray[np.generic]], schema: int, name: str) -> T:
-    """The record that was written, from what the file holds; `name` is for errors, which are one line."""
+    """The record that was written, from what the file holds; `name` is for errors, which are one
+    line."""
     found = {key: value if value.ndim else value.item() for key, value in data.items()}
     if (its := found.pop("schema", None)) != schema:
         raise ValueError(f"`schema` of the {name} must be {schema}, got {its}.")

@@ -1,8 +1,9 @@
-"""What clipping costs in accuracy: the theory of arXiv 2210.03843 as functions, every constant computed.
+"""What clipping costs in accuracy: the theory of arXiv 2210.03843 as functions, every constant
+computed.
 
-F is the mean loss, grad F its gradient, g the gradient of one random record, noise = g - grad F. F is beta-smooth. Clipping
-to norm c is g min(1, c/|g|). Nothing here bears on privacy. Units: clip norm and kappa are gradients, beta is gradient per
-weight, `initial_loss` is R_F = F(start) - inf F.
+F is the mean loss, grad F its gradient, g the gradient of one random record, noise = g - grad F. F
+is beta-smooth. Clipping to norm c is g min(1, c/|g|). Nothing here bears on privacy. Units: clip
+norm and kappa are gradients, beta is gradient per weight, `initial_loss` is R_F = F(start) - inf F.
 """
 
 from math import exp, inf, log, sqrt
@@ -31,14 +32,17 @@ class Alignment(NamedTuple):
 
 
 def alignment(clip_norm: float, kappa: float) -> Alignment:
-    """How far the expected clipped gradient points along the true one, if P(|noise| >= t) <= exp(-t/kappa) for t >= c/4.
+    """How far the expected clipped gradient points along the true one, if P(|noise| >= t) <=
+    exp(-t/kappa) for t >= c/4.
 
-    With x = exp(-c/(4 kappa)): quadratic (1 - x)/2, offset ((c/4 + kappa) x / (1 - x))^2, linear c (1/6 - 7/6 x).
-    Proof. Let A be |noise| <= c/4, so P(not A) <= x and E[|noise|; not A] <= v = (c/4 + kappa) x. If |grad F| <= 3c/4,
-    nothing is clipped on A; with the clipping factor a of a record, E<grad F, clipped> = |grad F|^2 (P(A) + E[a; not A]) -
-    E[(1 - a) <grad F, noise>; not A] >= (1 - x) |grad F|^2 - v |grad F| >= (1 - x)/2 |grad F|^2 - v^2 / (2 (1 - x)), and
-    v^2 / (2 (1 - x)) <= offset. Otherwise |noise| <= |grad F|/3 on A, where <grad F, clipped> >= c |grad F| / 2; off A it is
-    >= -c |grad F|; so the mean is at least c (1/2 - 3/2 x) |grad F| >= linear |grad F|.
+    With x = exp(-c/(4 kappa)): quadratic (1 - x)/2, offset ((c/4 + kappa) x / (1 - x))^2, linear c
+    (1/6 - 7/6 x). Proof. Let A be |noise| <= c/4, so P(not A) <= x and E[|noise|; not A] <= v =
+    (c/4 + kappa) x. If |grad F| <= 3c/4, nothing is clipped on A; with the clipping factor a of a
+    record, E<grad F, clipped> = |grad F|^2 (P(A) + E[a; not A]) - E[(1 - a) <grad F, noise>; not A]
+    >= (1 - x) |grad F|^2 - v |grad F| >= (1 - x)/2 |grad F|^2 - v^2 / (2 (1 - x)), and v^2 / (2 (1
+    - x)) <= offset. Otherwise |noise| <= |grad F|/3 on A, where <grad F, clipped> >= c |grad F| /
+    2; off A it is >= -c |grad F|; so the mean is at least c (1/2 - 3/2 x) |grad F| >= linear |grad
+    F|.
 
     Source: arXiv 2210.03843, Lemma B.1 with c0 = c/4.
     """
@@ -49,7 +53,8 @@ def alignment(clip_norm: float, kappa: float) -> Alignment:
 
 
 class Problem(NamedTuple):
-    """What the rates are about: smoothness beta, R_F, number of weights d, records n, and the target."""
+    """What the rates are about: smoothness beta, R_F, number of weights d, records n, and the
+    target."""
 
     beta: float
     initial_loss: float
@@ -65,17 +70,20 @@ class Problem(NamedTuple):
 
     @property
     def floor(self) -> float:
-        """sqrt(R_F beta d log(1/delta)) / (n epsilon), a gradient: what privacy noise alone leaves unresolved."""
+        """sqrt(R_F beta d log(1/delta)) / (n epsilon), a gradient: what privacy noise alone leaves
+        unresolved."""
         energy = self.initial_loss * self.beta * self.dimension * self.log_delta
         return sqrt(energy) / (self.dataset_size * self.epsilon)
 
 
 def clip_floor(problem: Problem, kappa: float) -> float:
-    """The smallest clip norm for which the proof of Theorem 3.2 goes through: clipping bias below the noise floor.
+    """The smallest clip norm for which the proof of Theorem 3.2 goes through: clipping bias below
+    the noise floor.
 
-    The smallest c >= 4 kappa ln 10 with c/(2 kappa) - ln((c/4 + kappa)^2 / c) >= 0.4 - ln(problem.floor); the left side
-    grows with c. By it the offset of Lemma B.1 is at most exp(-0.4) / 0.81 < 0.83 times c problem.floor. Eq. (12) of the
-    paper states the same with an unnamed constant.
+    The smallest c >= 4 kappa ln 10 with c/(2 kappa) - ln((c/4 + kappa)^2 / c) >= 0.4 -
+    ln(problem.floor); the left side grows with c. By it the offset of Lemma B.1 is at most
+    exp(-0.4) / 0.81 < 0.83 times c problem.floor. Eq. (12) of the paper states the same with an
+    unnamed constant.
     """
     kappa = validate.positive("kappa", kappa)
     least, wanted = 4.0 * kappa * log(10.0), 0.4 - log(validate.positive("floor", problem.floor))
@@ -97,17 +105,22 @@ def horizon(problem: Problem) -> float:
 
 
 def step_size(problem: Problem, clip_norm: float, sample_rate: float = 1.0) -> float:
-    """Learning rate of Theorem B.1 on the averaged gradient: sqrt(R_F d log(1/delta) / beta) / (n epsilon c / q).
+    """Learning rate of Theorem B.1 on the averaged gradient: sqrt(R_F d log(1/delta) / beta) / (n
+    epsilon c / q).
 
-    The factor q stems from bounding the average by c/q (every record in one batch). The rate (23) itself is met without it,
-    sample_rate = 1: there it follows from `mean_alignment` and `clip_floor`.
+    The factor q stems from bounding the average by c/q (every record in one batch). The rate (23)
+    itself is met without it, sample_rate = 1: there it follows from `mean_alignment` and
+    `clip_floor`.
     """
     root = sqrt(problem.initial_loss * problem.dimension * problem.log_delta / problem.beta)
     return root * sample_rate / (problem.dataset_size * problem.epsilon * clip_norm)
 
 
-def noise_constant(problem: Problem, noise_multiplier: float, batch_size: float, steps: int) -> float:
-    """The v of the rates: noise energy d (z c / B)^2 of an averaged gradient over c^2 T d log(1/delta) / (n epsilon)^2.
+def noise_constant(
+    problem: Problem, noise_multiplier: float, batch_size: float, steps: int
+) -> float:
+    """The v of the rates: noise energy d (z c / B)^2 of an averaged gradient over c^2 T d
+    log(1/delta) / (n epsilon)^2.
 
     Nearly constant over plans that meet the same target: z grows like q sqrt(T).
     """
@@ -116,13 +129,21 @@ def noise_constant(problem: Problem, noise_multiplier: float, batch_size: float,
 
 
 def mean_alignment(
-    problem: Problem, *, clip_norm: float, learning_rate: float, steps: int, batch_size: float, noise_multiplier: float
+    problem: Problem,
+    *,
+    clip_norm: float,
+    learning_rate: float,
+    steps: int,
+    batch_size: float,
+    noise_multiplier: float,
 ) -> float:
-    """Upper bound on the mean over steps of E<grad F, expected clipped gradient>, plain DP-SGD, any F:
+    """Upper bound on the mean over steps of E<grad F, expected clipped gradient>, plain DP-SGD, any
+    F:
     R_F / (eta T) + beta eta / 2 * c^2 (1 + 1/B + d z^2 / B^2).
 
-    Proof: smoothness gives E F(w') <= F(w) - eta <grad F, m> + beta eta^2 / 2 E|step|^2, where the step is a Poisson
-    sample's sum over B plus noise: E|step|^2 <= |m|^2 + E|clipped|^2 / B + d (z c / B)^2 with |m|, |clipped| <= c.
+    Proof: smoothness gives E F(w') <= F(w) - eta <grad F, m> + beta eta^2 / 2 E|step|^2, where the
+    step is a Poisson sample's sum over B plus noise: E|step|^2 <= |m|^2 + E|clipped|^2 / B + d (z c
+    / B)^2 with |m|, |clipped| <= c.
     """
     energy = 1.0 + 1.0 / batch_size + problem.dimension * (noise_multiplier / batch_size) ** 2
     descent = problem.initial_loss / (learning_rate * steps)
@@ -130,28 +151,42 @@ def mean_alignment(
 
 
 def rate(problem: Problem, clip_norm: float, noise: float) -> float:
-    """Upper bound on the mean over steps of min(9/20 |grad F|^2, c/20 |grad F|) of plain DP-SGD, at the horizon and step
-    size of Theorem B.1 and a clip norm from `clip_floor` up: (v/2 + 5/2) c sqrt(R_F beta d log(1/delta)) / (n epsilon).
+    """Upper bound on the mean over steps of min(9/20 |grad F|^2, c/20 |grad F|) of plain DP-SGD, at
+    the horizon and step size of Theorem B.1 and a clip norm from `clip_floor` up: (v/2 + 5/2) c
+    sqrt(R_F beta d log(1/delta)) / (n epsilon).
 
-    Proof: Lemma B.1 at c >= 4 kappa ln 10 has quadratic 9/20, linear c/20; `mean_alignment` there is (3/2 + 1/(2B) + v/2) c
-    floor and the offset is below 0.83 c floor, so it holds from batches of 4 on. Source: arXiv 2210.03843, Eq. (23).
+    Proof: Lemma B.1 at c >= 4 kappa ln 10 has quadratic 9/20, linear c/20; `mean_alignment` there
+    is (3/2 + 1/(2B) + v/2) c floor and the offset is below 0.83 c floor, so it holds from batches
+    of 4 on. Source: arXiv 2210.03843, Eq. (23).
     """
     return (noise / 2.0 + 2.5) * clip_norm * problem.floor
 
 
 def rate_mixing(
-    problem: Problem, *, clip_norm: float, noise: float, sample_rate: float, mixing_energy: float, start: float = 0.0
+    problem: Problem,
+    *,
+    clip_norm: float,
+    noise: float,
+    sample_rate: float,
+    mixing_energy: float,
+    start: float = 0.0,
 ) -> float:
-    """The same with mixing, as published: `mixing_energy` is the sum of d tau_k^2 over steps, `start` is W = |w_0 - w_-1|.
+    """The same with mixing, as published: `mixing_energy` is the sum of d tau_k^2 over steps,
+    `start` is W = |w_0 - w_-1|.
 
     (v/2 + 5/2) c sqrt(R_F 101/12 beta d l) / (n e) + 28 c beta d l W / (12 q (n e)^2)
-    + c d l sqrt(101/12) beta^(3/2) / (q n e sqrt(R_F)) (sum d tau_k^2 / 12 + 21 W^2 / 24),  l = log(1/delta), e = epsilon.
-    Source: arXiv 2210.03843, Theorem 3.2, Eq. (13).
+    + c d l sqrt(101/12) beta^(3/2) / (q n e sqrt(R_F)) (sum d tau_k^2 / 12 + 21 W^2 / 24),  l =
+    log(1/delta), e = epsilon. Source: arXiv 2210.03843, Theorem 3.2, Eq. (13).
     """
     n_eps, energy = problem.dataset_size * problem.epsilon, problem.dimension * problem.log_delta
     first = sqrt(MIXING_SMOOTHNESS) * rate(problem, clip_norm, noise)
     second = 28.0 * clip_norm * problem.beta * energy * start / (12.0 * sample_rate * n_eps**2)
-    scale = clip_norm * energy * sqrt(MIXING_SMOOTHNESS * problem.beta**3 / problem.initial_loss) / (sample_rate * n_eps)
+    scale = (
+        clip_norm
+        * energy
+        * sqrt(MIXING_SMOOTHNESS * problem.beta**3 / problem.initial_loss)
+        / (sample_rate * n_eps)
+    )
     return first + second + scale * (mixing_energy / 12.0 + 21.0 * start**2 / 24.0)
 
 
@@ -167,7 +202,8 @@ def rate_convex(
     mixing_energy: float,
     step_constant: float,
 ) -> float:
-    """Upper bound on E F(average of midpoints) - min F for convex, L-Lipschitz losses clipped at c = L, as published:
+    """Upper bound on E F(average of midpoints) - min F for convex, L-Lipschitz losses clipped at c
+    = L, as published:
 
     (3 W^2 + sum d tau_k^2/12) / (2 g sqrt T) + g (L^2/q^2 + S/(n q)^2) / sqrt T
     + beta (12 W^2/(8 T) + 2 g W (L + sqrt S / n) / (q T^(3/2)) + 11 g^2 (L^2 + S/n^2) / (8 T q^2)).
@@ -190,7 +226,8 @@ def rate_convex(
 
 
 class Bias(NamedTuple):
-    """|E clipped - grad F| and upper bounds on it; `near` needs |grad F| <= c/2 and is inf otherwise."""
+    """|E clipped - grad F| and upper bounds on it; `near` needs |grad F| <= c/2 and is inf
+    otherwise."""
 
     norm: float
     excess: float
@@ -201,8 +238,9 @@ class Bias(NamedTuple):
 def bias(gradients: npt.ArrayLike, clip_norm: float) -> Bias:
     """Bias of clipping for records that are equally likely, and what bounds it:
 
-    excess = E(|g| - c)_+ >= norm, since clipping moves a record by (|g| - c)_+; second_moment = E|g|^2 / (4 c) >= excess,
-    since (x - c)_+ <= x^2 / (4 c); near = E|noise|^2 / (2 c) if |grad F| <= c/2, since then |g| - c <= |noise| - c/2.
+    excess = E(|g| - c)_+ >= norm, since clipping moves a record by (|g| - c)_+; second_moment =
+    E|g|^2 / (4 c) >= excess, since (x - c)_+ <= x^2 / (4 c); near = E|noise|^2 / (2 c) if |grad F|
+    <= c/2, since then |g| - c <= |noise| - c/2.
 
     >>> f"{float(clipped([[-20.0], [-10.0], [90.0]], 1.0).mean()):.4f}"      # the paper's Example 3.1: the mean is 20
     '-0.3333'

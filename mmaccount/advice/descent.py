@@ -1,13 +1,16 @@
-"""How much one step is expected to lower the loss, at every clip norm, from the Gram matrix of a probe.
+"""How much one step is expected to lower the loss, at every clip norm, from the Gram matrix of a
+probe.
 
-One step with learning rate eta from w, averaged clipped gradients plus noise, changes the loss by about
+One step with learning rate eta from w, averaged clipped gradients plus noise, changes the loss by
+about
     -eta <grad F, m> + eta^2 / 2 (m' H m + tr(H Cov) / B + tr(H) (c / B)^2 e),
-m and Cov mean and covariance of a clipped gradient, H the curvature, e = z^2 + V rho^2 the energy of noise and mixing, V the
-variance of the mixing law at width 1 (1/12 for the uniform).
-With H = beta I this is the smoothness inequality of the proofs, and R(c) = <grad F, m>^2 / (|m|^2 + tr Cov / B +
-d (c / B)^2 e) the best decrease times 2 beta. Real curvature is far from equal in all directions: H is taken as the mean of
-g g' (Gauss-Newton), scaled to the measured trace. This is a model to choose by, not a bound. Sums leave out terms of a
-record with itself, which would count noise as signal.
+m and Cov mean and covariance of a clipped gradient, H the curvature, e = z^2 + V rho^2 the energy
+of noise and mixing, V the variance of the mixing law at width 1 (1/12 for the uniform).
+With H = beta I this is the smoothness inequality of the proofs, and R(c) = <grad F, m>^2 / (|m|^2 +
+tr Cov / B + d (c / B)^2 e) the best decrease times 2 beta. Real curvature is far from equal in all
+directions: H is taken as the mean of g g' (Gauss-Newton), scaled to the measured trace. This is a
+model to choose by, not a bound. Sums leave out terms of a record with itself, which would count
+noise as signal.
 """
 
 from dataclasses import dataclass
@@ -21,7 +24,9 @@ from mmaccount.advice.probe import Probe
 
 Array = npt.NDArray[np.float64]
 POINTS = 41  # clip norms on a curve
-LOWEST = 32.0  # the smallest is the median norm over this: by then nearly every record is clipped and nothing changes
+# the smallest is the median norm over this: by then nearly every record is clipped and nothing
+# changes
+LOWEST = 32.0
 FLAT = 0.95  # share of the best that counts as equally good
 TINY = 1e-300
 
@@ -36,7 +41,8 @@ class Curve:
         bend_square, bend_spread: m' H m and tr(H Cov).
         trace: tr H.
         beta: smoothness. dimension: d.
-        steepest: beta times the mean factor by which clipping shortens a gradient; 0 where it is not known.
+        steepest: beta times the mean factor by which clipping shortens a gradient; 0 where it is
+            not known.
     """
 
     clip_norms: Array
@@ -51,36 +57,48 @@ class Curve:
     steepest: Array
 
     def noise(self, batch_size: float, energy: float | Array) -> Array:
-        """Curvature-weighted variance of a step's averaged gradient: tr(H Cov) / B + tr(H) (c / B)^2 e."""
-        made: Array = self.bend_spread / batch_size + self.trace * (self.clip_norms / batch_size) ** 2 * energy
+        """Curvature-weighted variance of a step's averaged gradient: tr(H Cov) / B + tr(H) (c /
+        B)^2 e."""
+        made: Array = (
+            self.bend_spread / batch_size
+            + self.trace * (self.clip_norms / batch_size) ** 2 * energy
+        )
         return made
 
     def descent(self, batch_size: float, energy: float | Array) -> Array:
         """The best decrease of the loss in one step, times 2, over all learning rates."""
-        made: Array = np.maximum(self.signal, 0.0) ** 2 / (self.bend_square + self.noise(batch_size, energy))
+        made: Array = np.maximum(self.signal, 0.0) ** 2 / (
+            self.bend_square + self.noise(batch_size, energy)
+        )
         return made
 
     def longest(self) -> Array:
-        """The largest learning rate: at <grad F, m> / m'Hm one step without noise gains most, and from 2 / steepest on the
-        steepest direction diverges."""
-        made: Array = np.minimum(self.signal / np.maximum(self.bend_square, TINY), 2.0 / np.maximum(self.steepest, TINY))
+        """The largest learning rate: at <grad F, m> / m'Hm one step without noise gains most, and
+        from 2 / steepest on the steepest direction diverges."""
+        made: Array = np.minimum(
+            self.signal / np.maximum(self.bend_square, TINY), 2.0 / np.maximum(self.steepest, TINY)
+        )
         return made
 
     def isotropic(self, batch_size: float, energy: float | Array) -> Array:
         """R(c) of the paper's proof, where curvature is the same in all directions."""
-        noise = self.spread / batch_size + self.dimension * (self.clip_norms / batch_size) ** 2 * energy
+        noise = (
+            self.spread / batch_size + self.dimension * (self.clip_norms / batch_size) ** 2 * energy
+        )
         made: Array = np.maximum(self.signal, 0.0) ** 2 / (self.square + noise)
         return made
 
 
 def clip_norms(probe: Probe) -> Array:
-    """Where curves are computed: from a fraction of the median norm up to the largest norm, where nothing is clipped."""
+    """Where curves are computed: from a fraction of the median norm up to the largest norm, where
+    nothing is clipped."""
     norms = probe.norms[probe.norms > 0.0]
     return np.geomspace(float(np.median(norms)) / LOWEST, float(norms.max()), POINTS)
 
 
 def curve(probe: Probe, gram: Array | None = None, at: Array | None = None) -> Curve:
-    """The curve of a probe at its first point, or of another Gram matrix; at the given clip norms or `clip_norms(probe)`.
+    """The curve of a probe at its first point, or of another Gram matrix; at the given clip norms
+    or `clip_norms(probe)`.
 
     Raises:
         ValueError: the mean clipped gradient points along the mean gradient at no clip norm.
@@ -108,15 +126,20 @@ def curve(probe: Probe, gram: Array | None = None, at: Array | None = None) -> C
         steepest=probe.beta * factors.mean(1),
     )
     if not float(made.signal.max()) > 0.0:
-        raise ValueError("the gradients of the probe have no common direction: probe more records, or another point.")
+        raise ValueError(
+            "the gradients of the probe have no common direction: probe more records, or another point."
+        )
     return made
 
 
 def curves(probe: Probe) -> list[Curve]:
-    """The curves at the points of a probe, at the same clip norms; a second point without a common direction is left out."""
+    """The curves at the points of a probe, at the same clip norms; a second point without a common
+    direction is left out."""
     first = curve(probe)
     try:
-        return [first] if probe.later is None else [first, curve(probe, probe.later, first.clip_norms)]
+        return (
+            [first] if probe.later is None else [first, curve(probe, probe.later, first.clip_norms)]
+        )
     except ValueError:
         return [first]
 
@@ -130,8 +153,9 @@ class Choice(NamedTuple):
 
 
 def choose(curves: list[Curve], batch_size: float, energy: float | Array) -> Choice:
-    """The clip norm whose descent, as a share of the best at the same point, is largest at the worst point: the middle (in
-    logarithms) of the interval around it where that share is at least 95 % of its maximum."""
+    """The clip norm whose descent, as a share of the best at the same point, is largest at the
+    worst point: the middle (in logarithms) of the interval around it where that share is at least
+    95 % of its maximum."""
     shares = [made / made.max() for made in (curve.descent(batch_size, energy) for curve in curves)]
     worst = np.min(shares, axis=0)
     best, good = int(worst.argmax()), worst >= FLAT * worst.max()
@@ -142,8 +166,9 @@ def choose(curves: list[Curve], batch_size: float, energy: float | Array) -> Cho
 
 
 class Forecast(NamedTuple):
-    """What a run with constant settings should do: `learning_rate`, and `remaining`, a bound on the mean of <grad F, m> over
-    its steps as a share of the first one. `first` is the decrease of the loss in the first step."""
+    """What a run with constant settings should do: `learning_rate`, and `remaining`, a bound on the
+    mean of <grad F, m> over its steps as a share of the first one. `first` is the decrease of the
+    loss in the first step."""
 
     learning_rate: float
     remaining: float
@@ -162,20 +187,25 @@ def forecast(
 ) -> Forecast:
     """The forecast at clip norm number `index` of the curve; `loss` is R_F.
 
-    Where noise is Q = tr(H Cov)/B + tr(H)(c/B)^2 e and the step is short enough for the gradient itself not to overshoot
-    (eta <= <grad F, m> / m'Hm), summing the one-step changes gives mean <grad F, m> <= 2 R_F / (eta T) + eta Q, smallest at
-    eta = sqrt(2 R_F / (T Q)). The learning rate is that, or `Curve.longest` if that is smaller.
+    Where noise is Q = tr(H Cov)/B + tr(H)(c/B)^2 e and the step is short enough for the gradient
+    itself not to overshoot (eta <= <grad F, m> / m'Hm), summing the one-step changes gives mean
+    <grad F, m> <= 2 R_F / (eta T) + eta Q, smallest at eta = sqrt(2 R_F / (T Q)). The learning rate
+    is that, or `Curve.longest` if that is smaller.
 
     Raises:
-        ValueError: no learning rate is given, and the mean clipped gradient does not point along the mean gradient.
+        ValueError: no learning rate is given, and the mean clipped gradient does not point along
+            the mean gradient.
 
-    Source: Ghadimi and Lan (2013), arXiv 1309.5549, Theorem 2.1, with curvature-weighted noise instead of beta.
+    Source: Ghadimi and Lan (2013), arXiv 1309.5549, Theorem 2.1, with curvature-weighted noise
+    instead of beta.
     """
     noise = float(curve.noise(batch_size, energy)[index])
     signal, bend = float(curve.signal[index]), float(curve.bend_square[index])
     if learning_rate is None and not signal > 0.0:
         at = float(curve.clip_norms[index])
-        raise ValueError(f"at `clip_norm` {at:.6g} the clipped gradients of the probe have no common direction.")
+        raise ValueError(
+            f"at `clip_norm` {at:.6g} the clipped gradients of the probe have no common direction."
+        )
     eta = learning_rate or min(float(curve.longest()[index]), sqrt(2.0 * loss / (steps * noise)))
     first = eta * signal - eta**2 * (bend + noise) / 2.0
     left = (2.0 * loss / (eta * steps) + eta * noise) / signal if signal > 0.0 else inf

@@ -1,4 +1,5 @@
-"""What an advisor knows about gradients, whether from a public probe or from a private histogram of norms."""
+"""What an advisor knows about gradients, whether from a public probe or from a private histogram of
+norms."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,8 +26,9 @@ class Evidence:
     curves: expected descent against clip norm, at one point or two.
     at: the first of them at any one clip norm.
     clipped: share of records longer than a clip norm.
-    cosine: of the mean clipped gradient with the mean gradient, at a clip norm; None where only norms are known.
-    loss: R_F. measured: whether the probe had it (and curvature) or it was estimated.
+    cosine: of the mean clipped gradient with the mean gradient, at a clip norm; None where only
+    norms are known. loss: R_F. measured: whether the probe had it (and curvature) or it was
+    estimated.
     kappa, kappa_upper: scale of the tail of gradient noise, and with 95 % confidence.
     truncation: p that leaves 99.9 % of the mean clipped gradient.
     median: median norm.
@@ -50,8 +52,8 @@ class Evidence:
 
 
 def of(source: Probe | NormHistogram | str | Path | npt.ArrayLike, loss: float | None) -> Evidence:
-    """What a probe, a histogram, the file of one, or an m x d array of public per-record gradients tells; `loss` overrides
-    its R_F."""
+    """What a probe, a histogram, the file of one, or an m x d array of public per-record gradients
+    tells; `loss` overrides its R_F."""
     loss = None if loss is None else validate.positive("loss", loss)
     if isinstance(source, str | Path):
         source = histogram.load(source) or probe.load(source)
@@ -59,7 +61,9 @@ def of(source: Probe | NormHistogram | str | Path | npt.ArrayLike, loss: float |
         return _of_histogram(source, loss)
     found = source if isinstance(source, Probe) else probe.from_gradients(source)
     if not found.public:
-        raise ValueError("the probe is of private records: learn from them by a histogram, which can be paid for.")
+        raise ValueError(
+            "the probe is of private records: learn from them by a histogram, which can be paid for."
+        )
     tail = probe.tail(found.noise_norms)
     return Evidence(
         curves=descent.curves(found),
@@ -72,15 +76,21 @@ def of(source: Probe | NormHistogram | str | Path | npt.ArrayLike, loss: float |
         truncation=found.truncation,
         median=float(np.median(found.norms)),
         cosine=found.cosine,
-        assumptions=(f"the probe is of public records, so what it told costs nothing: {found.about}",),
+        assumptions=(
+            f"the probe is of public records, so what it told costs nothing: {found.about}",
+        ),
     )
 
 
 def _of_histogram(source: NormHistogram, loss: float | None) -> Evidence:
     if (loss or source.loss) is None:
-        raise ValueError("`loss` must be given with this histogram: a public value for F(start) - inf F.")
+        raise ValueError(
+            "`loss` must be given with this histogram: a public value for F(start) - inf F."
+        )
     norms, kappa = source.norms, source.tail()
-    grid = np.geomspace(float(source.quantile(MIDDLE)[1]) / descent.LOWEST, float(norms[-1]), descent.POINTS)
+    grid = np.geomspace(
+        float(source.quantile(MIDDLE)[1]) / descent.LOWEST, float(norms[-1]), descent.POINTS
+    )
     at = partial(_curve, source)
     return Evidence(
         curves=[at(grid)],
@@ -98,8 +108,9 @@ def _of_histogram(source: NormHistogram, loss: float | None) -> Evidence:
 
 
 def _curve(source: NormHistogram, clip_norms: Array) -> Curve:
-    """The curve of norms alone: as if direction did not depend on norm, all gradients pointed one way (only the shape in c
-    counts) and curvature were the same in all directions, with the trace of a negative log-likelihood."""
+    """The curve of norms alone: as if direction did not depend on norm, all gradients pointed one
+    way (only the shape in c counts) and curvature were the same in all directions, with the trace
+    of a negative log-likelihood."""
     norms, shares = source.norms, source.shares
     lengths = np.minimum(norms, clip_norms[:, None])
     mean, square = lengths @ shares, np.square(lengths) @ shares

@@ -1,7 +1,9 @@
-"""Norms of private gradients, learnt at a price: a histogram released once with Gaussian noise, and what follows from it.
+"""Norms of private gradients, learnt at a price: a histogram released once with Gaussian noise, and
+what follows from it.
 
-Adding or removing a record changes one count by 1, so the l2 sensitivity is 1 and noise N(0, s^2) on every count is one
-Gaussian mechanism of noise multiplier s, priced with the training it is for. All else here is post-processing.
+Adding or removing a record changes one count by 1, so the l2 sensitivity is 1 and noise N(0, s^2)
+on every count is one Gaussian mechanism of noise multiplier s, priced with the training it is for.
+All else here is post-processing.
 """
 
 from dataclasses import dataclass
@@ -18,9 +20,13 @@ from mmaccount.records.plan import Release
 
 Array = npt.NDArray[np.float64]
 SCHEMA = 1
-EDGES = np.exp2(np.arange(-80, 81) / 4.0)  # quarter octaves from 2^-20 to 2^20; what lies outside counts in the end bins
+EDGES = np.exp2(
+    np.arange(-80, 81) / 4.0
+)  # quarter octaves from 2^-20 to 2^20; what lies outside counts in the end bins
 HALF_BIN = 2.0**0.125  # from the middle of a bin to its edge
-VISIBLE = 5.0  # standard deviations a count must have to be taken for more than noise: 1 in 20,000 for all bins together
+# standard deviations a count must have to be taken for more than noise: 1 in 20,000 for all bins
+# together
+VISIBLE = 5.0
 SPREAD = 2.0  # standard deviations of an error bar
 TAIL = 0.9  # share of records below which kappa is not measured
 
@@ -34,8 +40,8 @@ class NormHistogram:
         noise_multiplier: standard deviation of the noise.
         dataset_size: n, public.
         dimension: number of weights d.
-        loss: a public value for R_F, for example log(classes) for a model that starts by guessing evenly; or None.
-        about: where it comes from, one line.
+        loss: a public value for R_F, for example log(classes) for a model that starts by guessing
+        evenly; or None. about: where it comes from, one line.
     """
 
     counts: Array
@@ -88,18 +94,28 @@ class NormHistogram:
         return float(SPREAD * self.noise_multiplier * len(self.norms) ** 0.5 / self.dataset_size)
 
     def quantile(self, share: float) -> tuple[float, float, float]:
-        """(low, estimate, high): the norm that this share of records stays below, and where noise and bins leave it."""
-        below, wanted = np.cumsum(self.shares), (max(0.0, share - self.error), share, share + self.error)
-        low, middle, high = (float(self.norms[min(int(np.searchsorted(below, s)), len(below) - 1)]) for s in wanted)
+        """(low, estimate, high): the norm that this share of records stays below, and where noise
+        and bins leave it."""
+        below, wanted = (
+            np.cumsum(self.shares),
+            (max(0.0, share - self.error), share, share + self.error),
+        )
+        low, middle, high = (
+            float(self.norms[min(int(np.searchsorted(below, s)), len(below) - 1)]) for s in wanted
+        )
         return low / HALF_BIN, middle, high * HALF_BIN
 
     def tail(self) -> tuple[float, float]:
-        """kappa = sup over t from the 90th percentile of t / -log P(norm >= t): estimate, and with the error bar.
+        """kappa = sup over t from the 90th percentile of t / -log P(norm >= t): estimate, and with
+        the error bar.
 
-        Norms stand in for noise norms, which differ from them by at most the norm of the mean gradient.
+        Norms stand in for noise norms, which differ from them by at most the norm of the mean
+        gradient.
         """
         start, reached = self.quantile(TAIL), np.cumsum(self.shares[::-1])[::-1]
-        points = [(float(t), float(p)) for t, p in zip(self.norms, reached, strict=True) if t > start[1]]
+        points = [
+            (float(t), float(p)) for t, p in zip(self.norms, reached, strict=True) if t > start[1]
+        ]
 
         def steepest(first: float, factor: float, error: float) -> float:
             pairs = [(first, 1.0 - TAIL), *((t * factor, p) for t, p in points)]

@@ -1,8 +1,10 @@
-"""What per-record gradients at one point tell: norms, noise, tail, direction, curvature; and the file they are kept in.
+"""What per-record gradients at one point tell: norms, noise, tail, direction, curvature; and the
+file they are kept in.
 
-A probe of m records keeps their Gram matrix K = <g_i, g_j>, not the gradients: every statistic of clipped gradients, at
-any clip norm, is a form in K. What is learnt from private records is a release and must be paid for: a probe is for public
-ones, `mmaccount.advice.histogram` for private ones.
+A probe of m records keeps their Gram matrix K = <g_i, g_j>, not the gradients: every statistic of
+clipped gradients, at any clip norm, is a form in K. What is learnt from private records is a
+release and must be paid for: a probe is for public ones, `mmaccount.advice.histogram` for private
+ones.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -23,8 +25,11 @@ SCHEMA = 1
 TRUNCATIONS = tuple(float(2.0 ** (i / 2.0)) for i in range(41))  # p that are tried, 1 ... 2^20
 TAIL = 0.9  # quantile of the noise norms from which kappa is measured
 KEPT = 0.999  # share of the clipped mean that truncation must leave
-UNKNOWN_LOSS = 1.0  # nats; a guess among 2 to 100 classes has 0.7 to 4.6, and learning rates go with its root
-EQUAL = 1e-5  # noise over gradient norm below which records count as all equal; float32 gradients are off by less
+UNKNOWN_LOSS = (
+    1.0  # nats; a guess among 2 to 100 classes has 0.7 to 4.6, and learning rates go with its root
+)
+# noise over gradient norm below which records count as all equal; float32 gradients are off by less
+EQUAL = 1e-5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,14 +39,14 @@ class Probe:
     Attributes:
         gram: K[i, j] = <g_i, g_j>, [m, m].
         dimension: number of weights d.
-        kept: share <m_p, m_1> / |m_1|^2 of the mean unit gradient m_1 that truncating at p = TRUNCATIONS leaves. Gradients
-            shorter than the clip norm lose less.
-        loss: mean loss, or None if it was not recorded. Taken as R_F = F - inf F, so inf F = 0 is assumed.
-        curvature: trace of the Hessian from gradient differences, or None.
-        smoothness: largest gradient difference over distance that was seen, a lower estimate of beta; or None.
-        later: Gram matrix at a second point further on in training, or None.
-        public: whether the records are public. The claim is the user's, and goes into the plan as an assumption.
-        about: where it comes from, one line.
+        kept: share <m_p, m_1> / |m_1|^2 of the mean unit gradient m_1 that truncating at p =
+            TRUNCATIONS leaves. Gradients shorter than the clip norm lose less.
+        loss: mean loss, or None if it was not recorded. Taken as R_F = F - inf F, so inf F = 0 is
+        assumed. curvature: trace of the Hessian from gradient differences, or None.
+        smoothness: largest gradient difference over distance that was seen, a lower estimate of
+        beta; or None. later: Gram matrix at a second point further on in training, or None.
+        public: whether the records are public. The claim is the user's, and goes into the plan as
+        an assumption. about: where it comes from, one line.
     """
 
     gram: Array
@@ -94,13 +99,14 @@ class Probe:
 
     @property
     def beta(self) -> float:
-        """Smoothness: as recorded, or the largest eigenvalue of the mean of g g', which for a negative log-likelihood (loss
-        in nats) estimates the Hessian (Gauss-Newton)."""
+        """Smoothness: as recorded, or the largest eigenvalue of the mean of g g', which for a
+        negative log-likelihood (loss in nats) estimates the Hessian (Gauss-Newton)."""
         return self.smoothness or float(np.linalg.eigvalsh(self.gram)[-1]) / self.size
 
     @property
     def gap_to_minimum(self) -> float:
-        """R_F: the recorded loss; else 1 nat, or |mean gradient|^2 / (2 beta) where smoothness says that it is more."""
+        """R_F: the recorded loss; else 1 nat, or |mean gradient|^2 / (2 beta) where smoothness says
+        that it is more."""
         return self.loss or max(UNKNOWN_LOSS, float(self.gram.mean()) / (2.0 * self.beta))
 
     @property
@@ -124,21 +130,32 @@ class Probe:
 def _gram(name: str, gram: Array, size: int) -> None:
     """Refuse what cannot be a Gram matrix worth advising on; each reason is one line."""
     if gram.ndim != 2 or gram.shape != (size, size):
-        raise ValueError(f"`{name}` of the probe must be a square matrix of {size} rows, got shape {gram.shape}.")
+        raise ValueError(
+            f"`{name}` of the probe must be a square matrix of {size} rows, got shape {gram.shape}."
+        )
     if size < 3:
-        raise ValueError(f"the probe must hold at least 3 records, got {size}: noise cannot be measured on fewer.")
+        raise ValueError(
+            f"the probe must hold at least 3 records, got {size}: noise cannot be measured on fewer."
+        )
     if not np.isfinite(gram).all():
-        raise ValueError("the probe holds gradients that are NaN or infinite: look for a broken record or loss.")
+        raise ValueError(
+            "the probe holds gradients that are NaN or infinite: look for a broken record or loss."
+        )
     if not float(np.abs(np.diagonal(gram)).max()) > 0.0:
-        raise ValueError("all gradients of the probe are zero: nothing can be learnt at this point.")
+        raise ValueError(
+            "all gradients of the probe are zero: nothing can be learnt at this point."
+        )
     rows = gram.mean(1)
     noise, signal = float(np.diagonal(gram).mean() - rows.mean()), float(np.diagonal(gram).mean())
     if not noise > EQUAL**2 * signal:
-        raise ValueError("all records of the probe have the same gradient: there is no noise to choose a clip norm by.")
+        raise ValueError(
+            "all records of the probe have the same gradient: there is no noise to choose a clip norm by."
+        )
 
 
 def gram_matrix(chunks: Sequence[Callable[[], npt.ArrayLike]]) -> Array:
-    """<g_i, g_j> of gradients made in chunks [rows, d]; two chunks are held at a time, and made again as often as needed."""
+    """<g_i, g_j> of gradients made in chunks [rows, d]; two chunks are held at a time, and made
+    again as often as needed."""
     blocks: dict[tuple[int, int], Array] = {}
     for i, one in enumerate(chunks):
         rows = np.asarray(one(), dtype=np.float64)
@@ -173,15 +190,20 @@ def from_gradients(gradients: npt.ArrayLike) -> Probe:
             f"`probe` must be an m x d array of numbers, a row per record, got {rows.dtype} of shape {rows.shape}."
         )
     if not np.isfinite(rows).all():
-        raise ValueError("the probe holds gradients that are NaN or infinite: look for a broken record or loss.")
-    with np.errstate(over="ignore", invalid="ignore"):  # products that are not finite are refused by `Probe`
+        raise ValueError(
+            "the probe holds gradients that are NaN or infinite: look for a broken record or loss."
+        )
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # products that are not finite are refused by `Probe`
         gram = gram_matrix([lambda: rows]) if len(rows) else np.zeros((0, 0))
         kept = kept_by_truncation([rows]) if len(rows) else np.zeros(len(TRUNCATIONS))
     return Probe(gram=gram, dimension=rows.shape[1], kept=kept)
 
 
 def load(path: str | Path) -> Probe:
-    """Read a probe: a file that `Probe.save` wrote, or one m x d array of per-record gradients in .npy or .npz form."""
+    """Read a probe: a file that `Probe.save` wrote, or one m x d array of per-record gradients in
+    .npy or .npz form."""
     try:
         found = np.load(path, allow_pickle=False)
     except OSError as error:
@@ -194,14 +216,17 @@ def load(path: str | Path) -> Probe:
         data = {name: found[name] for name in found.files}
     if "gram" not in data:
         if len(data) != 1:
-            raise ValueError(f"probe {path} must hold `gram` or one array, got {', '.join(sorted(data)) or 'nothing'}.")
+            raise ValueError(
+                f"probe {path} must hold `gram` or one array, got {', '.join(sorted(data)) or 'nothing'}."
+            )
         return from_gradients(next(iter(data.values())))
     return array_files.record(Probe, data, SCHEMA, "probe")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tail:
-    """kappa = sup over t >= `start` of t / -log P(|noise| >= t): `estimate` on the sample, `upper` with its confidence."""
+    """kappa = sup over t >= `start` of t / -log P(|noise| >= t): `estimate` on the sample, `upper`
+    with its confidence."""
 
     start: float
     estimate: float
@@ -210,21 +235,29 @@ class Tail:
 
 
 def tail(noise_norms: npt.ArrayLike, confidence: float = 0.95) -> Tail:
-    """kappa of Assumption 2.1 (arXiv 2210.03843) on the tail, from the 90th percentile on; larger kappa is a heavier tail.
+    """kappa of Assumption 2.1 (arXiv 2210.03843) on the tail, from the 90th percentile on; larger
+    kappa is a heavier tail.
 
-    `upper` replaces the share k/m of norms that reach t by its Clopper-Pearson upper limit at level (1 - confidence) / m:
-    with that confidence P(|noise| >= t) <= exp(-t / upper) for all t from `start` up to the largest norm seen. (Norms are
-    quantiles of independent uniforms, and the limit for k is a quantile of the (k + 1)-th smallest of them, so the limits
-    hold for all t at once, also where norms repeat.) Beyond the largest norm Assumption 2.1 remains an assumption.
+    `upper` replaces the share k/m of norms that reach t by its Clopper-Pearson upper limit at level
+    (1 - confidence) / m: with that confidence P(|noise| >= t) <= exp(-t / upper) for all t from
+    `start` up to the largest norm seen. (Norms are quantiles of independent uniforms, and the limit
+    for k is a quantile of the (k + 1)-th smallest of them, so the limits hold for all t at once,
+    also where norms repeat.) Beyond the largest norm Assumption 2.1 remains an assumption.
     """
     norms = np.sort(np.asarray(noise_norms, dtype=np.float64))[::-1]
     m, level = len(norms), 1.0 - validate.probability("confidence", confidence)
     start = float(np.quantile(norms, TAIL))
     counts = np.array([int((norms >= t).sum()) for t in norms if t >= start])
     points, shares = norms[: len(counts)], counts / m
-    limits = betaincinv(counts + 1.0, m - counts, 1.0 - level / m) if counts.max() < m else np.ones(len(counts))
+    limits = (
+        betaincinv(counts + 1.0, m - counts, 1.0 - level / m)
+        if counts.max() < m
+        else np.ones(len(counts))
+    )
 
     def steepest(tails: Array) -> float:
         return float(np.max(points / -np.log(tails))) if tails.max() < 1.0 else inf
 
-    return Tail(start=start, estimate=steepest(shares), upper=steepest(limits), confidence=confidence)
+    return Tail(
+        start=start, estimate=steepest(shares), upper=steepest(limits), confidence=confidence
+    )

@@ -12,13 +12,14 @@ from mmaccount.records import mixing_laws
 from mmaccount.records.bound import Bound
 from mmaccount.records.plan import Plan
 
-OVERCHARGED = (
-    2.0  # noise multiplier below which epsilon grows faster than noise falls (Sander et al. 2023, arXiv 2210.03403)
-)
+# noise multiplier below which epsilon grows faster than noise falls (Sander et al. 2023, arXiv
+# 2210.03403)
+OVERCHARGED = 2.0
 
 
 def tan_epsilon(plan: Plan) -> float:
-    """Epsilon by TAN's rule, mu^2 / 2 + mu sqrt(2 log(1/delta)) with mu = q sqrt(T (exp(1/z^2) - 1)); a check, not a bound.
+    """Epsilon by TAN's rule, mu^2 / 2 + mu sqrt(2 log(1/delta)) with mu = q sqrt(T (exp(1/z^2) -
+    1)); a check, not a bound.
 
     Source: Sander, Stock, Sablayrolles (2023), arXiv 2210.03403.
     """
@@ -39,14 +40,17 @@ class Story(NamedTuple):
     forecast: Forecast
     problem: Problem
 
-    def reasons(self, rivals: Sequence[tuple[Schedule, float]], epochs: float, plain_noise: float) -> dict[str, str]:
+    def reasons(
+        self, rivals: Sequence[tuple[Schedule, float]], epochs: float, plain_noise: float
+    ) -> dict[str, str]:
         """For each knob what it follows from."""
         phase, plan, known = self.plan.phases[0], self.plan, self.known
         return {
             "clip_norm": self._clip_norm(),
             "noise_multiplier": f"{phase.noise_multiplier:.6g}: the least that meets epsilon {plan.target_epsilon:g} at "
             f"delta {plan.delta:g} ({self.bound.method})" + self._paid(),
-            "batch_size": f"{plan.batch_size:g} of {plan.dataset_size}, with " + self._shape(rivals, epochs),
+            "batch_size": f"{plan.batch_size:g} of {plan.dataset_size}, with "
+            + self._shape(rivals, epochs),
             "steps": f"{phase.steps}: {phase.steps * plan.sample_rate:.4g} passes over the data",
             "learning_rate": self._learning_rate(),
             "truncation": f"{phase.truncation:g}: "
@@ -62,13 +66,19 @@ class Story(NamedTuple):
         }
 
     def rejected(
-        self, rivals: Sequence[tuple[Schedule, float]], energies: dict[float, float], plain_noise: float, auto: bool
+        self,
+        rivals: Sequence[tuple[Schedule, float]],
+        energies: dict[float, float],
+        plain_noise: float,
+        auto: bool,
     ) -> dict[str, str]:
         """What was not done, and why."""
         phase, plan, plain = self.plan.phases[0], self.plan, energies[0.0]
         made = {"theory's clip norm": self._floor(), "equal curvature": self._isotropic()}
         others = [
-            (shape, cost) for shape, cost in rivals if (shape.batch_size, shape.steps) != (plan.batch_size, phase.steps)
+            (shape, cost)
+            for shape, cost in rivals
+            if (shape.batch_size, shape.steps) != (plan.batch_size, phase.steps)
         ]
         if others:
             made["other schedules"] = "; ".join(
@@ -94,13 +104,21 @@ class Story(NamedTuple):
 
     def _clip_norm(self) -> str:
         c, known = self.plan.phases[0].clip_norm, self.known
-        points = "at the start and where the loss has halved" if len(known.curves) > 1 else "at the start"
+        points = (
+            "at the start and where the loss has halved"
+            if len(known.curves) > 1
+            else "at the start"
+        )
         if self.choice.low == self.choice.high == self.choice.clip_norm:
             flat = "as given"
         else:
             ends = f"from {self.choice.low:.3g} to {self.choice.high:.3g}"
             flat = f"the decrease of a step, {points}, is within 5 % of its best {ends}"
-        turned = "" if known.cosine is None else f"; clipped, their mean has cosine {known.cosine(c):.4f} with the mean"
+        turned = (
+            ""
+            if known.cosine is None
+            else f"; clipped, their mean has cosine {known.cosine(c):.4f} with the mean"
+        )
         return f"{c:.4g}: {flat}; {known.clipped(c):.0%} of gradients are longer (median {known.median:.3g}){turned}"
 
     def _floor(self) -> str:
@@ -128,7 +146,11 @@ class Story(NamedTuple):
             return "the steps that were given or that the limit allows"
         best = min(cost for _, cost in rivals)
         good = [shape for shape, cost in rivals if cost <= best / 0.95]
-        what = "noise of the mean gradient" if self.plan.releases else "share of the gradient that remains"
+        what = (
+            "noise of the mean gradient"
+            if self.plan.releases
+            else "share of the gradient that remains"
+        )
         return (
             f"{self.plan.phases[0].steps} steps: of {len(rivals)} schedules within {epochs:g} passes the {what} is within "
             f"5 % of the smallest, {best:.3g}, from {good[0].steps} to {good[-1].steps} steps; this is the middle"
@@ -137,7 +159,11 @@ class Story(NamedTuple):
     def _learning_rate(self) -> str:
         phase, known = self.plan.phases[0], self.known
         longest = float(known.at(phase.clip_norm).longest()[0])
-        source = "measured" if known.measured else "estimated from gradients alone, for a loss in nats (see --loss)"
+        source = (
+            "measured"
+            if known.measured
+            else "estimated from gradients alone, for a loss in nats (see --loss)"
+        )
         return (
             f"{phase.learning_rate:.4g}: the smaller of the longest step that does not overshoot, {longest:.3g}, and "
             f"sqrt(2 R_F / (T noise)), times 3/2 with mixing, unless given; R_F = {known.loss:.3g}, curvature "
@@ -146,7 +172,9 @@ class Story(NamedTuple):
 
     def _energy(self) -> float:
         phase = self.plan.phases[0]
-        return mixing_laws.energy(phase.noise_multiplier, self.plan.settings()[-1].mixing, phase.mixing_law)
+        return mixing_laws.energy(
+            phase.noise_multiplier, self.plan.settings()[-1].mixing, phase.mixing_law
+        )
 
     def _gap(self, plain_noise: float) -> str:
         gap = self.plan.phases[0].gap
@@ -163,7 +191,11 @@ class Story(NamedTuple):
         phase = self.plan.phases[0]
         if phase.adaptive is None:
             return {}
-        kept, noise, found = phase.adaptive.quantile, phase.adaptive.noise, phase.priced_noise_multiplier
+        kept, noise, found = (
+            phase.adaptive.quantile,
+            phase.adaptive.noise,
+            phase.priced_noise_multiplier,
+        )
         return {
             "adaptive": f"the clip norm starts there and follows the {kept:.3g} quantile of gradient norms; with the count, "
             f"noise {phase.noise_multiplier:.4g} costs what {found:.4g} would (noise on the count {noise:.4g} records)"
@@ -181,12 +213,16 @@ class Story(NamedTuple):
             f"run at most {min(share, 1.0):.0%} of the gradient's alignment remains; noise is {noise / mean:.3g} times the "
             f"mean gradient in a step, {noise / mean / sqrt(phase.steps):.3g} times over the run"
         )
-        return text + ("; the budget is too small for progress that can be foreseen" if share >= 1.0 else "")
+        return text + (
+            "; the budget is too small for progress that can be foreseen" if share >= 1.0 else ""
+        )
 
     def _checks(self) -> str:
         phase, plan = self.plan.phases[0], self.plan
         z = phase.noise_multiplier
-        tan = f"TAN's rule gives epsilon {tan_epsilon(plan):.3g}" + (" for the noise alone" if phase.gap else "")
+        tan = f"TAN's rule gives epsilon {tan_epsilon(plan):.3g}" + (
+            " for the noise alone" if phase.gap else ""
+        )
         regime = "below 2, where privacy is overcharged" if z < OVERCHARGED else "at least 2"
         return (
             f"{tan} (certified {self.bound.upper:.4g}); noise multiplier {regime} (Sander et al. 2023); total step eta c T "

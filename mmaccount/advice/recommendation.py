@@ -21,11 +21,11 @@ class Advice:
         bound: its epsilon; `bound.upper` is at most the target.
         reasons: for each knob what it follows from, for people; also "outlook" and cross-checks.
         rejected: what was not done, and why.
-        forecast: learning rate, share of the gradient's alignment that remains, decrease of the loss in the first step.
-        choice: clip norm, and the interval within which it hardly matters.
+        forecast: learning rate, share of the gradient's alignment that remains, decrease of the
+        loss in the first step. choice: clip norm, and the interval within which it hardly matters.
         evidence: what all of this was derived from, the descent curves among it.
-        noise: the noise multiplier that meets the target at each clip norm of the curves (with a gap by the quick bounds,
-            interpolated); where the clip norm was given, that of the plan.
+        noise: the noise multiplier that meets the target at each clip norm of the curves (with a
+            gap by the quick bounds, interpolated); where the clip norm was given, that of the plan.
     """
 
     plan: Plan
@@ -41,13 +41,22 @@ class Advice:
         """z^2 + V rho^2 at each clip norm of the curves, with `noise` and the gap of the plan."""
         phase = self.plan.phases[0]
         rho = phase.gap * self.plan.batch_size / self.evidence.curves[0].clip_norms
-        made: npt.NDArray[np.float64] = np.square(self.noise) + mixing_laws.variance(phase.mixing_law) * np.square(rho)
+        made: npt.NDArray[np.float64] = np.square(self.noise) + mixing_laws.variance(
+            phase.mixing_law
+        ) * np.square(rho)
         return made
 
     def curve(self) -> list[dict[str, float]]:
-        """For each clip norm `noise` and the best decrease of one step times 2, at the start: as measured, and R(c) / beta,
-        where curvature is equal in all directions. Ready for JSON."""
+        """For each clip norm `noise` and the best decrease of one step times 2, at the start: as
+        measured, and R(c) / beta, where curvature is equal in all directions. Ready for JSON."""
         one, batch, energy = self.evidence.curves[0], self.plan.batch_size, self.energy()
-        columns = (one.clip_norms, self.noise, one.descent(batch, energy), one.isotropic(batch, energy) / one.beta)
+        columns = (
+            one.clip_norms,
+            self.noise,
+            one.descent(batch, energy),
+            one.isotropic(batch, energy) / one.beta,
+        )
         names = ("clip_norm", "noise_multiplier", "descent", "isotropic")
-        return [dict(zip(names, map(float, row), strict=True)) for row in zip(*columns, strict=True)]
+        return [
+            dict(zip(names, map(float, row), strict=True)) for row in zip(*columns, strict=True)
+        ]

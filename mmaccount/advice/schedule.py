@@ -1,4 +1,5 @@
-"""Batch size, steps and noise: which there are under a limit on compute, each with the least noise that meets the target."""
+"""Batch size, steps and noise: which there are under a limit on compute, each with the least noise
+that meets the target."""
 
 from collections.abc import Sequence
 from math import sqrt
@@ -12,7 +13,14 @@ from mmaccount.records.adaptive_clipping import AdaptiveClipping
 from mmaccount.records.settings import Settings
 
 FEWEST, MOST = 2, 6  # steps that are tried: the limit in epochs, halved and doubled so many times
-WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # mixing that is tried, in units of the noise without mixing
+WIDTHS = (
+    0.25,
+    0.5,
+    1.0,
+    2.0,
+    4.0,
+    8.0,
+)  # mixing that is tried, in units of the noise without mixing
 FLAT = 0.95  # share of the best that counts as equally good
 
 
@@ -27,18 +35,28 @@ class Schedule(NamedTuple):
 def shapes(
     dataset_size: int, epochs: float, batch_size: float | None = None, steps: int | None = None
 ) -> list[tuple[float, int]]:
-    """(batch size, steps) to choose from: at most `epochs` passes over the data, as far as a size is not given."""
+    """(batch size, steps) to choose from: at most `epochs` passes over the data, as far as a size
+    is not given."""
     n = dataset_size
     if batch_size is not None:
         batch_size = validate.real("batch_size", batch_size, f"(0, {n} = dataset_size]", 0.0, n)
-        return [(batch_size, validate.count("steps", steps) if steps is not None else max(1, int(epochs * n / batch_size)))]
+        return [
+            (
+                batch_size,
+                validate.count("steps", steps)
+                if steps is not None
+                else max(1, int(epochs * n / batch_size)),
+            )
+        ]
     if steps is not None:
         steps = validate.count("steps", steps)
         return [(float(min(n, max(1, round(epochs * n / steps)))), steps)]
     counts = sorted({max(1, round(epochs * 2.0**k)) for k in range(-FEWEST, MOST + 1)})
     made = {count: min(n, round(epochs * n / count)) for count in counts}
     if not any(made.values()):
-        raise ValueError(f"`epochs` must leave at least one record for one step, got {epochs:g} passes over {n} records.")
+        raise ValueError(
+            f"`epochs` must leave at least one record for one step, got {epochs:g} passes over {n} records."
+        )
     return [(float(batch), count) for count, batch in made.items() if batch >= 1]
 
 
@@ -51,9 +69,13 @@ def priced(
     besides: Sequence[Settings] = (),
     adaptive: AdaptiveClipping | None = None,
 ) -> Schedule:
-    """The shape with the smallest noise multiplier of plain DP-SGD that meets the target. Raises Infeasible."""
+    """The shape with the smallest noise multiplier of plain DP-SGD that meets the target. Raises
+    Infeasible."""
     start = Settings(sample_rate=shape[0] / dataset_size, steps=shape[1], noise_multiplier=1.0)
-    return Schedule(*shape, least_noise_multiplier(start, adaptive, epsilon=epsilon, delta=delta, besides=besides))
+    return Schedule(
+        *shape,
+        least_noise_multiplier(start, adaptive, epsilon=epsilon, delta=delta, besides=besides),
+    )
 
 
 def middle(costs: Sequence[float]) -> int:
@@ -68,15 +90,23 @@ def middle(costs: Sequence[float]) -> int:
 
 
 def least_noise(settings: Settings) -> float:
-    """The smallest noise multiplier with which this mixing may cost as little as plain noise `settings.noise_multiplier`.
+    """The smallest noise multiplier with which this mixing may cost as little as plain noise
+    `settings.noise_multiplier`.
 
-    A gradient spread over many coordinates sees Gaussian noise of multiplier z / sqrt(I(L)); an attack on it reaches what
-    that costs, so no accountant can do better than where this equals the plain one.
+    A gradient spread over many coordinates sees Gaussian noise of multiplier z / sqrt(I(L)); an
+    attack on it reaches what that costs, so no accountant can do better than where this equals the
+    plain one.
     """
     plain = settings.noise_multiplier
 
     def excess(z: float) -> float:
-        made = Settings(sample_rate=1.0, steps=1, noise_multiplier=z, mixing=settings.mixing, mixing_law=settings.mixing_law)
+        made = Settings(
+            sample_rate=1.0,
+            steps=1,
+            noise_multiplier=z,
+            mixing=settings.mixing,
+            mixing_law=settings.mixing_law,
+        )
         return plain - z / sqrt(fisher_information(made))
 
     low = plain
@@ -85,17 +115,21 @@ def least_noise(settings: Settings) -> float:
     return safe_end(excess, plain, low, tolerance=1e-6)
 
 
-def cheapest_mixing(noise_multiplier: float, law: str = mixing_laws.UNIFORM) -> tuple[float, dict[float, float]]:
-    """(best mixing rho, energy at each rho that was tried). Energy z^2 + V rho^2, V the variance of the law at width 1 (1/12
-    for the uniform), is what mixing and noise together do to the loss (Theorem 3.1); it is taken at the least noise with
-    which the target could be met at all.
+def cheapest_mixing(
+    noise_multiplier: float, law: str = mixing_laws.UNIFORM
+) -> tuple[float, dict[float, float]]:
+    """(best mixing rho, energy at each rho that was tried). Energy z^2 + V rho^2, V the variance of
+    the law at width 1 (1/12 for the uniform), is what mixing and noise together do to the loss
+    (Theorem 3.1); it is taken at the least noise with which the target could be met at all.
 
-    By Cramer-Rao z / sqrt(I) <= sqrt(z^2 + V rho^2) for every law and rho, so the best is 0: where energy is what counts,
-    mixing cannot save any.
+    By Cramer-Rao z / sqrt(I) <= sqrt(z^2 + V rho^2) for every law and rho, so the best is 0: where
+    energy is what counts, mixing cannot save any.
     """
     energies = {0.0: noise_multiplier**2}
     for width in WIDTHS:
         rho = width * noise_multiplier
-        run = Settings(sample_rate=1.0, steps=1, noise_multiplier=noise_multiplier, mixing=rho, mixing_law=law)
+        run = Settings(
+            sample_rate=1.0, steps=1, noise_multiplier=noise_multiplier, mixing=rho, mixing_law=law
+        )
         energies[rho] = mixing_laws.energy(least_noise(run), rho, law)
     return min(energies, key=lambda rho: energies[rho]), energies

@@ -17,8 +17,9 @@ MIXING = ("gap", "truncation")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Neighbour:
-    """A plan that differs from the recommended one in one knob: its epsilon, an upper bound (with a gap by the quick bounds,
-    also of the recommendation itself), and what is expected of it (None where norms are all that is known)."""
+    """A plan that differs from the recommended one in one knob: its epsilon, an upper bound (with a
+    gap by the quick bounds, also of the recommendation itself), and what is expected of it (None
+    where norms are all that is known)."""
 
     knob: str
     factor: float
@@ -29,11 +30,15 @@ class Neighbour:
 
     def to_dict(self) -> dict[str, str | float | None]:
         """Plain values, ready for JSON; what is unbounded is None."""
-        return {name: None if isinstance(v, float) and not isfinite(v) else v for name, v in asdict(self).items()}
+        return {
+            name: None if isinstance(v, float) and not isfinite(v) else v
+            for name, v in asdict(self).items()
+        }
 
 
 def around(advice: Advice) -> list[Neighbour]:
-    """The recommendation with each knob times 0.5 ... 2, all else as it is; batches do not grow beyond the data."""
+    """The recommendation with each knob times 0.5 ... 2, all else as it is; batches do not grow
+    beyond the data."""
     made = []
     for knob in KNOBS + MIXING * (advice.plan.phases[0].gap > 0.0):
         for factor in FACTORS:
@@ -46,7 +51,11 @@ def around(advice: Advice) -> list[Neighbour]:
 def _changed(plan: Plan, knob: str, factor: float) -> Plan | None:
     if knob == "batch_size":
         rate = plan.sample_rate * factor
-        return replace(plan, sample_rate=rate, batch_size=rate * plan.dataset_size) if rate <= 1.0 else None
+        return (
+            replace(plan, sample_rate=rate, batch_size=rate * plan.dataset_size)
+            if rate <= 1.0
+            else None
+        )
     phase = plan.phases[0]
     value = getattr(phase, knob) * factor
     if knob == "truncation" and value < 1.0:

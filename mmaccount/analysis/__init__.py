@@ -1,1 +1,2 @@
-"""Questions asked of the accountant: settings for a target, comparisons, attackers, tuning, audits, the paper."""
+"""Questions asked of the accountant: settings for a target, comparisons, attackers, tuning, audits,
+the paper."""

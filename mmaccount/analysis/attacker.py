@@ -1,22 +1,28 @@
-"""What a run's privacy means: the whole profile, and what an attacker who wants to know about one record can do with it.
+"""What a run's privacy means: the whole profile, and what an attacker who wants to know about one
+record can do with it.
 
-Let P_1 and P_0 be the laws of all that is published with and without the record (replace-one: with one and with the other),
-delta_1(eps) = sup_S P_1(S) - e^eps P_0(S), and delta_0(eps) the same with the two swapped. An attacker claims "in" on a set
-S: false positive rate a = P_0(S), true positive rate P_1(S), false negative rate 1 - P_1(S). The least false negative rate
-at a is the trade-off curve f(a) (Dong, Roth, Su 2019, arXiv 1905.02383). With x = e^eps over all reals,
-    C(x) = 1 - sup_S (P_1(S) - x P_0(S)) = 1 - delta_1(log x) for x >= 1, = x (1 - delta_0(-log x)) for x <= 1
+Let P_1 and P_0 be the laws of all that is published with and without the record (replace-one: with
+one and with the other), delta_1(eps) = sup_S P_1(S) - e^eps P_0(S), and delta_0(eps) the same with
+the two swapped. An attacker claims "in" on a set S: false positive rate a = P_0(S), true positive
+rate P_1(S), false negative rate 1 - P_1(S). The least false negative rate at a is the trade-off
+curve f(a) (Dong, Roth, Su 2019, arXiv 1905.02383). With x = e^eps over all reals,
+    C(x) = 1 - sup_S (P_1(S) - x P_0(S)) = 1 - delta_1(log x) for x >= 1, = x (1 - delta_0(-log x))
+    for x <= 1
 (the second by swapping S and its complement) is concave and nondecreasing, C(0) = 0, C <= 1, and
     f(a) = sup_x C(x) - x a.
-Both directions are needed, and both are covered: that is what makes a statement about either error rate.
+Both directions are needed, and both are covered: that is what makes a statement about either error
+rate.
 
-Guarantee. Any finite set of x gives f(a) >= max_i C_low(x_i) - x_i a, C_low from upper bounds on delta.
-Attack. f(a) <= sup_x D(x) - x a for any D >= C of an adversary that exists; D comes from bounds on *its* delta at the x_i.
-Between them C is concave: for x_i <= x <= x_{i+1},
+Guarantee. Any finite set of x gives f(a) >= max_i C_low(x_i) - x_i a, C_low from upper bounds on
+delta.
+Attack. f(a) <= sup_x D(x) - x a for any D >= C of an adversary that exists; D comes from bounds on
+*its* delta at the x_i. Between them C is concave: for x_i <= x <= x_{i+1},
     C(x) <= C(x_i) + (x - x_i) (C(x_i) - C(x_{i-1})) / (x_i - x_{i-1}),
     C(x) <= C(x_{i+1}) - (x_{i+1} - x) (C(x_{i+2}) - C(x_{i+1})) / (x_{i+2} - x_{i+1}),
-whose right sides grow when upper bounds replace C(x_i), C(x_{i+1}) and lower bounds replace C(x_{i-1}), C(x_{i+2}). Where a
-neighbour is missing, the first is left out and the second is C(x) <= C(x_{i+1}). D is the smaller of the two lines, so the
-supremum is at a grid point or where they cross; beyond the last point D = 1.
+whose right sides grow when upper bounds replace C(x_i), C(x_{i+1}) and lower bounds replace
+C(x_{i-1}), C(x_{i+2}). Where a neighbour is missing, the first is left out and the second is C(x)
+<= C(x_{i+1}). D is the smaller of the two lines, so the supremum is at a grid point or where they
+cross; beyond the last point D = 1.
 """
 
 from collections.abc import Iterable
@@ -35,16 +41,23 @@ from mmaccount.records.bound import Bound
 from mmaccount.records.settings import Settings
 
 RATES = (0.001, 0.01, 0.1)  # false positive rates of a summary
-LINEAR, GEOMETRIC = 120, 40  # epsilons of a trade-off curve: evenly spaced, and in even ratios near 0
+LINEAR, GEOMETRIC = (
+    120,
+    40,
+)  # epsilons of a trade-off curve: evenly spaced, and in even ratios near 0
 CLOSEST = 1e-5  # the smallest of the latter, relative to the largest
-SMALLEST_MU, LARGEST_MU = 1e-15, 40.0  # delta is 0 at the one, and 1 where mu/2 - epsilon/mu exceeds 10
+SMALLEST_MU, LARGEST_MU = (
+    1e-15,
+    40.0,
+)  # delta is 0 at the one, and 1 where mu/2 - epsilon/mu exceeds 10
 ROUNDING = 1e-14  # absolute, of an error rate, taken off or added
 METHOD = "privacy profile, both directions"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TradeOff:
-    """The least false negative rate at each false positive rate: no attack is below `lower`, one gets to `upper` or below.
+    """The least false negative rate at each false positive rate: no attack is below `lower`, one
+    gets to `upper` or below.
 
     `upper` is None where no attack has been computed. True positive rates are 1 minus these.
     """
@@ -76,29 +89,40 @@ class Meaning:
         def both(bound: Bound) -> dict[str, Any]:
             return {"lower": bound.lower, "upper": bound.upper}
 
-        rates = [{"false_positive_rate": rate} | both(bound) for rate, bound in self.true_positive_rates]
+        rates = [
+            {"false_positive_rate": rate} | both(bound) for rate, bound in self.true_positive_rates
+        ]
         success = {"prior": self.prior} | both(self.bayes_success)
-        return {"advantage": both(self.advantage), "bayes_success": success, "true_positive_rate": rates}
+        return {
+            "advantage": both(self.advantage),
+            "bayes_success": success,
+            "true_positive_rate": rates,
+        }
 
 
 def _ascending(name: str, values: Iterable[float], interval: str, high: float) -> np.ndarray:
-    """Checked values in [0, high]; ascending, because delta and the error rates are found from left to right."""
+    """Checked values in [0, high]; ascending, because delta and the error rates are found from left
+    to right."""
     checked = np.array([validate.real(name, value, interval, 0.0, high) for value in values])
     if checked.size == 0 or np.any(np.diff(checked) <= 0.0):
         raise ValueError(f"`{name}` must be one or more ascending numbers in {interval}.")
     return checked
 
 
-def privacy_profile(settings: Settings | Iterable[Settings], epsilons: Iterable[float], *, tight: bool = True) -> Profile:
-    """delta at each of many epsilons: `upper` holds, `lower` is reached by an attack (None: none computed).
+def privacy_profile(
+    settings: Settings | Iterable[Settings], epsilons: Iterable[float], *, tight: bool = True
+) -> Profile:
+    """delta at each of many epsilons: `upper` holds, `lower` is reached by an attack (None: none
+    computed).
 
     Args:
         settings: one phase or several.
         epsilons: ascending, in [0, inf).
         tight: as for `epsilon`.
 
-    Every value is a certified bound, of the same methods as `mmaccount.delta`, a little looser in between: without mixing a
-    relative 1e-4, wider for runs of a few steps. Errors as `mmaccount.delta`.
+    Every value is a certified bound, of the same methods as `mmaccount.delta`, a little looser in
+    between: without mixing a relative 1e-4, wider for runs of a few steps. Errors as
+    `mmaccount.delta`.
 
     >>> run = Settings(sample_rate=0.01, steps=10_000, noise_multiplier=1.0)
     >>> made = privacy_profile(run, [0.0, 3.0, 8.0])
@@ -133,19 +157,27 @@ def _highest(x: np.ndarray, low: np.ndarray, high: np.ndarray, rates: np.ndarray
 def _attack(epsilons: np.ndarray, remove: Curve, add: Curve, rates: np.ndarray) -> np.ndarray:
     """Upper bounds on the false negative rate that this adversary needs."""
     x, y = np.exp(epsilons), np.concatenate([[0.0], np.exp(-epsilons[::-1])])
-    low, high = (np.concatenate([[0.0], y[1:] * (1.0 - delta[::-1])]) for delta in (add.upper, add.lower))
-    below, above = _highest(y, low, high, rates), _highest(x, 1.0 - remove.upper, 1.0 - remove.lower, rates)
+    low, high = (
+        np.concatenate([[0.0], y[1:] * (1.0 - delta[::-1])]) for delta in (add.upper, add.lower)
+    )
+    below, above = (
+        _highest(y, low, high, rates),
+        _highest(x, 1.0 - remove.upper, 1.0 - remove.lower, rates),
+    )
     beyond = 1.0 - x[-1] * rates
     return np.asarray(np.maximum(beyond, np.maximum(below, above)))
 
 
-def trade_off(settings: Settings | Iterable[Settings], rates: Iterable[float], *, tight: bool = True) -> TradeOff:
-    """The trade-off curve of the worst pair of neighbours, bounded from both sides at the given false positive rates.
+def trade_off(
+    settings: Settings | Iterable[Settings], rates: Iterable[float], *, tight: bool = True
+) -> TradeOff:
+    """The trade-off curve of the worst pair of neighbours, bounded from both sides at the given
+    false positive rates.
 
     Args:
         settings: one phase or several.
-        rates: false positive rates, ascending, in [0, 1]. "Positive" means that the attacker claims the record is in.
-        tight: as for `epsilon`.
+        rates: false positive rates, ascending, in [0, 1]. "Positive" means that the attacker claims
+        the record is in. tight: as for `epsilon`.
 
     >>> run = Settings(sample_rate=1, steps=1, noise_multiplier=1.0)       # f(a) = Phi(Phi^-1(1 - a) - 1)
     >>> made = trade_off(run, [0.05])
@@ -160,20 +192,26 @@ def trade_off(settings: Settings | Iterable[Settings], rates: Iterable[float], *
 
 def _trade_off(made: Profile, rates: np.ndarray) -> TradeOff:
     x = np.exp(made.epsilons)
-    ways = np.concatenate([1.0 - made.remove - np.outer(rates, x), (1.0 - made.add - rates[:, None]) / x], axis=1)
+    ways = np.concatenate(
+        [1.0 - made.remove - np.outer(rates, x), (1.0 - made.add - rates[:, None]) / x], axis=1
+    )
     lower = np.maximum(0.0, np.max(ways, axis=1) - ROUNDING)
     upper = None
     if made.attacks:
         found = [_attack(made.epsilons, *pair, rates) for pair in made.attacks.values()]
-        upper = np.minimum(1.0 - rates, np.min(found, axis=0) + ROUNDING)  # a blind guess reaches 1 - a
+        upper = np.minimum(
+            1.0 - rates, np.min(found, axis=0) + ROUNDING
+        )  # a blind guess reaches 1 - a
         upper = np.maximum(upper, lower)
     return TradeOff(false_positive_rates=rates, lower=lower, upper=upper)
 
 
 def advantage(settings: Settings | Iterable[Settings], *, tight: bool = True) -> Bound:
-    """The membership inference advantage: the largest true positive rate less false positive rate of any attack.
+    """The membership inference advantage: the largest true positive rate less false positive rate
+    of any attack.
 
-    It is the total variation distance of the two laws, delta at epsilon 0. Errors as `mmaccount.delta`.
+    It is the total variation distance of the two laws, delta at epsilon 0. Errors as
+    `mmaccount.delta`.
 
     >>> found = advantage(Settings(sample_rate=1, steps=1, noise_multiplier=1.0))       # 2 Phi(1/2) - 1
     >>> f"{found.lower:.6f} {found.upper:.6f}"
@@ -182,12 +220,17 @@ def advantage(settings: Settings | Iterable[Settings], *, tight: bool = True) ->
     return accountant.delta(settings, epsilon=0.0, tight=tight)
 
 
-def bayes_success(settings: Settings | Iterable[Settings], *, prior: float = 0.5, tight: bool = True) -> Bound:
-    """The probability that the best guess "in" or "out" is right, for a record that is in with probability `prior`.
+def bayes_success(
+    settings: Settings | Iterable[Settings], *, prior: float = 0.5, tight: bool = True
+) -> Bound:
+    """The probability that the best guess "in" or "out" is right, for a record that is in with
+    probability `prior`.
 
-    max over S of prior P_1(S) + (1 - prior) P_0(not S), which with e = |log(prior / (1 - prior))| is
+    max over S of prior P_1(S) + (1 - prior) P_0(not S), which with e = |log(prior / (1 - prior))|
+    is
         max(prior, 1 - prior) + min(prior, 1 - prior) * delta(e),
-    delta of removal for prior <= 1/2, of addition above. Guessing without looking reaches the first term.
+    delta of removal for prior <= 1/2, of addition above. Guessing without looking reaches the first
+    term.
 
     Args:
         settings: one phase or several.
@@ -212,7 +255,10 @@ def _success(made: Profile, prior: float) -> Bound:
     at = int(np.searchsorted(made.epsilons, _prior_epsilon(prior)))
     out = prior <= 0.5
     upper = float((made.remove if out else made.add)[at])
-    reached = {name: float((remove if out else add).lower[at]) for name, (remove, add) in made.attacks.items()}
+    reached = {
+        name: float((remove if out else add).lower[at])
+        for name, (remove, add) in made.attacks.items()
+    }
     best = max(reached, key=lambda name: reached[name], default=None)
 
     def of(delta: float) -> float:
@@ -223,10 +269,12 @@ def _success(made: Profile, prior: float) -> Bound:
 
 
 def gdp_mu(epsilon: float, delta: float) -> float:
-    """mu of the Gaussian mechanism that is (epsilon, delta)-private and no more: a description, never a guarantee.
+    """mu of the Gaussian mechanism that is (epsilon, delta)-private and no more: a description,
+    never a guarantee.
 
-    The root of delta = Phi(-epsilon/mu + mu/2) - e^epsilon Phi(-epsilon/mu - mu/2) (Balle, Wang 2018, arXiv 1805.06083). A
-    subsampled run with this epsilon is *not* mu-GDP: at smaller deltas its epsilon is larger than that of the mechanism.
+    The root of delta = Phi(-epsilon/mu + mu/2) - e^epsilon Phi(-epsilon/mu - mu/2) (Balle, Wang
+    2018, arXiv 1805.06083). A subsampled run with this epsilon is *not* mu-GDP: at smaller deltas
+    its epsilon is larger than that of the mechanism.
 
     >>> round(gdp_mu(4.377178, 1e-5), 5)
     1.0
@@ -241,7 +289,9 @@ def gdp_mu(epsilon: float, delta: float) -> float:
     return safe_end(excess, SMALLEST_MU, 2.0 * (2.0 * epsilon) ** 0.5 + LARGEST_MU)
 
 
-def meaning_of(settings: Settings | Iterable[Settings], *, prior: float = 0.5, tight: bool = True) -> Meaning:
+def meaning_of(
+    settings: Settings | Iterable[Settings], *, prior: float = 0.5, tight: bool = True
+) -> Meaning:
     """What an attacker on one record can do, in a few numbers with both bounds.
 
     Args:

@@ -1,4 +1,5 @@
-"""Solve for one knob of a run under a target (epsilon, delta); always returns the safe end of the last bracket."""
+"""Solve for one knob of a run under a target (epsilon, delta); always returns the safe end of the
+last bracket."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,8 @@ TINY = 1e-300  # stands in for epsilon = 0 in logarithms
 
 
 class Infeasible(ValueError):
-    """No value of the knob meets the target. `best` is the epsilon reached at the most private end, `value`."""
+    """No value of the knob meets the target. `best` is the epsilon reached at the most private end,
+    `value`."""
 
     def __init__(self, message: str, *, best: float, value: float) -> None:
         super().__init__(message)
@@ -30,7 +32,8 @@ class Infeasible(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Knob:
-    """Where a knob may go: `private` is its most private end, `useful` the other one, wanted as near as allowed."""
+    """Where a knob may go: `private` is its most private end, `useful` the other one, wanted as
+    near as allowed."""
 
     private: float
     useful: float
@@ -46,8 +49,11 @@ KNOBS = {
 }
 
 
-def _walk(start: float, end: float, arrived: Callable[[float], bool], whole: bool) -> tuple[float, float] | None:
-    """(last point before, first point after) `arrived` turns true, in growing steps from start; None if it never does."""
+def _walk(
+    start: float, end: float, arrived: Callable[[float], bool], whole: bool
+) -> tuple[float, float] | None:
+    """(last point before, first point after) `arrived` turns true, in growing steps from start;
+    None if it never does."""
     before = point = start
     factor = 2.0
     while not arrived(point):
@@ -59,8 +65,11 @@ def _walk(start: float, end: float, arrived: Callable[[float], bool], whole: boo
     return before, point
 
 
-def _edge(excess: Callable[[float], float], knob: Knob, start: float, tolerance: float) -> float | None:
-    """The x next to `knob.useful` with excess(x) <= 0, searched from `start`; None if there is none up to `knob.private`."""
+def _edge(
+    excess: Callable[[float], float], knob: Knob, start: float, tolerance: float
+) -> float | None:
+    """The x next to `knob.useful` with excess(x) <= 0, searched from `start`; None if there is none
+    up to `knob.private`."""
     if excess(knob.useful) <= 0.0:
         return knob.useful
     useful = max(knob.useful, SMALLEST)
@@ -71,7 +80,10 @@ def _edge(excess: Callable[[float], float], knob: Knob, start: float, tolerance:
             return None
         unsafe, safe = bracket
     else:
-        safe, unsafe = _walk(start, useful, lambda x: excess(x) > 0.0, knob.whole) or (useful, useful)
+        safe, unsafe = _walk(start, useful, lambda x: excess(x) > 0.0, knob.whole) or (
+            useful,
+            useful,
+        )
     return safe_end(excess, safe, unsafe, whole=knob.whole, tolerance=tolerance)
 
 
@@ -86,11 +98,13 @@ def solve_for(
     besides: Sequence[Settings] = (),
     tight: bool = True,
 ) -> float:
-    """The x next to `knob.useful` for which the settings `build(x)` meet the target, searched from `start`.
+    """The x next to `knob.useful` for which the settings `build(x)` meet the target, searched from
+    `start`.
 
-    First by the fast bounds; where the tight one differs (mixing) and is asked for, on from there by that, with a wider
-    tolerance. The target pays for the phases `besides` too.
-    Epsilon is taken to be monotone in x; where it is not, the result still meets the target. Raises Infeasible.
+    First by the fast bounds; where the tight one differs (mixing) and is asked for, on from there
+    by that, with a wider tolerance. The target pays for the phases `besides` too.
+    Epsilon is taken to be monotone in x; where it is not, the result still meets the target. Raises
+    Infeasible.
     """
     epsilon = validate.positive("epsilon", epsilon)
     delta = validate.probability("delta", delta)
@@ -102,7 +116,11 @@ def solve_for(
     found = _edge(excess, knob, start, TOLERANCE)
     here = knob.private if found is None else found
     if tight and build(here).mixing > 0.0 and here != knob.useful:
-        end = max(here / TIGHTER, knob.useful) if knob.private > knob.useful else min(here * TIGHTER, knob.useful)
+        end = (
+            max(here / TIGHTER, knob.useful)
+            if knob.private > knob.useful
+            else min(here * TIGHTER, knob.useful)
+        )
         near = Knob(private=here, useful=round(end) if knob.whole else end, whole=knob.whole)
         found = _edge(lambda x: excess(x, tight=True), near, here, TIGHT_TOLERANCE)
     if found is None:
@@ -116,12 +134,19 @@ def solve_for(
 
 
 def solve_batch_size(
-    build: Callable[[float], Settings], *, dataset_size: int, epsilon: float, delta: float, tight: bool = True
+    build: Callable[[float], Settings],
+    *,
+    dataset_size: int,
+    epsilon: float,
+    delta: float,
+    tight: bool = True,
 ) -> int:
-    """The largest batch size found for which `build(batch_size)` meets the target. Raises Infeasible.
+    """The largest batch size found for which `build(batch_size)` meets the target. Raises
+    Infeasible.
 
-    At a fixed gap a larger batch samples more often but also widens the mixing, so epsilon need not be monotone:
-    a grid over all sizes comes first, then the edge above the largest size on it that meets the target.
+    At a fixed gap a larger batch samples more often but also widens the mixing, so epsilon need not
+    be monotone: a grid over all sizes comes first, then the edge above the largest size on it that
+    meets the target.
     """
     epsilons = {
         size: upper_epsilon([build(size)], delta)
@@ -130,7 +155,11 @@ def solve_batch_size(
     meeting = [size for size, found in epsilons.items() if found <= epsilon]
     start = max(meeting) if meeting else min(epsilons, key=lambda size: epsilons[size])
     knob = Knob(private=start, useful=dataset_size, whole=True)
-    return int(solve_for(build, knob, name="batch_size", start=start, epsilon=epsilon, delta=delta, tight=tight))
+    return int(
+        solve_for(
+            build, knob, name="batch_size", start=start, epsilon=epsilon, delta=delta, tight=tight
+        )
+    )
 
 
 def _with(settings: Settings, name: str, value: float) -> Settings:
@@ -161,23 +190,25 @@ def solve(
     besides: Sequence[Settings] = (),
     tight: bool = True,
 ) -> Settings:
-    """`settings` with one knob changed so that epsilon at `delta` is at most `epsilon`, and no more private than needed.
+    """`settings` with one knob changed so that epsilon at `delta` is at most `epsilon`, and no more
+    private than needed.
 
     Args:
         settings: the run; the present value of the knob is only where the search starts.
-        name: "noise_multiplier" (smallest that meets the target), "steps" (largest), "sample_rate" (largest),
-            "mixing" (smallest) or "truncation" (smallest).
+        name: "noise_multiplier" (smallest that meets the target), "steps" (largest), "sample_rate"
+            (largest), "mixing" (smallest) or "truncation" (smallest).
         epsilon, delta: the target, epsilon > 0.
         besides: phases that the target has to pay for as well, for example an earlier release.
-        tight: as for `epsilon`; False takes a fraction of the time and, with mixing, asks for more noise than needed.
+        tight: as for `epsilon`; False takes a fraction of the time and, with mixing, asks for more
+            noise than needed.
 
     Returns:
-        Settings on the safe side: the target is met by the value returned, within a relative 1e-9 (with mixing 1e-4) of the
-        value that meets it exactly (whole steps: the last one).
+        Settings on the safe side: the target is met by the value returned, within a relative 1e-9
+        (with mixing 1e-4) of the value that meets it exactly (whole steps: the last one).
 
     Raises:
-        Infeasible: the knob cannot meet the target; the message says the best epsilon it reaches and which knob would do.
-        ValueError, TypeError: an argument is out of range.
+        Infeasible: the knob cannot meet the target; the message says the best epsilon it reaches
+        and which knob would do. ValueError, TypeError: an argument is out of range.
 
     >>> run = Settings(sample_rate=0.01, steps=10_000, noise_multiplier=1.0)
     >>> round(solve(run, "noise_multiplier", epsilon=3.0, delta=1e-5).noise_multiplier, 4)
@@ -186,7 +217,12 @@ def solve(
     knob = KNOBS[validate.choice("name", name, tuple(KNOBS))]
     build = partial(_with, settings, name)
     start = getattr(settings, name)
-    target: dict[str, Any] = {"epsilon": epsilon, "delta": delta, "besides": besides, "tight": tight}
+    target: dict[str, Any] = {
+        "epsilon": epsilon,
+        "delta": delta,
+        "besides": besides,
+        "tight": tight,
+    }
     try:
         return build(solve_for(build, knob, name=name, start=start, **target))
     except Infeasible as error:
@@ -195,10 +231,15 @@ def solve(
 
 
 def least_noise_multiplier(
-    settings: Settings, adaptive: AdaptiveClipping | None, *, epsilon: float, delta: float, besides: Sequence[Settings] = ()
+    settings: Settings,
+    adaptive: AdaptiveClipping | None,
+    *,
+    epsilon: float,
+    delta: float,
+    besides: Sequence[Settings] = (),
 ) -> float:
-    """The smallest noise multiplier of the gradients with which a run meets the target; with adaptive clipping the noisy
-    counts are paid for too. Arguments and errors as for `solve`."""
+    """The smallest noise multiplier of the gradients with which a run meets the target; with
+    adaptive clipping the noisy counts are paid for too. Arguments and errors as for `solve`."""
     target: dict[str, Any] = {"epsilon": epsilon, "delta": delta, "besides": besides}
     if adaptive is None:
         return solve(settings, "noise_multiplier", **target).noise_multiplier

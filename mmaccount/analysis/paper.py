@@ -1,4 +1,5 @@
-"""The paper's own figures beside ours: arXiv 2210.03843, Fig. 3 and the authors' script at the Resnet-20 settings."""
+"""The paper's own figures beside ours: arXiv 2210.03843, Fig. 3 and the authors' script at the
+Resnet-20 settings."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,22 @@ from mmaccount.records.settings import Settings
 
 DELTA = 1e-5
 FIGURE_3_NOISE = 0.366945  # plain DP-SGD then has epsilon 200 by RDP_GRID and Mironov's conversion
-RDP_GRID = (1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 3.0, 3.5, 4.0, 4.5, *map(float, range(5, 64)), 128.0, 256.0, 512.0)
+RDP_GRID = (
+    1.25,
+    1.5,
+    1.75,
+    2.0,
+    2.25,
+    2.5,
+    3.0,
+    3.5,
+    4.0,
+    4.5,
+    *map(float, range(5, 64)),
+    128.0,
+    256.0,
+    512.0,
+)
 SCRIPT_ORDERS = tuple(map(float, range(2, 20)))
 SCRIPT_RANGE = 8.0  # the authors' script integrates over +-(L/2 + 8) whatever the order
 CUT = 6.0
@@ -37,7 +53,8 @@ WAY = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One published figure: `paper`; the same computed `paper_way` (its orders and conversion); our `bound`."""
+    """One published figure: `paper`; the same computed `paper_way` (its orders and conversion); our
+    `bound`."""
 
     name: str
     paper: float
@@ -48,7 +65,8 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RangeRow:
-    """Epsilon at one setting with the script's integration range, and with a range that follows the peak."""
+    """Epsilon at one setting with the script's integration range, and with a range that follows the
+    peak."""
 
     settings: Settings
     script_range: float
@@ -60,7 +78,8 @@ def _best(settings: Settings, orders: tuple[float, ...], step: Callable[[float],
 
 
 def _one_hot(settings: Settings) -> float:
-    """Epsilon from the one-hot pair at the fractional orders of RDP_GRID: a lower bound on what that grid could prove."""
+    """Epsilon from the one-hot pair at the fractional orders of RDP_GRID: a lower bound on what
+    that grid could prove."""
     z = settings.noise_multiplier
     shift, width, q = 1.0 / z, settings.mixing / z, settings.sample_rate
     low_orders = tuple(order for order in RDP_GRID if order <= 32.0)
@@ -77,7 +96,8 @@ def _cut_moment(order: float, shift: float, width: float, q: float, past: float)
 
 
 def integration_range() -> RangeRow:
-    """A run whose best order k has its peak at k v beyond the script's range: the script then reports too little."""
+    """A run whose best order k has its peak at k v beyond the script's range: the script then
+    reports too little."""
     run = Settings(sample_rate=1e-3, steps=1000, noise_multiplier=0.25, mixing=11.25)
     shift, width = 1.0 / run.noise_multiplier, run.mixing / run.noise_multiplier
     moments = [0.0, 0.0, *(_cut_moment(k, shift, width, 1.0, SCRIPT_RANGE) for k in SCRIPT_ORDERS)]
@@ -87,20 +107,30 @@ def integration_range() -> RangeRow:
         return float(subsampling.subsampled_log_moment(int(order), run.sample_rate, table))
 
     full = renyi.epsilon(run, delta=DELTA, conversion="mironov", orders=SCRIPT_ORDERS)
-    return RangeRow(settings=run, script_range=_best(run, SCRIPT_ORDERS, step), full_range=full.upper)
+    return RangeRow(
+        settings=run, script_range=_best(run, SCRIPT_ORDERS, step), full_range=full.upper
+    )
 
 
 def one_hot_cut() -> dict[float, float]:
-    """{tau/eta: epsilon} of Fig. 3, p = 1, as in `rows` but with the integral cut CUT standard deviations past the edge.
+    """{tau/eta: epsilon} of Fig. 3, p = 1, as in `rows` but with the integral cut CUT standard
+    deviations past the edge.
 
-    The paper does not say how it integrated; this range comes closer to its three figures than the full one.
+    The paper does not say how it integrated; this range comes closer to its three figures than the
+    full one.
     """
     made = {}
     for gap, p in FIGURE_3:
         if p == 1:
             run = figure_3(gap, p)
-            shift, width, q = 1.0 / run.noise_multiplier, run.mixing / run.noise_multiplier, run.sample_rate
-            made[gap] = _best(run, RDP_GRID[:6], partial(_cut_moment, shift=shift, width=width, q=q, past=CUT))
+            shift, width, q = (
+                1.0 / run.noise_multiplier,
+                run.mixing / run.noise_multiplier,
+                run.sample_rate,
+            )
+            made[gap] = _best(
+                run, RDP_GRID[:6], partial(_cut_moment, shift=shift, width=width, q=q, past=CUT)
+            )
     return made
 
 
@@ -118,14 +148,17 @@ def figure_3(gap: float, p: float) -> Settings:
 
 
 def rows() -> list[Row]:
-    """Every published figure, the paper's way and ours. `bound` is `mmaccount.epsilon`: integer orders or proven between."""
+    """Every published figure, the paper's way and ours. `bound` is `mmaccount.epsilon`: integer
+    orders or proven between."""
     plain = Settings(sample_rate=0.02, steps=5000, noise_multiplier=FIGURE_3_NOISE)
     made = [_row("Fig. 3, no mixing", 200.0, plain, "plain")]
     for (gap, p), paper in FIGURE_3.items():
         run = figure_3(gap, p)
         way = "fractional" if p == 1 else "integer"
         made.append(_row(f"Fig. 3, tau/eta {gap:g}, p {p}", paper, run, way))
-    resnet = Settings(sample_rate=0.03, steps=3400, noise_multiplier=0.335, mixing=11.25, truncation=100)
+    resnet = Settings(
+        sample_rate=0.03, steps=3400, noise_multiplier=0.335, mixing=11.25, truncation=100
+    )
     made.append(_row("Resnet-20, authors' script", 8.0, resnet, "integer"))
     return made
 

@@ -1,4 +1,5 @@
-"""Batches that are not Poisson samples: what such a run does cost, and why the Poisson number would be wrong."""
+"""Batches that are not Poisson samples: what such a run does cost, and why the Poisson number would
+be wrong."""
 
 from dataclasses import replace
 from math import ceil, floor
@@ -16,22 +17,29 @@ LARGEST_BATCH = "one epoch, the largest batch sum, all other records pulling the
 WHOLE = 1e-9  # of 1 / sample_rate, by which it may miss a whole number
 THRESHOLDS = np.linspace(0.0, 1.0, 4001)
 ROUNDING = 1e-11  # relative, of a probability
-SHOWN = 6e-6  # relative, by which a number is moved to its safe side before it is rounded to six digits
+SHOWN = (
+    6e-6  # relative, by which a number is moved to its safe side before it is rounded to six digits
+)
 
 
 def once_per_epoch(settings: Settings, *, delta: float, tight: bool = True) -> Bound:
-    """Epsilon of a run in which every record is in exactly one batch of each epoch, chosen at random: shuffled epochs (all
-    batches of one size) or balls in bins (records choose independently).
+    """Epsilon of a run in which every record is in exactly one batch of each epoch, chosen at
+    random: shuffled epochs (all batches of one size) or balls in bins (records choose
+    independently).
 
-    `upper` holds for both: given all choices, only batches with the record differ, one an epoch, so that the run costs at
-    most what ceil(steps / floor(1 / sample_rate)) steps with sample_rate 1 cost (the hockey-stick divergence is jointly
-    convex); that the choices are secret is not credited. Under "add-or-remove" the place of a removed record stays empty, as
-    under "zero-out": if other records moved up, every later batch would change.
+    `upper` holds for both: given all choices, only batches with the record differ, one an epoch, so
+    that the run costs at most what ceil(steps / floor(1 / sample_rate)) steps with sample_rate 1
+    cost (the hockey-stick divergence is jointly convex); that the choices are secret is not
+    credited. Under "add-or-remove" the place of a removed record stays empty, as under "zero-out":
+    if other records moved up, every later batch would change.
 
-    `lower`, for plain Gaussian noise, is reached against shuffling (Chua et al. 2024, arXiv 2403.17673): all other gradients
-    are -c, that of the record is c. In an epoch of b batches the largest sum exceeds a threshold C with probability
-        1 - Phi((C - 2)/z) Phi(C/z)^(b - 1) with the record,   1 - Phi((C - 1)/z) Phi(C/z)^(b - 1) without it
-    (in units of c, above what the other batches have); e^epsilon is at least (first - delta) / second. None with mixing.
+    `lower`, for plain Gaussian noise, is reached against shuffling (Chua et al. 2024, arXiv
+    2403.17673): all other gradients are -c, that of the record is c. In an epoch of b batches the
+    largest sum exceeds a threshold C with probability
+        1 - Phi((C - 2)/z) Phi(C/z)^(b - 1) with the record,   1 - Phi((C - 1)/z) Phi(C/z)^(b - 1)
+        without it
+    (in units of c, above what the other batches have); e^epsilon is at least (first - delta) /
+    second. None with mixing.
 
     Args, errors: as for `epsilon`; one phase.
     """
@@ -59,23 +67,29 @@ def _largest_batch(run: Settings, delta: float) -> float:
     from scipy.special import log_ndtr  # only now: to load it takes longer than to price a run
 
     others = (batches - 1) * log_ndtr(threshold / z)
-    present, absent = (-np.expm1(log_ndtr((threshold - moved) / z) + others) for moved in (2.0, 1.0))
+    present, absent = (
+        -np.expm1(log_ndtr((threshold - moved) / z) + others) for moved in (2.0, 1.0)
+    )
     excess = present * (1.0 - ROUNDING) - delta
     held = (excess > 0.0) & (absent > 0.0)
-    return max(0.0, float(np.max(np.log(excess[held] / (absent[held] * (1.0 + ROUNDING))), initial=0.0)))
+    return max(
+        0.0, float(np.max(np.log(excess[held] / (absent[held] * (1.0 + ROUNDING))), initial=0.0))
+    )
 
 
 def refuse_unless_poisson(sampling: str, settings: Settings, *, delta: float) -> None:
     """Raise a ValueError, with the numbers that do hold, unless batches are Poisson samples.
 
     Args:
-        sampling: "poisson", "shuffle" (epochs of shuffled records) or "balls-in-bins" (records pick a batch of each epoch).
+        sampling: "poisson", "shuffle" (epochs of shuffled records) or "balls-in-bins" (records pick
+            a batch of each epoch).
 
     >>> run = Settings(sample_rate=1e-3, steps=1000, noise_multiplier=1.0)
     >>> refuse_unless_poisson("shuffle", run, delta=1e-6)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    ValueError: `sampling` shuffle is not Poisson sampling: ... epsilon <= 4.88658 at delta 1e-06; in one epoch an attack ...
+    ValueError: `sampling` shuffle is not Poisson sampling: ... epsilon <= 4.88658 at delta 1e-06;
+    in one epoch an attack ...
     """
     if validate.choice("sampling", sampling, SAMPLINGS) == "poisson":
         return

@@ -1,16 +1,19 @@
-"""Certificates: an epsilon with all that is needed to prove it again, for a checker that trusts nothing else of ours.
+"""Certificates: an epsilon with all that is needed to prove it again, for a checker that trusts
+nothing else of ours.
 
-Without mixing an epsilon is proven by contours: certificates/plain_certificate.py, checked by `verify_plain.py`. With it
-Renyi moments prove one, which `verify_renyi.py` checks. Each checker is one file that works alone: they share no code. A
-certificate of Renyi moments is {"schema": 1, "phases", "delta", "order", "rules", "values"}; numbers mean the decimals that
-are written. "values" holds what `verify_renyi.recompute` gets, as [lower, upper] rounded outward to 30 digits, and "epsilon", a
-decimal.
+Without mixing an epsilon is proven by contours: certificates/plain_certificate.py, checked by
+`verify_plain.py`. With it Renyi moments prove one, which `verify_renyi.py` checks. Each checker is
+one file that works alone: they share no code. A certificate of Renyi moments is {"schema": 1,
+"phases", "delta", "order", "rules", "values"}; numbers mean the decimals that are written. "values"
+holds what `verify_renyi.recompute` gets, as [lower, upper] rounded outward to 30 digits, and
+"epsilon", a decimal.
 "rules" has one entry a phase:
-    "binomial"  sum_k C(a, k) (1-q)^(a-k) q^k A_k, A_k = e^{p h_k(s; L)}, for an integer order a; A_a for any order if q = 1;
-    a number    the AM-GM bound (step_moments.am_gm), with that beta;
+    "binomial"  sum_k C(a, k) (1-q)^(a-k) q^k A_k, A_k = e^{p h_k(s; L)}, for an integer order a;
+    A_a for any order if q = 1; a number    the AM-GM bound (step_moments.am_gm), with that beta;
     "plain"     the subsampled Gaussian at any order, mixing not credited.
 
-The checker works with intervals of 54 digits and more (directed rounding, mpmath.iv). Three errors are not rounding:
+The checker works with intervals of 54 digits and more (directed rounding, mpmath.iv). Three errors
+are not rounding:
 (E1) Normal tail. With u = x/sqrt 2 > 0, e^{u^2} erfc(u) = (u/pi) Int e^{-t^2}/(t^2 + u^2) dt. The
     midpoint rule with step pi/a, moved to the lines |Im t| = c, differs from it by the pole, -2
     e^{u^2}/(e^{2au} + 1) if u < c, and by at most (2u/sqrt pi) e^{c^2}/(|c^2 - u^2| (e^{2ac} - 1)).
@@ -44,7 +47,14 @@ from mmaccount.records import validate
 from mmaccount.records.bound import Bound, BoundError
 from mmaccount.records.settings import Settings
 
-FIELDS = ("sample_rate", "steps", "noise_multiplier", "mixing", "truncation", "noise")  # that the checker knows
+FIELDS = (
+    "sample_rate",
+    "steps",
+    "noise_multiplier",
+    "mixing",
+    "truncation",
+    "noise",
+)  # that the checker knows
 SAME = 1e-9  # relative, up to which a certified bound is the reported one
 MOST_ORDER = 128  # of the rule "binomial"; higher ones take the checker minutes
 
@@ -58,7 +68,9 @@ def _plain(phase: Settings) -> Settings:
 def _rule(phase: Settings, order: float) -> tuple[float, Rule]:
     """The smallest log-moment of a step that the checker can prove, and the rule for it."""
     found: list[tuple[float, Rule]] = [(step_log_moment(_plain(phase), order), "plain")]
-    if phase.mixing > 0.0 and (phase.sample_rate == 1.0 or (order == floor(order) and order <= MOST_ORDER)):
+    if phase.mixing > 0.0 and (
+        phase.sample_rate == 1.0 or (order == floor(order) and order <= MOST_ORDER)
+    ):
         found.append((step_log_moment(phase, order), "binomial"))
     elif phase.mixing > 0.0 and order < 2.0:
         bound, beta = am_gm(phase, order)
@@ -67,11 +79,17 @@ def _rule(phase: Settings, order: float) -> tuple[float, Rule]:
 
 
 def _renyi(phases: Sequence[Settings], delta: float) -> tuple[float, float, list[Rule]]:
-    """(epsilon, order, rules) of about the best bound from Renyi moments that the checker can prove."""
+    """(epsilon, order, rules) of about the best bound from Renyi moments that the checker can
+    prove."""
     orders: set[float] = set()
     for runs in (phases, [_plain(phase) for phase in phases]):
         order = renyi.epsilon(runs, delta=delta).order or 2.0
-        orders |= {order, float(floor(order)), floor(order) + 1.0, min(order, float(MOST_ORDER))} - {1.0}
+        orders |= {
+            order,
+            float(floor(order)),
+            floor(order) + 1.0,
+            min(order, float(MOST_ORDER)),
+        } - {1.0}
 
     def at(order: float) -> tuple[float, float, list[Rule]]:
         rules = [_rule(phase, order) for phase in phases]
@@ -84,13 +102,14 @@ def _renyi(phases: Sequence[Settings], delta: float) -> tuple[float, float, list
 def certify(settings: Settings | Iterable[Settings], *, delta: float) -> dict[str, Any]:
     """The certificate of the smallest epsilon that can be proven to a checker; ready for JSON.
 
-    Without mixing that is about the reported epsilon: some parts in 10,000 above it, up to 1 % for few steps, and more where
-    epsilon is below 0.02. With mixing it is the reported one where that comes from Renyi moments, and a larger one where it
-    comes from a privacy loss distribution: no checker knows those of mixing. Takes some seconds.
+    Without mixing that is about the reported epsilon: some parts in 10,000 above it, up to 1 % for
+    few steps, and more where epsilon is below 0.02. With mixing it is the reported one where that
+    comes from Renyi moments, and a larger one where it comes from a privacy loss distribution: no
+    checker knows those of mixing. Takes some seconds.
 
     Raises:
-        ValueError, TypeError: as `epsilon`; or Laplace noise, or a setting that the checker does not know.
-        BoundError: nothing finite can be proven.
+        ValueError, TypeError: as `epsilon`; or Laplace noise, or a setting that the checker does
+        not know. BoundError: nothing finite can be proven.
 
     >>> made = certify(Settings(sample_rate=0.01, steps=10_000, noise_multiplier=1.0), delta=1e-5)
     >>> made["schema"], made["values"]["epsilon"][:5]
@@ -100,7 +119,9 @@ def certify(settings: Settings | Iterable[Settings], *, delta: float) -> dict[st
     delta = validate.probability("delta", delta)
     for phase in phases:
         other = sorted(
-            name for name, value in phase.to_dict().items() if name not in FIELDS and value != getattr(_DEFAULT, name)
+            name
+            for name, value in phase.to_dict().items()
+            if name not in FIELDS and value != getattr(_DEFAULT, name)
         )
         if phase.noise != "gaussian" or other:
             raise ValueError(
@@ -117,19 +138,26 @@ def certify(settings: Settings | Iterable[Settings], *, delta: float) -> dict[st
     return made
 
 
-def _renyi_certificate(phases: Sequence[Settings], delta: float, order: float, rules: list[Rule]) -> dict[str, Any]:
-    shown = [{name: value for name, value in phase.to_dict().items() if name in FIELDS} for phase in phases]
+def _renyi_certificate(
+    phases: Sequence[Settings], delta: float, order: float, rules: list[Rule]
+) -> dict[str, Any]:
+    shown = [
+        {name: value for name, value in phase.to_dict().items() if name in FIELDS}
+        for phase in phases
+    ]
     made: dict[str, Any] = {"schema": 1, "phases": shown, "delta": delta}
     made |= {"order": int(order) if order == floor(order) else order, "rules": rules}
-    return made | {"values": verify_renyi.recompute(json.loads(json.dumps(made), parse_float=Fraction))}
+    return made | {
+        "values": verify_renyi.recompute(json.loads(json.dumps(made), parse_float=Fraction))
+    }
 
 
 _DEFAULT = Settings(sample_rate=1.0, steps=1, noise_multiplier=1.0)
 
 
 def enclosure(made: dict[str, Any]) -> tuple[str, str]:
-    """What the bound of a certificate lies between, as decimals: Renyi's formula for epsilon, or the root of the bound on
-    delta by contours."""
+    """What the bound of a certificate lies between, as decimals: Renyi's formula for epsilon, or
+    the root of the bound on delta by contours."""
     upper = str(made["values"]["epsilon"])
     if made["schema"] == 1:
         return max("0", str(made["values"]["result"][0]), key=Fraction), upper
@@ -141,24 +169,32 @@ def method(made: dict[str, Any]) -> str:
     if made["schema"] == 1:
         return f"Renyi order {made['order']:.6g}"
     added = max(contour["added"] for contour in made["contours"].values())
-    return f"contours, with a Gaussian step of squared mean {added:.2g} added" if added > 0.0 else "contours"
-
-
-def note(made: dict[str, Any], reported: Bound) -> str | None:
-    """How the bound of a certificate differs from the reported one, and why; None where they are the same."""
-    certified = float(made["values"]["epsilon"])
-    if certified <= reported.upper * (1.0 + SAME):
-        return None
-    above = f"{100.0 * (certified / reported.upper - 1.0):.2g} % above" if reported.upper > 0.0 else "above"
-    if made["schema"] == 2:
-        return f"{above} the first line, which does without the added step"
     return (
-        f"{above} the first line: no checker knows its method ({reported.method}); this is the best of those that one knows"
+        f"contours, with a Gaussian step of squared mean {added:.2g} added"
+        if added > 0.0
+        else "contours"
     )
 
 
+def note(made: dict[str, Any], reported: Bound) -> str | None:
+    """How the bound of a certificate differs from the reported one, and why; None where they are
+    the same."""
+    certified = float(made["values"]["epsilon"])
+    if certified <= reported.upper * (1.0 + SAME):
+        return None
+    above = (
+        f"{100.0 * (certified / reported.upper - 1.0):.2g} % above"
+        if reported.upper > 0.0
+        else "above"
+    )
+    if made["schema"] == 2:
+        return f"{above} the first line, which does without the added step"
+    return f"{above} the first line: no checker knows its method ({reported.method}); this is the best of those that one knows"
+
+
 def check(path: str) -> tuple[int, str]:
-    """As `verify_renyi.check` or `verify_plain.check`, by the schema that the certificate says it has."""
+    """As `verify_renyi.check` or `verify_plain.check`, by the schema that the certificate says it
+    has."""
     try:
         schema = json.loads(Path(path).read_text())["schema"]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):

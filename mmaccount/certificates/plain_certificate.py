@@ -1,13 +1,16 @@
-"""Certificates of plain Gaussian DP-SGD: delta by inversion on a line, in intervals; `verify_plain.py` checks them.
+"""Certificates of plain Gaussian DP-SGD: delta by inversion on a line, in intervals;
+`verify_plain.py` checks them.
 
-A certificate is {"schema": 2, "phases", "delta", "contours", "values"}; numbers mean the decimals that are written.
-"contours" holds {"t", "spacing", "count", "added"} for each direction (a record removed, a record added), "values" what
-`verify_plain.recompute` gets, as [lower, upper] rounded outward to 30 digits, and "epsilon", a decimal. Mixing is
-post-processing, so a certificate of a run is one of the same run with mixing.
+A certificate is {"schema": 2, "phases", "delta", "contours", "values"}; numbers mean the decimals
+that are written. "contours" holds {"t", "spacing", "count", "added"} for each direction (a record
+removed, a record added), "values" what `verify_plain.recompute` gets, as [lower, upper] rounded
+outward to 30 digits, and "epsilon", a decimal. Mixing is post-processing, so a certificate of a run
+is one of the same run with mixing.
 
-With R = 1 - q + q e^{vx - v^2/2}, x ~ N(0,1), v = 1/z, the pair that dominates a step is (R N, N), or (N, R N)
-(Zhu-Dong-Wang 2022, arXiv 2106.08567, Theorem 11; composed: Theorem 10). The moment generating function of its loss is
-E[R^(1 + s)], or E[R^(-s)]. Why the sum of `verify_plain` is at least delta(eps):
+With R = 1 - q + q e^{vx - v^2/2}, x ~ N(0,1), v = 1/z, the pair that dominates a step is (R N, N),
+or (N, R N) (Zhu-Dong-Wang 2022, arXiv 2106.08567, Theorem 11; composed: Theorem 10). The moment
+generating function of its loss is E[R^(1 + s)], or E[R^(-s)]. Why the sum of `verify_plain` is at
+least delta(eps):
 Added step. The run, followed by a Gaussian step of squared mean m = "added", has no smaller delta:
     the outcome of that step may be ignored. M(s), now e^{m s (1 + s)/2} times the product over all
     steps, falls like e^{-m y^2/2} at s = t + iy, whatever the steps are. Full batches are such
@@ -47,9 +50,22 @@ from mmaccount.records.settings import Settings
 
 FIELDS = ("sample_rate", "steps", "noise_multiplier", "noise")
 LOOSE = {1e-4: 2e6, 3e-4: 2e6, 1e-3: 2e6, 3e-3: 2e7, 1e-2: 2e7, 3e-2: 2e7, 0.1: 2e7}
-"""Part of epsilon lost to each of three errors: the most frequencies (and 100) times nodes it may take, 1e6 a second."""
+"""Part of epsilon lost to each of three errors: the most frequencies (and 100) times nodes it may
+take, 1e6 a second."""
 CLOSED = {1e-28: inf}  # the same with full batches alone, where frequencies cost nothing
-LEFT = (1.0, 0.8, 0.65, 0.5, 0.35, 0.25, 0.1, 0.03, 0.01, 1e-3, 1e-4)  # times the best t, where less may do
+LEFT = (
+    1.0,
+    0.8,
+    0.65,
+    0.5,
+    0.35,
+    0.25,
+    0.1,
+    0.03,
+    0.01,
+    1e-3,
+    1e-4,
+)  # times the best t, where less may do
 BEYOND = (1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)  # times t, where Chernoff bounds the aliases
 MOST = 99_999.0  # frequencies, and 20 t or the largest frequency over the noise multiplier
 DIGITS = 60  # to which the root is found
@@ -74,46 +90,77 @@ class _Way(NamedTuple):
         for phase in self.phases:
             q, z = phase.sample_rate, phase.noise_multiplier
             order = 1.0 + t if self.remove else -t
-            step = 0.5 * t * (1.0 + t) / z**2 if q == 1.0 else loss.rough_log_moment(order, z, q, inf)
+            step = (
+                0.5 * t * (1.0 + t) / z**2 if q == 1.0 else loss.rough_log_moment(order, z, q, inf)
+            )
             total += phase.steps * step
         return total
 
-    def contour(self, t: float, best: float, epsilon: float, delta: float, loose: float) -> tuple[float, dict[str, Any]]:
-        """(nodes times frequencies, contour at t): fit for delta at epsilon, up to about `loose` times epsilon, or times
-        1/best if that is more. `best`, the t of the Chernoff bound, is about the slope of log delta."""
+    def contour(
+        self, t: float, best: float, epsilon: float, delta: float, loose: float
+    ) -> tuple[float, dict[str, Any]]:
+        """(nodes times frequencies, contour at t): fit for delta at epsilon, up to about `loose`
+        times epsilon, or times 1/best if that is more. `best`, the t of the Chernoff bound, is
+        about the slope of log delta."""
         wanted = log(delta) + min(0.0, log(loose * max(1.0, best * epsilon)))
         here = self.log_moment(t) - t * epsilon
         others = ((u, self.log_moment(u) - u * epsilon) for u in (t * factor for factor in BEYOND))
         period = max(-wanted / t, min((moment - wanted) / (u - t) for u, moment in others))
-        normal = sum(phase.steps / phase.noise_multiplier**2 for phase in self.phases if phase.sample_rate == 1.0)
+        normal = sum(
+            phase.steps / phase.noise_multiplier**2
+            for phase in self.phases
+            if phase.sample_rate == 1.0
+        )
         added = max(0.0, 2.0 * loose * max(epsilon, delta / best) / (1.0 + best) - normal)
         if not isfinite(period):
             return inf, {}
         spacing, count = 2.0 * pi / period, 1
-        while here - 0.5 * (added + normal) * (count * spacing) ** 2 - log(pi * spacing * (count - 0.5)) > wanted:
+        while (
+            here
+            - 0.5 * (added + normal) * (count * spacing) ** 2
+            - log(pi * spacing * (count - 0.5))
+            > wanted
+        ):
             count = ceil(1.1 * count)
             if count > MOST:
                 return inf, {}
-        reach, sampled = count * spacing, [phase for phase in self.phases if phase.sample_rate < 1.0]
+        reach, sampled = (
+            count * spacing,
+            [phase for phase in self.phases if phase.sample_rate < 1.0],
+        )
         if any(max(20.0 * t, reach) > MOST * phase.noise_multiplier for phase in sampled):
             return inf, {}
         nodes = sum(self.nodes(phase, t, reach) for phase in sampled)
-        return (count + 100.0) * max(1.0, nodes), {"t": t, "spacing": spacing, "count": count, "added": added}
+        return (count + 100.0) * max(1.0, nodes), {
+            "t": t,
+            "spacing": spacing,
+            "count": count,
+            "added": added,
+        }
 
     def nodes(self, phase: Settings, t: float, reach: float) -> float:
         """About how many nodes the checker needs for a phase, as it counts them."""
         q, v, top = phase.sample_rate, 1.0 / phase.noise_multiplier, 1.0 + t if self.remove else -t
         y = min(19.0, 2.5 / v, 48.0 / v / sqrt(abs(top)))
         grown = 180.0 + 0.5 * y * y + reach * y * v - min(0.0, top) * -log(cos(0.5 * y * v))
-        large = min(top * (0.5 * v * v - log(q)), 0.5 * (top * v) ** 2) if self.remove else top * log1p(-q)
+        large = (
+            min(top * (0.5 * v * v - log(q)), 0.5 * (top * v) ** 2)
+            if self.remove
+            else top * log1p(-q)
+        )
         return (2.0 * sqrt(360.0 + 2.0 * large) + max(0.0, top) * v) * grown / (2.0 * pi * y)
 
     def best(self, epsilon: float, delta: float, loose: dict[float, float]) -> dict[str, Any]:
         """The first contour that is worth its time; {} if there is none."""
-        _, order = renyi.minimise_over_orders(lambda order: renyi.log_delta_at(self.log_moment(order - 1.0), order, epsilon))
+        _, order = renyi.minimise_over_orders(
+            lambda order: renyi.log_delta_at(self.log_moment(order - 1.0), order, epsilon)
+        )
         best = order - 1.0
         for part, most in loose.items():
-            cost, found = min((self.contour(f * best, best, epsilon, delta, part) for f in LEFT), key=lambda pair: pair[0])
+            cost, found = min(
+                (self.contour(f * best, best, epsilon, delta, part) for f in LEFT),
+                key=lambda pair: pair[0],
+            )
             if cost <= most:
                 return found
         return {}
@@ -124,14 +171,18 @@ def _below(x: verify_plain.Interval) -> Number:
     return mp.mpc(mp.mpmathify(x.real.a), mp.mpmathify(x.imag.a))
 
 
-def _root(curve: Sequence[tuple[verify_plain.Interval, verify_plain.Interval]], start: float, delta: float) -> Number:
-    """Where Re sum F e^{-z eps} falls to delta, by Newton's method for its log, by halves where that goes astray; 0 if it is
-    below from the start, infinity if it stays above."""
+def _root(
+    curve: Sequence[tuple[verify_plain.Interval, verify_plain.Interval]], start: float, delta: float
+) -> Number:
+    """Where Re sum F e^{-z eps} falls to delta, by Newton's method for its log, by halves where
+    that goes astray; 0 if it is below from the start, infinity if it stays above."""
     lows = [(_below(s), _below(f)) for s, f in curve]
 
     def at(epsilon: Number) -> tuple[Number, Number]:
         parts = [f * mp.exp(-z * epsilon) for z, f in lows]
-        return mp.fsum(x.real for x in parts), mp.fsum((z * x).real for (z, _), x in zip(lows, parts, strict=True))
+        return mp.fsum(x.real for x in parts), mp.fsum(
+            (z * x).real for (z, _), x in zip(lows, parts, strict=True)
+        )
 
     low, high, epsilon, wanted = mp.zero, mp.inf, mp.mpf(start), mp.mpf(repr(delta))
     if at(low)[0] <= wanted:
@@ -149,11 +200,15 @@ def _root(curve: Sequence[tuple[verify_plain.Interval, verify_plain.Interval]], 
 
 
 def certify(phases: Sequence[Settings], delta: float, start: float) -> dict[str, Any] | None:
-    """The certificate of plain Gaussian phases (mixing, if any, is not credited), ready for JSON; None if there is none.
+    """The certificate of plain Gaussian phases (mixing, if any, is not credited), ready for JSON;
+    None if there is none.
 
-    `start` is about epsilon. The claim is larger by about three times the part of `LOOSE` that was fast enough.
+    `start` is about epsilon. The claim is larger by about three times the part of `LOOSE` that was
+    fast enough.
     """
-    shown: list[dict[str, Any]] = [{name: phase.to_dict()[name] for name in FIELDS} for phase in phases]
+    shown: list[dict[str, Any]] = [
+        {name: phase.to_dict()[name] for name in FIELDS} for phase in phases
+    ]
     made: dict[str, Any] = {"schema": 2, "phases": shown, "delta": delta, "contours": {}}
     closed, claim = all(phase.sample_rate == 1.0 for phase in phases), mp.zero
     for name in ("remove", "add"):
@@ -166,15 +221,21 @@ def certify(phases: Sequence[Settings], delta: float, start: float) -> dict[str,
         claim = max(claim, root)
     if claim == mp.inf:
         return None
-    return _filled(made, str(Context(30, ROUND_CEILING).multiply(MARGIN, Decimal(mp.nstr(claim, DIGITS - 10)))))
+    return _filled(
+        made, str(Context(30, ROUND_CEILING).multiply(MARGIN, Decimal(mp.nstr(claim, DIGITS - 10))))
+    )
 
 
 def just_below(made: dict[str, Any]) -> str:
-    """A decimal less than the claim by its last digits, at which the bound on delta is proven to be above delta; or 0."""
+    """A decimal less than the claim by its last digits, at which the bound on delta is proven to be
+    above delta; or 0."""
     way = Context(30, ROUND_FLOOR)
     lower = str(way.divide(way.divide(Decimal(made["values"]["epsilon"]), MARGIN), MARGIN))
     values = _filled(made, lower)["values"]
-    above = any(mp.mpf(values[f"{name}: log delta"][0]) > mp.log(mp.mpf(repr(made["delta"]))) for name in made["contours"])
+    above = any(
+        mp.mpf(values[f"{name}: log delta"][0]) > mp.log(mp.mpf(repr(made["delta"])))
+        for name in made["contours"]
+    )
     return lower if above else "0"
 
 

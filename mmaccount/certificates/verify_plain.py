@@ -1,17 +1,20 @@
-"""Checks a certificate of plain Gaussian DP-SGD: the bound on delta is computed again, in intervals.
+"""Checks a certificate of plain Gaussian DP-SGD: the bound on delta is computed again, in
+intervals.
 
-This file works alone: it needs mpmath and nothing else of this package. `python verify_plain.py CERTIFICATE.json` prints
-what is proven. Why (2) is a bound, and its error terms (E1) to (E4), is proven at the top of
-certificates/plain_certificate.py.
+This file works alone: it needs mpmath and nothing else of this package.
+`python verify_plain.py CERTIFICATE.json` prints what is proven. Why (2) is a bound, and its error
+terms (E1) to (E4), is proven at the top of certificates/plain_certificate.py.
 
 What a certificate claims, with x ~ N(0, 1) and v = 1 / noise multiplier:
 (1) R         1 - q + q e^(vx - v^2/2), the likelihood ratio of one step with and without the record
               (Zhu, Dong, Wang 2022, arXiv 2106.08567, Theorem 11).
-    M(s)      product over all steps of E[R^(1 + s)] where the record is removed, of E[R^(-s)] where it is added; times
-              e^(m s (1 + s) / 2) for full batches and an added Gaussian step of squared mean m in all.
-(2) delta     at epsilon is at most Re sum_j w_j M(s_j) e^(-s_j eps) / (s_j (1 + s_j)), s_j = t + i j D, j = 0 .. count - 1,
-              w_0 = D / (2 pi), other w_j = D / pi, plus (E4) for all j that are left out: Fourier inversion
-              (Alghamdi et al. 2023, arXiv 2208.09595) by the trapezoid rule, whose aliases are not negative.
+    M(s)      product over all steps of E[R^(1 + s)] where the record is removed, of E[R^(-s)] where
+              it is added; times e^(m s (1 + s) / 2) for full batches and an added Gaussian step of
+              squared mean m in all.
+(2) delta     at epsilon is at most Re sum_j w_j M(s_j) e^(-s_j eps) / (s_j (1 + s_j)), s_j = t + i
+              j D, j = 0 .. count - 1, w_0 = D / (2 pi), other w_j = D / pi, plus (E4) for all j
+              that are left out: Fourier inversion (Alghamdi et al. 2023, arXiv 2208.09595) by the
+              trapezoid rule, whose aliases are not negative.
 """
 
 import json
@@ -65,12 +68,15 @@ def _fixed(x: Interval) -> int:
 
 
 @cache
-def _moments(order: Fraction, spacing: Fraction, q: Fraction, z: Fraction, count: int) -> list[Interval]:
+def _moments(
+    order: Fraction, spacing: Fraction, q: Fraction, z: Fraction, count: int
+) -> list[Interval]:
     """E[R^(order + i j spacing)] for j = 0 .. count - 1, R as in (1), by the trapezoid rule."""
     k, v = _interval(order), 1 / _interval(z)
     shift, top = float(1 / z), float(order)
 
-    # (E1) On lines up to y above and below the real one the integrand is at most half `growth` times as large.
+    # (E1) On lines up to y above and below the real one the integrand is at most half `growth`
+    # times as large.
     y = Fraction(min(sqrt(1.4 * BITS), 2.5 / shift, 3 * sqrt(BITS / abs(top)) / shift))
     growth = 2 * iv.exp(_interval(y * y / 2) + _interval(y * abs(spacing) * count) * v)
     if top <= 0:
@@ -91,12 +97,17 @@ def _moments(order: Fraction, spacing: Fraction, q: Fraction, z: Fraction, count
     first = floor(-reach / step)
     last = ceil((reach + ceil(max(0, top) * shift) + 1) / step)
     points = [_interval(n * step) for n in range(first, last + 1)]
-    log_ratios = [iv.log(_interval(1 - q) + _interval(q) * iv.exp(v * x - v * v / 2)) for x in points]
+    log_ratios = [
+        iv.log(_interval(1 - q) + _interval(q) * iv.exp(v * x - v * v / 2)) for x in points
+    ]
     density = _interval(step) / iv.sqrt(2 * iv.pi)
-    sizes = [density * iv.exp(k * log_r - x * x / 2) for x, log_r in zip(points, log_ratios, strict=True)]
+    sizes = [
+        density * iv.exp(k * log_r - x * x / 2) for x, log_r in zip(points, log_ratios, strict=True)
+    ]
     moment = sum(sizes, left_out * ZERO_TO_ONE) / (1 + error * PLUS_MINUS)
 
-    # (E3) A node's terms for all j are powers of one number of modulus 1, in integers, 2^BITS times the numbers.
+    # (E3) A node's terms for all j are powers of one number of modulus 1, in integers, 2^BITS times
+    # the numbers.
     wide = error + left_out / moment
     totals = [[0, 0] for _ in range(count)]
     for size, log_r in zip(sizes, log_ratios, strict=True):
@@ -119,7 +130,8 @@ def _moments(order: Fraction, spacing: Fraction, q: Fraction, z: Fraction, count
 
 
 def _check_range(number: int, phase: dict[str, Any], contour: dict[str, Any]) -> None:
-    """A phase or a contour that the proof does not cover, or that takes too many nodes, is a ValueError."""
+    """A phase or a contour that the proof does not cover, or that takes too many nodes, is a
+    ValueError."""
     q, steps, noise = phase["sample_rate"], phase["steps"], phase["noise_multiplier"]
     t, spacing, count, added = (contour[name] for name in ("t", "spacing", "count", "added"))
     known = len(phase) == 4 and phase["noise"] == "gaussian"
@@ -130,8 +142,11 @@ def _check_range(number: int, phase: dict[str, Any], contour: dict[str, Any]) ->
         raise ValueError(f"phase {number} or a contour is out of range, or not known here.")
 
 
-def side(c: dict[str, Any], name: str) -> tuple[dict[str, Interval], list[tuple[Interval, Interval]]]:
-    """For one direction: log E[R^k] of each phase's step, and (s, F) such that delta(eps) <= Re sum F e^(-s eps)."""
+def side(
+    c: dict[str, Any], name: str
+) -> tuple[dict[str, Interval], list[tuple[Interval, Interval]]]:
+    """For one direction: log E[R^k] of each phase's step, and (s, F) such that delta(eps) <= Re sum
+    F e^(-s eps)."""
     contour = c["contours"][name]
     t, spacing, count = contour["t"], contour["spacing"], contour["count"]
     normal = _interval(contour["added"])  # the squared mean of all Gaussian steps
@@ -181,13 +196,22 @@ def recompute(c: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(path: str) -> tuple[int, str]:
-    """Status and reason: 0 and what is proven, 1 if the certificate does not hold, 2 if it cannot be checked."""
+    """Status and reason: 0 and what is proven, 1 if the certificate does not hold, 2 if it cannot
+    be checked."""
     try:
         with open(path) as file:
             c = json.load(file, parse_float=Fraction)
         found, values = recompute(c), c["values"]
         wrong = [name for name in found | values if found.get(name) != values.get(name)]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         return 2, f"{path} cannot be checked: {error!r}"
     if wrong:
         return 1, f"{path} does not hold: wrong are {', '.join(wrong)}"

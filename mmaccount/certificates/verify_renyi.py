@@ -1,16 +1,21 @@
 """Checks a certificate made of Renyi moments: every number in it is computed again, in intervals.
 
-This file works alone: it needs mpmath and nothing else of this package. `python verify_renyi.py CERTIFICATE.json` prints what is
-proven. Why the three error terms (E1) to (E3) below are bounds is proven at the top of certificate.py.
+This file works alone: it needs mpmath and nothing else of this package.
+`python verify_renyi.py CERTIFICATE.json` prints what is proven. Why the three error terms (E1) to
+(E3) below are bounds is proven at the top of certificate.py.
 
-What a certificate claims, with the numbers of its formulas (Xiao, Wan, Devadas 2022, arXiv 2210.03843, unless said):
-(1) p(x)   density of U[-L/2, L/2] + N(0, 1), one coordinate of a released iterate; L = mixing / noise multiplier.
-(2) h_k    log Int p(x - v)^k p(x)^(1 - k) dx, v = 1 / (noise multiplier sqrt(truncation)).
-(3) A_k    exp(truncation h_k), the moment of a step of all records (Corollary 4.1; Theorem 4.1 with truncation 1).
-(4) M_a    log sum_k C(a, k) (1 - q)^(a - k) q^k A_k, of a subsampled step, for an integer order a.
-(5) M_a    1 + q^2 a (a - 1) / (b (b - 1)) ((1 - q) / (1 - t))^((1 - t)(a - 2)) (q / t)^(t (a - 2)) (A_b - 1), exponentiated,
-           t = (2 - b) / (2 - a), for 1 < a < b < 2 (AM-GM: divergences.am_gm).
-(6) M_a    log E[(1 - q + q e^(vx - v^2/2))^a], x ~ N(0, 1), v = 1 / noise multiplier: mixing not credited.
+What a certificate claims, with the numbers of its formulas (Xiao, Wan, Devadas 2022, arXiv
+2210.03843, unless said): (1) p(x)   density of U[-L/2, L/2] + N(0, 1), one coordinate of a released
+iterate; L = mixing / noise multiplier. (2) h_k    log Int p(x - v)^k p(x)^(1 - k) dx, v = 1 /
+(noise multiplier sqrt(truncation)).
+(3) A_k    exp(truncation h_k), the moment of a step of all records (Corollary 4.1; Theorem 4.1 with
+truncation 1). (4) M_a    log sum_k C(a, k) (1 - q)^(a - k) q^k A_k, of a subsampled step, for an
+integer order a.
+(5) M_a    1 + q^2 a (a - 1) / (b (b - 1)) ((1 - q) / (1 - t))^((1 - t)(a - 2)) (q / t)^(t (a - 2))
+           (A_b - 1), exponentiated, t = (2 - b) / (2 - a), for 1 < a < b < 2 (AM-GM:
+           divergences.am_gm).
+(6) M_a    log E[(1 - q + q e^(vx - v^2/2))^a], x ~ N(0, 1), v = 1 / noise multiplier: mixing not
+credited.
 (7) eps    (sum over steps of M_a + (a - 1) log(1 - 1/a) - log(delta a)) / (a - 1)
            (Canonne, Kamath, Steinke 2020, arXiv 2004.00010, Proposition 12).
 """
@@ -25,7 +30,9 @@ from typing import Any
 
 import mpmath
 
-iv = mpmath.MPIntervalContext()  # every operation rounds outward; its precision is chosen for each phase
+iv = (
+    mpmath.MPIntervalContext()
+)  # every operation rounds outward; its precision is chosen for each phase
 exact = mpmath.MPContext()
 Interval = Any  # a number of `iv`
 Number = Any  # an integer, or the fraction that a decimal in the file stands for
@@ -90,7 +97,8 @@ def _density(x: Interval, half: Interval) -> Interval:
 
 
 def _moments(orders: list[Number], q: Number, v: Interval, length: Fraction) -> list[Interval]:
-    """E[R^k] for every order k, with R = 1 - q + q p(x - v) / p(x) and x of density p, by the trapezoid rule.
+    """E[R^k] for every order k, with R = 1 - q + q p(x - v) / p(x) and x of density p, by the
+    trapezoid rule.
 
     With q = 1 that is e^(h_k) of (2); with length 0, e^(M_k) of (6).
     """
@@ -99,7 +107,8 @@ def _moments(orders: list[Number], q: Number, v: Interval, length: Fraction) -> 
     k, shift = float(max(orders)), float(v.mid)
     unit = _interval(length) if length else iv.sqrt(2 * iv.pi)  # _density / unit is p
 
-    # (E2) p R^k is analytic up to y above and below the real line, where its size is at most half `growth` times as large.
+    # (E2) p R^k is analytic up to y above and below the real line, where its size is at most half
+    # `growth` times as large.
     if length:
         y = Fraction(sqrt(60 / (30 + k)))
         growth = 2 * iv.exp(_interval(y * y / 2)) * _interval(1 - y * y / 2) ** (1 - largest)
@@ -109,7 +118,8 @@ def _moments(orders: list[Number], q: Number, v: Interval, length: Fraction) -> 
     step = Fraction(2 * pi * float(y) / (0.7 * iv.prec + float(iv.log(growth).mid)))
     error = growth / (iv.exp(2 * iv.pi * _interval(y / step)) - 1) * PLUS_MINUS
 
-    # (E3) Nodes are left out from `reach` below the left edge on, and from `far` above the right edge on.
+    # (E3) Nodes are left out from `reach` below the left edge on, and from `far` above the right
+    # edge on.
     reach = ceil(sqrt(1.4 * iv.prec + 2 * k * (shift + shift**2 / 2 - log(q))) + 1)
     far = reach + ceil(k * shift)
     outside = _tail(iv.mpf(reach))
@@ -157,7 +167,9 @@ def _check_range(number: int, c: dict[str, Any], phase: dict[str, Any], rule: Ru
     q, steps, z = phase["sample_rate"], phase["steps"], phase["noise_multiplier"]
     mixing, truncation, order = phase["mixing"], phase["truncation"], c["order"]
     known = c["schema"] == 1 and len(phase) == 6 and phase["noise"] == "gaussian"
-    ranges = 0 < q <= 1 and steps >= 1 and steps % 1 == 0 and z > 0 and mixing >= 0 and truncation >= 1
+    ranges = (
+        0 < q <= 1 and steps >= 1 and steps % 1 == 0 and z > 0 and mixing >= 0 and truncation >= 1
+    )
     affordable = 1 < order < 5000 * z
     allowed = rule in ("plain", "binomial") or order < rule < 2
     if not (known and ranges and affordable and allowed and 0 < c["delta"] < 1):
@@ -169,7 +181,9 @@ def _step(order: Number, phase: dict[str, Any], rule: Rule) -> tuple[Interval, d
     q, z = phase["sample_rate"], phase["noise_multiplier"]
     mixing, truncation = Fraction(phase["mixing"]), phase["truncation"]
     length = mixing / z
-    iv.prec = 180 + ceil(2 * log2(max(1, z)) + log2(truncation) + abs(log2(length or 1)) - 2 * log2(q))
+    iv.prec = 180 + ceil(
+        2 * log2(max(1, z)) + log2(truncation) + abs(log2(length or 1)) - 2 * log2(q)
+    )
     v = 1 / (_interval(z) * iv.sqrt(_interval(truncation)))
     values = {"shift": v, "width": _interval(length)}
     if rule == "plain":
@@ -207,13 +221,22 @@ def recompute(c: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(path: str) -> tuple[int, str]:
-    """Status and reason: 0 and what is proven, 1 if the certificate does not hold, 2 if it cannot be checked."""
+    """Status and reason: 0 and what is proven, 1 if the certificate does not hold, 2 if it cannot
+    be checked."""
     try:
         with open(path) as file:
             c = json.load(file, parse_float=Fraction)
         found, values = recompute(c), c["values"]
         wrong = [name for name in found | values if found.get(name) != values.get(name)]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         return 2, f"{path} cannot be checked: {error!r}"
     if wrong:
         return 1, f"{path} does not hold: wrong are {', '.join(wrong)}"

@@ -24,9 +24,18 @@ def _plot(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         if given["dataset_size"] is not None and given["clip_norm"] is not None:
             scale = given["clip_norm"] / given["batch_size"]
     tight = not arguments.fast
-    made = figure(arguments.kind, run, delta=arguments.delta, tight=tight, gap_scale=scale, progress=arguments.progress)
+    made = figure(
+        arguments.kind,
+        run,
+        delta=arguments.delta,
+        tight=tight,
+        gap_scale=scale,
+        progress=arguments.progress,
+    )
     made.savefig(arguments.out)
-    return {"kind": arguments.kind, "file": arguments.out, "curves": curves(made)}, [f"{arguments.out}: {arguments.kind}"]
+    return {"kind": arguments.kind, "file": arguments.out, "curves": curves(made)}, [
+        f"{arguments.out}: {arguments.kind}"
+    ]
 
 
 def _report(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
@@ -38,20 +47,37 @@ def _report(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     made = report(load(arguments.source), tight=not arguments.fast, progress=arguments.progress)
     files.write_bytes(arguments.out, made.html)
     plan = made.plan
-    data = as_json(made.bound) | {"delta": plan.delta, "fingerprint": plan.fingerprint, "file": arguments.out}
+    data = as_json(made.bound) | {
+        "delta": plan.delta,
+        "fingerprint": plan.fingerprint,
+        "file": arguments.out,
+    }
     return data, [f"{arguments.out}: " + as_text(made.bound, "epsilon", f"delta {plan.delta:g}")]
 
 
 def add(command: Callable[[str, Callable[..., Any], str, str], argparse.ArgumentParser]) -> None:
     """Add the commands; `command(name, action, text, example)` makes a parser."""
-    made = command("plot", _plot, "A picture of a run, or Fig. 3 of the paper.", f"profile {RUN} --out profile.png")
+    made = command(
+        "plot",
+        _plot,
+        "A picture of a run, or Fig. 3 of the paper.",
+        f"profile {RUN} --out profile.png",
+    )
     add_fast(made)
     made.add_argument("kind", help=KINDS_IN_WORDS)
     add_run(made)
-    made.add_argument("--delta", type=float, metavar="D", help="delta, in (0, 1); not for profile and trade-off")
+    made.add_argument(
+        "--delta", type=float, metavar="D", help="delta, in (0, 1); not for profile and trade-off"
+    )
     made.add_argument("--out", required=True, metavar="FILE", help="the picture, .png or .svg")
     text = "One page about a plan or a run: price, what it rests on, comparison, curves, ledger, how to do it again."
     made = command("report", _report, text, "plan.json --out report.html")
     add_fast(made)
-    made.add_argument("source", metavar="PLAN|FOLDER", help="a plan, a ledger, or the folder of a run of the trainer")
-    made.add_argument("--out", required=True, metavar="FILE", help="the page, .html; it needs nothing else")
+    made.add_argument(
+        "source",
+        metavar="PLAN|FOLDER",
+        help="a plan, a ledger, or the folder of a run of the trainer",
+    )
+    made.add_argument(
+        "--out", required=True, metavar="FILE", help="the page, .html; it needs nothing else"
+    )

@@ -25,7 +25,9 @@ def _plan(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     if given["mixing"] is not None or given["noise"] != "gaussian":
         raise ValueError("a plan takes `--gap`, not `--mixing`, and Gaussian noise only.")
     if given["group_size"] != 1:
-        raise ValueError("a plan is priced for one record; ask mmaccount epsilon for a `--group-size`.")
+        raise ValueError(
+            "a plan is priced for one record; ask mmaccount epsilon for a `--group-size`."
+        )
     if (given["noise_multiplier"] is None) == (arguments.target_epsilon is None):
         raise ValueError("give one of `--noise-multiplier` and `--target-epsilon`.")
     if given["noise_multiplier"] is None:
@@ -43,7 +45,9 @@ def _plan(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         adaptive=adaptive,
     )
     if arguments.target_epsilon is not None:
-        found = least_noise_multiplier(run, adaptive, epsilon=arguments.target_epsilon, delta=arguments.delta)
+        found = least_noise_multiplier(
+            run, adaptive, epsilon=arguments.target_epsilon, delta=arguments.delta
+        )
         phase = replace(phase, noise_multiplier=found)
     plan = Plan(
         dataset_size=given["dataset_size"],
@@ -56,7 +60,11 @@ def _plan(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     )
     bound = accountant.epsilon(plan.settings(), delta=plan.delta)
     plan.save(arguments.out)
-    data = as_json(bound) | {"delta": plan.delta, "plan": plan.to_dict(), "fingerprint": plan.fingerprint}
+    data = as_json(bound) | {
+        "delta": plan.delta,
+        "plan": plan.to_dict(),
+        "fingerprint": plan.fingerprint,
+    }
     head = f"{arguments.out}: {plan.steps} steps, noise_multiplier {up(phase.noise_multiplier, 7)}"
     if adaptive is not None:
         priced = up(phase.priced_noise_multiplier, 7, ROUND_FLOOR)
@@ -67,11 +75,24 @@ def _plan(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
 def _spent(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     ledger = Ledger.load(arguments.ledger)
     plan = ledger.plan
-    delta = plan.delta if arguments.delta is None else validate.probability("delta", arguments.delta)
+    delta = (
+        plan.delta if arguments.delta is None else validate.probability("delta", arguments.delta)
+    )
     bound = spent(ledger, delta=delta)
-    data = as_json(bound) | {"delta": delta, "charged": ledger.charged, "planned": plan.steps, "seeded": ledger.seeded}
-    data |= {"fingerprint": plan.fingerprint, "settings": [phase.to_dict() for phase in ledger.settings()]}
-    lines = [f"{ledger.charged} steps charged, {plan.steps} planned", as_text(bound, "epsilon", f"delta {delta:g}")]
+    data = as_json(bound) | {
+        "delta": delta,
+        "charged": ledger.charged,
+        "planned": plan.steps,
+        "seeded": ledger.seeded,
+    }
+    data |= {
+        "fingerprint": plan.fingerprint,
+        "settings": [phase.to_dict() for phase in ledger.settings()],
+    }
+    lines = [
+        f"{ledger.charged} steps charged, {plan.steps} planned",
+        as_text(bound, "epsilon", f"delta {delta:g}"),
+    ]
     return data, lines + ["seeded: not private"] * ledger.seeded
 
 
@@ -83,8 +104,15 @@ def add(command: Callable[[str, Callable[..., Any], str, str], argparse.Argument
     advise.add_adaptive(made)
     add_number(made, "--learning-rate", metavar="ETA", help="multiplies the averaged gradient")
     add_number(made, "--delta", metavar="D", help="delta, in (0, 1)")
-    made.add_argument("--target-epsilon", type=float, metavar="E", help="solve for the noise that meets this epsilon")
+    made.add_argument(
+        "--target-epsilon",
+        type=float,
+        metavar="E",
+        help="solve for the noise that meets this epsilon",
+    )
     made.add_argument("--out", required=True, metavar="FILE", help="where the plan goes")
     made = command("spent", _spent, "What a training run has spent so far.", "run/ledger.json")
     made.add_argument("ledger", help="the ledger file that the trainer writes")
-    made.add_argument("--delta", type=float, metavar="D", help="delta, in (0, 1); default: the plan's")
+    made.add_argument(
+        "--delta", type=float, metavar="D", help="delta, in (0, 1); default: the plan's"
+    )

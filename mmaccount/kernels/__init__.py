@@ -1,1 +1,2 @@
-"""Pure float64 kernels, compiled by numba. No policy lives here: no tolerances to choose, no rounding direction."""
+"""Pure float64 kernels, compiled by numba. No policy lives here: no tolerances to choose, no
+rounding direction."""

@@ -1,4 +1,5 @@
-"""Moments of complex order of one mixed coordinate, for many shifts and for many orders on vertical lines."""
+"""Moments of complex order of one mixed coordinate, for many shifts and for many orders on vertical
+lines."""
 
 from math import ceil, cos, exp, pi, sin
 
@@ -18,8 +19,11 @@ def _step(v: float, highest: float) -> float:
 
 
 @jit
-def _uniform_nodes(v: float, width: float, step: float, farthest: float) -> tuple[np.ndarray, np.ndarray, float]:
-    """Points and trapezoid weights, and the length of the stretch between the edges that is left out as flat."""
+def _uniform_nodes(
+    v: float, width: float, step: float, farthest: float
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Points and trapezoid weights, and the length of the stretch between the edges that is left
+    out as flat."""
     first, last = -width - REACH, farthest * v + REACH
     apart = width - 2.0 * REACH - v
     if apart <= 0.0:
@@ -40,7 +44,9 @@ def _trapezoid(lo: float, hi: float, step: float) -> tuple[np.ndarray, np.ndarra
 
 
 @jit
-def _add_real(log_r: float, score: float, score_0: float, t: float, weight: float, real: np.ndarray) -> float:
+def _add_real(
+    log_r: float, score: float, score_0: float, t: float, weight: float, real: np.ndarray
+) -> float:
     """Add up one node of the real integrals at one tilt; weight * p * r^{1+t} is returned."""
     power = weight * exp((1.0 + t) * log_r)
     real[0] += power
@@ -58,8 +64,9 @@ def _add_lines(
     out: np.ndarray,
     real: np.ndarray,
 ) -> None:
-    """Add up one shift. `nodes`: weight * p, log r, score at x - v, score at x. LANES frequencies at a time, by turning the
-    last ones further: independent of each other, so that the processor takes them at once."""
+    """Add up one shift. `nodes`: weight * p, log r, score at x - v, score at x. LANES frequencies
+    at a time, by turning the last ones further: independent of each other, so that the processor
+    takes them at once."""
     blocks = ceil(out.shape[1] / LANES)
     cosines, sines = np.zeros((tilts.size, blocks, LANES)), np.zeros((tilts.size, blocks, LANES))
     powers, c, s = np.empty(tilts.size), np.empty(LANES), np.empty(LANES)
@@ -89,13 +96,15 @@ def _add_lines(
 def lines_of_moments(
     shifts: np.ndarray, width: float, tilts: np.ndarray, spacing: float, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """F(w) - 1 = Int p(x) (r^w - 1 - w (r - 1)) dx at w = 1 + t + i j spacing, j < count, with r = p(x - v)/p(x); and the
-    real Int p(x) r^{1+t} f(x - v) dx for f = 1, g'^2, g'^4 and g'', g = -log p (the last by parts).
+    """F(w) - 1 = Int p(x) (r^w - 1 - w (r - 1)) dx at w = 1 + t + i j spacing, j < count, with r =
+    p(x - v)/p(x); and the real Int p(x) r^{1+t} f(x - v) dx for f = 1, g'^2, g'^4 and g'', g = -log
+    p (the last by parts).
 
-    Shapes: (tilts, shifts, count) complex and (tilts, shifts, 4). Trapezoid rule: |arg r(x + i)| <= 3 v (as |d/dx arg p(x
-    + iy)| <= y + y / (1 - y^2/2), the posterior of the mixing given x having variance at most 1) and the bounds on |p(x +
-    i)| of gaussian.py put the integrand below e^{3 v |Im w|} 2^{t} e^{(1+t)/2} times its size on the real line, so the
-    step below leaves e^-60 times that.
+    Shapes: (tilts, shifts, count) complex and (tilts, shifts, 4). Trapezoid rule: |arg r(x + i)| <=
+    3 v (as |d/dx arg p(x + iy)| <= y + y / (1 - y^2/2), the posterior of the mixing given x having
+    variance at most 1) and the bounds on |p(x + i)| of gaussian.py put the integrand below e^{3 v
+    |Im w|} 2^{t} e^{(1+t)/2} times its size on the real line, so the step below leaves e^-60 times
+    that.
     """
     out = np.zeros((tilts.size, shifts.size, count), dtype=np.complex128)
     real = np.zeros((tilts.size, shifts.size, 4))
@@ -117,7 +126,8 @@ def lines_of_moments(
 def lines_of_moments_of_law(
     shifts: np.ndarray, law: smooth_density.Mixing, tilts: np.ndarray, spacing: float, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The same for mixing by any log-concave law, which is all that the bounds on p(x + iy) need; nothing is left out."""
+    """The same for mixing by any log-concave law, which is all that the bounds on p(x + iy) need;
+    nothing is left out."""
     out = np.zeros((tilts.size, shifts.size, count), dtype=np.complex128)
     real = np.zeros((tilts.size, shifts.size, 4))
     for i in range(shifts.size):
@@ -128,6 +138,9 @@ def lines_of_moments_of_law(
         for k in range(x.size):
             weight[k] *= exp(smooth_density.log_density(x[k], law)) / law.width
             log_r[k] = smooth_density.log_ratio(x[k], -v, law)
-            score[k], score_0[k] = smooth_density.score(x[k] - v, law), smooth_density.score(x[k], law)
+            score[k], score_0[k] = (
+                smooth_density.score(x[k] - v, law),
+                smooth_density.score(x[k], law),
+            )
         _add_lines((weight, log_r, score, score_0), tilts, spacing, out[:, i], real[:, i])
     return out, real

@@ -1,4 +1,5 @@
-"""Random variables given by atoms, in the order of one common uniform variable, run through side by side."""
+"""Random variables given by atoms, in the order of one common uniform variable, run through side by
+side."""
 
 import numpy as np
 
@@ -7,13 +8,20 @@ from mmaccount.kernels.logspace import jit
 
 @jit
 def walk(
-    values: np.ndarray, excesses: np.ndarray, masses: np.ndarray, sizes: np.ndarray, first: int, most: float
+    values: np.ndarray,
+    excesses: np.ndarray,
+    masses: np.ndarray,
+    sizes: np.ndarray,
+    first: int,
+    most: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The pieces of (0, most] on which no variable changes: masses, and two sums over variables of values and of excesses.
+    """The pieces of (0, most] on which no variable changes: masses, and two sums over variables of
+    values and of excesses.
 
-    Variable k has atoms of masses[k, :sizes[k]], in order, each with a value and an excess; variables from number `first` on
-    are summed apart. Shapes of the sums: (2, pieces). A piece is the smallest rest of an atom, and every atom is used up
-    before its successor starts, so that only the rounding of differences shifts masses between atoms.
+    Variable k has atoms of masses[k, :sizes[k]], in order, each with a value and an excess;
+    variables from number `first` on are summed apart. Shapes of the sums: (2, pieces). A piece is
+    the smallest rest of an atom, and every atom is used up before its successor starts, so that
+    only the rounding of differences shifts masses between atoms.
     """
     count, length = values.shape[0], np.sum(sizes)
     pieces, value, excess = np.empty(length), np.zeros((2, length)), np.zeros((2, length))

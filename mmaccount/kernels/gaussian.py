@@ -1,11 +1,13 @@
-"""Gaussian noise, alone (Poisson-subsampled) and on top of the uniform of ModelMix: log-moments by quadrature.
+"""Gaussian noise, alone (Poisson-subsampled) and on top of the uniform of ModelMix: log-moments by
+quadrature.
 
-Notation: modelmix spec section 3. p_L is the density of U[-L/2, L/2] + N(0, 1), shift v, order k (any real k > 1),
-    h_k(v; L) = log Int p_L(x - v)^k p_L(x)^(1-k) dx = log(1 + Int p_L(x) [r^k - 1 - k (r - 1)] dx),   r = p_L(x - v)/p_L(x),
-whose second form has a nonnegative integrand. Points are addressed by their distance t = x - L/2 from the right edge
-(the left edge is its mirror image), so nothing is lost when L is huge. All integrands are analytic in a strip and
-flat or negligible at the ends of each window, so the trapezoid rule converges geometrically (Trefethen & Weideman
-2014, SIAM Review 56, Thm 5.1).
+Notation: modelmix spec section 3. p_L is the density of U[-L/2, L/2] + N(0, 1), shift v, order k
+    (any real k > 1), h_k(v; L) = log Int p_L(x - v)^k p_L(x)^(1-k) dx = log(1 + Int p_L(x) [r^k - 1
+    - k (r - 1)] dx),   r = p_L(x - v)/p_L(x),
+whose second form has a nonnegative integrand. Points are addressed by their distance t = x - L/2
+from the right edge (the left edge is its mirror image), so nothing is lost when L is huge. All
+integrands are analytic in a strip and flat or negligible at the ends of each window, so the
+trapezoid rule converges geometrically (Trefethen & Weideman 2014, SIAM Review 56, Thm 5.1).
 """
 
 from math import ceil, erfc, exp, expm1, inf, log, log1p, pi, sqrt
@@ -25,12 +27,20 @@ from mmaccount.kernels.logspace import (
 
 WINDOW = 10.0  # std beyond an edge or a peak; what is cut off is below 1e-19 of the integral
 DIGITS = 46.0  # trapezoid error e^-46 = 1e-20 times the growth of the integrand in its strip
-SMALL_SHIFT = 0.01  # below it log r is the integral of the score (3-point Gauss-Legendre, error < 1e-18 relative)
-TOGETHER = 20.0  # order times shift up to which orders within a factor 2 share their points; there r^k is below 1e270
-DIRECT = 0.5  # exponent below which Int_0^L e^{-tu-u^2/2} du is summed by Gauss-Legendre instead of by erfcx
+# below it log r is the integral of the score (3-point Gauss-Legendre, error < 1e-18 relative)
+SMALL_SHIFT = 0.01
+# order times shift up to which orders within a factor 2 share their points; there r^k is below
+# 1e270
+TOGETHER = 20.0
+# exponent below which Int_0^L e^{-tu-u^2/2} du is summed by Gauss-Legendre instead of by erfcx
+DIRECT = 0.5
 
-NODES, WEIGHTS = (0.5 * (a + b) for a, b in zip(np.polynomial.legendre.leggauss(12), (1.0, 0.0), strict=True))
-NODES3, WEIGHTS3 = (0.5 * (a + b) for a, b in zip(np.polynomial.legendre.leggauss(3), (1.0, 0.0), strict=True))
+NODES, WEIGHTS = (
+    0.5 * (a + b) for a, b in zip(np.polynomial.legendre.leggauss(12), (1.0, 0.0), strict=True)
+)
+NODES3, WEIGHTS3 = (
+    0.5 * (a + b) for a, b in zip(np.polynomial.legendre.leggauss(3), (1.0, 0.0), strict=True)
+)
 
 
 @jit
@@ -86,10 +96,13 @@ def _log_ratio(t: float, w: float, width: float) -> float:
 
 @jit
 def _step(order: float, q: float) -> float:
-    """Trapezoid step. For |y| < sqrt 2, |p_L(x + iy)| lies between e^{y^2/2} p_L(x) (1 - y^2/2) and e^{y^2/2} p_L(x)
-    (spec proofs, section 1), so the integrand grows by at most e^{y^2/2} (1 - y^2/2)^{1-k}; y is near the best."""
+    """Trapezoid step. For |y| < sqrt 2, |p_L(x + iy)| lies between e^{y^2/2} p_L(x) (1 - y^2/2) and
+    e^{y^2/2} p_L(x) (spec proofs, section 1), so the integrand grows by at most e^{y^2/2} (1 -
+    y^2/2)^{1-k}; y is near the best."""
     squared = 60.0 / (30.0 + order)
-    step = 2.0 * pi * sqrt(squared) / (DIGITS + 0.5 * squared - (order - 1.0) * log1p(-0.5 * squared))
+    step = (
+        2.0 * pi * sqrt(squared) / (DIGITS + 0.5 * squared - (order - 1.0) * log1p(-0.5 * squared))
+    )
     return step if q == 1.0 else 0.5 * step
 
 
@@ -97,7 +110,8 @@ def _step(order: float, q: float) -> float:
 def _add_window(
     state: tuple[float, float], lo: float, hi: float, order: float, w: float, width: float, q: float
 ) -> tuple[float, float]:
-    """Add the trapezoid sum of width * p [r^k - 1 - k (r - 1)] over t in [lo, hi], r = p(t + w)/p(t)."""
+    """Add the trapezoid sum of width * p [r^k - 1 - k (r - 1)] over t in [lo, hi], r = p(t +
+    w)/p(t)."""
     peak, total = state
     count = ceil((hi - lo) / _step(order, q))
     step = (hi - lo) / count
@@ -107,18 +121,22 @@ def _add_window(
         if q != 1.0:
             log_r = log_mixture_ratio(log_r, q)
         weight = step if 0 < i < count else 0.5 * step
-        peak, total = scaled_add(peak, total, log_density(t, width) + log_excess(order, log_r), weight)
+        peak, total = scaled_add(
+            peak, total, log_density(t, width) + log_excess(order, log_r), weight
+        )
     return peak, total
 
 
 @jit
 def mixed_log_moment(order: float, shift: float, width: float, q: float) -> float:
-    """log E_{p_L}[(1 - q + q r)^order] for one coordinate; q = 1 gives h_k(v; L). order > 1, shift > 0, width > 0.
+    """log E_{p_L}[(1 - q + q r)^order] for one coordinate; q = 1 gives h_k(v; L). order > 1, shift
+    > 0, width > 0.
 
-    The right window reaches past k v. Where the far peak stands alone (q = 1), the stretch before it is not summed:
-    with s = t - v the log-integrand of p r^k has slope at least (k-1) v - s - k/s there (Mills ratio), which is
-    positive on [W, (k-1) v - W] as soon as (k-1) v >= W + k/W. So p r^k is largest at its right end, p at its left
-    end, and length times those two is added as an upper bound.
+    The right window reaches past k v. Where the far peak stands alone (q = 1), the stretch before
+    it is not summed: with s = t - v the log-integrand of p r^k has slope at least (k-1) v - s - k/s
+    there (Mills ratio), which is positive on [W, (k-1) v - W] as soon as (k-1) v >= W + k/W. So p
+    r^k is largest at its right end, p at its left end, and length times those two is added as an
+    upper bound.
     """
     state = (-inf, 0.0)
     start = -WINDOW
@@ -142,7 +160,8 @@ def mixed_log_moment(order: float, shift: float, width: float, q: float) -> floa
 
 @jit
 def share(orders: np.ndarray, first: int, shift: float, together: float) -> int:
-    """Where the group of orders ends that may share points with orders[first]: within a factor 2, order * shift small."""
+    """Where the group of orders ends that may share points with orders[first]: within a factor 2,
+    order * shift small."""
     last = first + 1
     if orders[first] * shift < together:
         low = high = orders[first]
@@ -155,8 +174,11 @@ def share(orders: np.ndarray, first: int, shift: float, together: float) -> int:
 
 
 @jit
-def _points(lo: float, hi: float, step: float, w: float, width: float) -> tuple[np.ndarray, np.ndarray]:
-    """(weight times width * p, log r) at the points of the trapezoid rule on [lo, hi], r = p(t + w)/p(t)."""
+def _points(
+    lo: float, hi: float, step: float, w: float, width: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(weight times width * p, log r) at the points of the trapezoid rule on [lo, hi], r = p(t +
+    w)/p(t)."""
     count = ceil((hi - lo) / step)
     step = (hi - lo) / count
     weight, log_r = np.empty(count + 1), np.empty(count + 1)
@@ -170,9 +192,11 @@ def _points(lo: float, hi: float, step: float, w: float, width: float) -> tuple[
 
 
 @jit
-def _add_orders(total: np.ndarray, orders: np.ndarray, weight: np.ndarray, log_r: np.ndarray) -> None:
-    """Add the sums of weight * g_k, g_k = r^k - 1 - k (r - 1), for all orders: g_{k+1} = r g_k + k (r - 1)^2 where the next
-    order is one more, a sum of nonnegative terms."""
+def _add_orders(
+    total: np.ndarray, orders: np.ndarray, weight: np.ndarray, log_r: np.ndarray
+) -> None:
+    """Add the sums of weight * g_k, g_k = r^k - 1 - k (r - 1), for all orders: g_{k+1} = r g_k + k
+    (r - 1)^2 where the next order is one more, a sum of nonnegative terms."""
     gap, more = np.empty(log_r.size), np.expm1(log_r)
     for j in range(orders.size):
         k = orders[j]
@@ -187,9 +211,11 @@ def _add_orders(total: np.ndarray, orders: np.ndarray, weight: np.ndarray, log_r
 
 @jit
 def _shared_log_moments(orders: np.ndarray, shift: float, width: float) -> np.ndarray:
-    """h_k of orders with k * shift < TOGETHER, in whose windows p and r^k are far from the ends of float64.
+    """h_k of orders with k * shift < TOGETHER, in whose windows p and r^k are far from the ends of
+    float64.
 
-    `_step` falls with the order and the window grows with it, so what suffices for the highest suffices for all.
+    `_step` falls with the order and the window grows with it, so what suffices for the highest
+    suffices for all.
     """
     top, total = np.max(orders), np.zeros(orders.size)
     step, start = _step(top, 1.0), -width - WINDOW
@@ -222,7 +248,8 @@ def log_moments(orders: np.ndarray, shift: float, width: float) -> np.ndarray:
 
 @jit
 def subsampled_log_moment(order: float, noise_multiplier: float, q: float) -> float:
-    """log E_{N(0,1)}[(1 - q + q e^{v x - v^2/2})^order], v = 1/noise_multiplier, any real order > 1.
+    """log E_{N(0,1)}[(1 - q + q e^{v x - v^2/2})^order], v = 1/noise_multiplier, any real order >
+    1.
 
     |1 - q + q e^y| <= 1 - q + q e^{Re y}, and there is no zero for |Im y| <= pi/2, i.e. |Im x| <= pi z/2.
     """
@@ -235,5 +262,7 @@ def subsampled_log_moment(order: float, noise_multiplier: float, q: float) -> fl
     for i in range(count + 1):
         x = lo + step * i
         log_r = log_mixture_ratio(shift * (x - 0.5 * shift), q)
-        peak, total = scaled_add(peak, total, log_excess(order, log_r) - 0.5 * x * x - LOG_SQRT_2PI, step)
+        peak, total = scaled_add(
+            peak, total, log_excess(order, log_r) - 0.5 * x * x - LOG_SQRT_2PI, step
+        )
     return softplus(log_total(peak, total))

@@ -1,10 +1,13 @@
-"""Laplace noise on top of the uniform of ModelMix: log-moments by quadrature over the closed-form density.
+"""Laplace noise on top of the uniform of ModelMix: log-moments by quadrature over the closed-form
+density.
 
-p_L is the density of U[-L/2, L/2] + Laplace(1) (L = 0: Laplace). At distance t = x - L/2 from the right edge
+p_L is the density of U[-L/2, L/2] + Laplace(1) (L = 0: Laplace). At distance t = x - L/2 from the
+right edge
     L p_L = (1 - e^{-L}) e^{-t} / 2                    t >= 0
     L p_L = 1 - (e^t + e^{-L-t}) / 2                   -L <= t <= 0
-and symmetric about t = -L/2. It is smooth between the breakpoints +-L/2 and v +- L/2 only, so each piece is summed by
-Gauss-Legendre panels that halve towards both its ends; beyond the outermost breakpoints the ratio is constant.
+and symmetric about t = -L/2. It is smooth between the breakpoints +-L/2 and v +- L/2 only, so each
+piece is summed by Gauss-Legendre panels that halve towards both its ends; beyond the outermost
+breakpoints the ratio is constant.
 """
 
 from math import exp, expm1, inf, log, log1p
@@ -13,8 +16,12 @@ import numpy as np
 
 from mmaccount.kernels.logspace import expm1_minus, jit, log_excess, log_total, scaled_add, softplus
 
-NODES, WEIGHTS = (0.5 * (a + b) for a, b in zip(np.polynomial.legendre.leggauss(20), (1.0, 0.0), strict=True))
-FINEST = 0.25  # first panel next to a breakpoint, in units of 1/order: there the integrand varies on the scale 1/order
+NODES, WEIGHTS = (
+    0.5 * (a + b) for a, b in zip(np.polynomial.legendre.leggauss(20), (1.0, 0.0), strict=True)
+)
+# first panel next to a breakpoint, in units of 1/order: there the integrand varies on the scale
+# 1/order
+FINEST = 0.25
 
 
 @jit
@@ -42,7 +49,13 @@ def _log_ratio(t: float, w: float, width: float) -> float:
 
 @jit
 def _add_half(
-    state: tuple[float, float], end: float, toward: float, half: float, order: float, w: float, width: float
+    state: tuple[float, float],
+    end: float,
+    toward: float,
+    half: float,
+    order: float,
+    w: float,
+    width: float,
 ) -> tuple[float, float]:
     """Add the integral over the `half` next to the breakpoint `end`, panels doubling away from it."""
     peak, total = state
@@ -58,20 +71,28 @@ def _add_half(
 
 @jit
 def _add_side(
-    state: tuple[float, float], points: tuple[float, float, float], order: float, w: float, width: float
+    state: tuple[float, float],
+    points: tuple[float, float, float],
+    order: float,
+    w: float,
+    width: float,
 ) -> tuple[float, float]:
-    """Add the pieces between consecutive points, and the tail beyond the last one, where log r = -w."""
+    """Add the pieces between consecutive points, and the tail beyond the last one, where log r =
+    -w."""
     for i in range(2):
         half = 0.5 * (points[i + 1] - points[i])
         if half > 0.0:
             state = _add_half(state, points[i], 1.0, half, order, w, width)
             state = _add_half(state, points[i + 1], -1.0, half, order, w, width)
-    return scaled_add(state[0], state[1], log_density(points[2], width) + log_excess(order, -w), 1.0)
+    return scaled_add(
+        state[0], state[1], log_density(points[2], width) + log_excess(order, -w), 1.0
+    )
 
 
 @jit
 def mixed_log_moment(order: float, shift: float, width: float) -> float:
-    """h_k(v; L) = log Int p_L(x - v)^k p_L(x)^(1-k) dx for the Laplace pair, order > 1, shift > 0, width > 0.
+    """h_k(v; L) = log Int p_L(x - v)^k p_L(x)^(1-k) dx for the Laplace pair, order > 1, shift > 0,
+    width > 0.
 
     The line is cut at the symmetry point x = v/2; each side is addressed from its own edge.
     """
@@ -84,7 +105,8 @@ def mixed_log_moment(order: float, shift: float, width: float) -> float:
 
 @jit
 def plain_log_moment(order: float, shift: float) -> float:
-    """log of (k e^{(k-1)v} + (k-1) e^{-kv})/(2k-1), the moment of Laplace noise alone (Mironov 2017, Table II)."""
+    """log of (k e^{(k-1)v} + (k-1) e^{-kv})/(2k-1), the moment of Laplace noise alone (Mironov
+    2017, Table II)."""
     k, rise = order, (order - 1.0) * shift
     if rise > 30.0:
         return rise + log((k + (k - 1.0) * exp(-rise - k * shift)) / (2.0 * k - 1.0))

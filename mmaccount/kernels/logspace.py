@@ -11,9 +11,11 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 def jit(function: F) -> F:
-    """The one compile policy: machine code cached on disk, IEEE arithmetic (no fastmath), no Python objects, no lock.
+    """The one compile policy: machine code cached on disk, IEEE arithmetic (no fastmath), no Python
+    objects, no lock.
 
-    What is written to a slice is written in a loop: the first assignment to a slice costs 3 s of compiling.
+    What is written to a slice is written in a loop: the first assignment to a slice costs 3 s of
+    compiling.
     """
     return cast(F, numba.njit(cache=True, error_model="numpy", nogil=True)(function))
 
@@ -34,8 +36,9 @@ class _Compiling(event.Listener):
 
 
 def before_compiling(tell: Callable[[], None]) -> None:
-    """Have `tell` called once if this process must compile a kernel, before it does: the very first call of a kernel takes
-    seconds, later ones (in later processes too) find its machine code on disk."""
+    """Have `tell` called once if this process must compile a kernel, before it does: the very first
+    call of a kernel takes seconds, later ones (in later processes too) find its machine code on
+    disk."""
     event.register("numba:compile", _Compiling(tell))  # type: ignore[no-untyped-call]
 
 
@@ -94,8 +97,9 @@ def expm1_minus(y: float) -> float:
 def log_excess(order: float, log_r: float) -> float:
     """log(r^order - 1 - order (r - 1)), the Bregman gap of r -> r^order at 1; -inf at r = 1.
 
-    It is nonnegative for order >= 1, and because E_P0[r] = 1 its mean under P0 is E[r^order] - 1: a sum of nonnegative
-    terms, which therefore keeps *relative* accuracy however small the divergence. Loses a factor 1/(order - 1).
+    It is nonnegative for order >= 1, and because E_P0[r] = 1 its mean under P0 is E[r^order] - 1: a
+    sum of nonnegative terms, which therefore keeps *relative* accuracy however small the
+    divergence. Loses a factor 1/(order - 1).
     """
     y = order * log_r
     if abs(y) < SERIES_RADIUS:

@@ -1,6 +1,8 @@
-"""The privacy loss of one step, as nodes and weights, and its moment generating function at complex arguments.
+"""The privacy loss of one step, as nodes and weights, and its moment generating function at complex
+arguments.
 
-The loss is log R at x ~ P_0; a law of it is a pair of arrays (log_ratio, log_weight), the nodes of a trapezoid rule in x.
+The loss is log R at x ~ P_0; a law of it is a pair of arrays (log_ratio, log_weight), the nodes of
+a trapezoid rule in x.
 """
 
 from math import atan2, ceil, cos, erfc, exp, expm1, inf, log, log1p, pi, sin, sqrt
@@ -38,9 +40,17 @@ def _log_kept(x: float, cut: float) -> float:
 
 @jit
 def _log_growth(
-    strip: float, shift: float, q: float, order: float, frequency: float, cut: float, lo: float, hi: float
+    strip: float,
+    shift: float,
+    q: float,
+    order: float,
+    frequency: float,
+    cut: float,
+    lo: float,
+    hi: float,
 ) -> float:
-    """log of Int |w(z) r(z)^k| on Im z = strip over Int w r^order on the real line, |Im k| <= frequency.
+    """log of Int |w(z) r(z)^k| on Im z = strip over Int w r^order on the real line, |Im k| <=
+    frequency.
 
     |r^k| = |r|^order e^{-Im k arg r}; on lines in between both |r|^order and |arg r| are between these and the real ones
     (order < 0) or smaller (order > 0). |Phi(y + i b)| <= Phi(y) + |b| phi(y) e^{b^2/2}.
@@ -58,17 +68,24 @@ def _log_growth(
         u, b = SHARPNESS * (x - cut), SHARPNESS * strip
         kept_there = log_add(kept, log(b) + 0.5 * b * b - 0.5 * u * u - LOG_SQRT_2PI)
         term = order * log_modulus - 0.5 * x * x + kept_there
-        real_peak, real_total = scaled_add(real_peak, real_total, order * log_r - 0.5 * x * x + kept, 1.0)
-        peak, total = scaled_add(peak, total, term + frequency * atan2(across, 1.0 - q + along), 1.0)
+        real_peak, real_total = scaled_add(
+            real_peak, real_total, order * log_r - 0.5 * x * x + kept, 1.0
+        )
+        peak, total = scaled_add(
+            peak, total, term + frequency * atan2(across, 1.0 - q + along), 1.0
+        )
     return 0.5 * strip * strip + log_total(peak, total) - log_total(real_peak, real_total)
 
 
 @jit
 def _leftmost_peak(order: float, shift: float, q: float) -> float:
-    """Nothing peaks left of this. phi(x) r(x)^order peaks between 0 and order * shift; for order < 0 it is log-concave and
-    r is bounded below, so the peak moves left only until -x = |order| r'(x)/r(x)."""
+    """Nothing peaks left of this. phi(x) r(x)^order peaks between 0 and order * shift; for order <
+    0 it is log-concave and r is bounded below, so the peak moves left only until -x = |order|
+    r'(x)/r(x)."""
     lo = 0.0
-    while order < 0.0 and -lo < -order * shift * exp(min(0.0, log(q / (1.0 - q)) + shift * (lo - 0.5 * shift))):
+    while order < 0.0 and -lo < -order * shift * exp(
+        min(0.0, log(q / (1.0 - q)) + shift * (lo - 0.5 * shift))
+    ):
         lo -= 1.0
     return lo
 
@@ -82,10 +99,15 @@ def _rightmost_peak(order: float, shift: float, cut: float) -> float:
 
 @jit
 def subsampled_grid(
-    noise_multiplier: float, q: float, order: float, frequency: float, cut: float, digits: float = DIGITS
+    noise_multiplier: float,
+    q: float,
+    order: float,
+    frequency: float,
+    cut: float,
+    digits: float = DIGITS,
 ) -> tuple[float, float, float]:
-    """(first point, step, number of steps) of the trapezoid rule in x, good for E[r^k] at Re k = order, |Im k| <= frequency,
-    to e^-digits.
+    """(first point, step, number of steps) of the trapezoid rule in x, good for E[r^k] at Re k =
+    order, |Im k| <= frequency, to e^-digits.
 
     1 - q + q e^{v x} has no zero for |Im x| < pi / (2 v).
     """
@@ -107,11 +129,17 @@ def subsampled_grid(
 
 @jit
 def subsampled_nodes(
-    noise_multiplier: float, q: float, order: float, frequency: float, cut: float, digits: float = DIGITS
+    noise_multiplier: float,
+    q: float,
+    order: float,
+    frequency: float,
+    cut: float,
+    digits: float = DIGITS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(log_ratio, log_weight) of the subsampled Gaussian pair on its grid.
 
-    The weight is w(x) = phi(x) Phi(SHARPNESS (cut - x)): the last factor is the probability that outcome x is kept.
+    The weight is w(x) = phi(x) Phi(SHARPNESS (cut - x)): the last factor is the probability that
+    outcome x is kept.
     """
     lo, step, steps = subsampled_grid(noise_multiplier, q, order, frequency, cut, digits)
     shift, count = 1.0 / noise_multiplier, int(steps)
@@ -125,7 +153,8 @@ def subsampled_nodes(
 
 @jit
 def rough_log_moment(order: float, noise_multiplier: float, q: float, cut: float) -> float:
-    """About log E[r^order] at a real order above 1 or below 0, of the outcomes kept: to choose a contour by."""
+    """About log E[r^order] at a real order above 1 or below 0, of the outcomes kept: to choose a
+    contour by."""
     shift = 1.0 / noise_multiplier
     step = 0.25 * min(1.0, 2.0 * noise_multiplier)
     lo, hi = _leftmost_peak(order, shift, q) - 9.0, _rightmost_peak(order, shift, cut) + 9.0
@@ -140,16 +169,26 @@ def rough_log_moment(order: float, noise_multiplier: float, q: float, cut: float
 
 @jit
 def log_mgf(
-    order: float, frequencies: np.ndarray, log_ratio: np.ndarray, log_weight: np.ndarray, digits: float = DIGITS
+    order: float,
+    frequencies: np.ndarray,
+    log_ratio: np.ndarray,
+    log_weight: np.ndarray,
+    digits: float = DIGITS,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(real, imaginary part, error) of log E[r^k] at k = order + i frequency, one entry a frequency.
+    """(real, imaginary part, error) of log E[r^k] at k = order + i frequency, one entry a
+    frequency.
 
-    E[r^k] = 1 + E[r^k - 1 - k (r - 1)] keeps the relative accuracy of small moments. The error is that of E[r^k],
-    absolute: the sum of absolute values times 4e-15 + 2.5e-16 |k log r| for rounding, 2e-19 (1 + |k|) for quadrature on a
-    grid good to e^-DIGITS, and as many times less on one with more digits.
+    E[r^k] = 1 + E[r^k - 1 - k (r - 1)] keeps the relative accuracy of small moments. The error is
+    that of E[r^k], absolute: the sum of absolute values times 4e-15 + 2.5e-16 |k log r| for
+    rounding, 2e-19 (1 + |k|) for quadrature on a grid good to e^-DIGITS, and as many times less on
+    one with more digits.
     """
     quadrature = 2e-19 * exp(DIGITS - digits)
-    real, imag, error = np.empty(frequencies.size), np.empty(frequencies.size), np.empty(frequencies.size)
+    real, imag, error = (
+        np.empty(frequencies.size),
+        np.empty(frequencies.size),
+        np.empty(frequencies.size),
+    )
     for j in range(frequencies.size):
         y = frequencies[j]
         sum_re = sum_im = sum_abs = 0.0

@@ -1,7 +1,9 @@
-"""The privacy loss of a step in which several records may take part, as nodes and weights (see loss.py).
+"""The privacy loss of a step in which several records may take part, as nodes and weights (see
+loss.py).
 
-P = sum_i a_i N(i v, 1) against Q = sum_j b_j N(-j v, 1), loss log r, r = P/Q, increasing in x; both are given over phi, as
-A(x) = sum_i a_i e^{i v x - (i v)^2/2} and B(x) = sum_j b_j e^{-j v x - (j v)^2/2}.
+P = sum_i a_i N(i v, 1) against Q = sum_j b_j N(-j v, 1), loss log r, r = P/Q, increasing in x; both
+are given over phi, as A(x) = sum_i a_i e^{i v x - (i v)^2/2} and B(x) = sum_j b_j e^{-j v x - (j
+v)^2/2}.
 """
 
 from math import atan2, ceil, cos, exp, expm1, inf, log, log1p, pi, sin
@@ -16,11 +18,15 @@ NARROWER, STRIPS = 0.6, 16  # factor from one strip to the next, and how many ar
 
 
 @jit
-def _arm(x: float, shift: float, log_weights: np.ndarray, angle: float) -> tuple[float, float, float]:
-    """For C(x) = sum_i w_i e^{i shift x - (i shift)^2/2}: log C(x); and on all lines |Im x| <= angle/|shift|, a lower bound
-    on log|C| and an upper one on |arg C|, while angle times the largest i is at most pi/2.
+def _arm(
+    x: float, shift: float, log_weights: np.ndarray, angle: float
+) -> tuple[float, float, float]:
+    """For C(x) = sum_i w_i e^{i shift x - (i shift)^2/2}: log C(x); and on all lines |Im x| <=
+    angle/|shift|, a lower bound on log|C| and an upper one on |arg C|, while angle times the
+    largest i is at most pi/2.
 
-    Re e^{i (a + i b)} = e^{i a} cos(i b) falls and |Im| rises with |b|, for every i, and |C| >= Re C.
+    Re e^{i (a + i b)} = e^{i a} cos(i b) falls and |Im| rises with |b|, for every i, and |C| >= Re
+    C.
     """
     top = -inf
     for i in range(log_weights.size):
@@ -50,8 +56,9 @@ def _log_growth(
     lo: float,
     hi: float,
 ) -> float:
-    """log of a bound on Int |phi A^k B^{1-k}| on every line |Im x| <= strip, Re k = order, |Im k| <= frequency, over the
-    same on the real line at k = order (see loss.py for the probability that an outcome is kept)."""
+    """log of a bound on Int |phi A^k B^{1-k}| on every line |Im x| <= strip, Re k = order, |Im k|
+    <= frequency, over the same on the real line at k = order (see loss.py for the probability that
+    an outcome is kept)."""
     step = 0.25 / max(1.0, shift * max(log_a.size, log_b.size))
     edge = SHARPNESS * strip
     peak, total, real_peak, real_total = -inf, 0.0, -inf, 0.0
@@ -61,7 +68,9 @@ def _log_growth(
         log_out, low_out, arg_out = _arm(x, -shift, log_b, strip * shift)
         kept, u = _log_kept(x, cut), SHARPNESS * (x - cut)
         kept_there = log_add(kept, log(edge) + 0.5 * edge * edge - 0.5 * u * u - LOG_SQRT_2PI)
-        modulus = order * (log_in if order > 0.0 else low_in) + (1.0 - order) * (log_out if order < 1.0 else low_out)
+        modulus = order * (log_in if order > 0.0 else low_in) + (1.0 - order) * (
+            log_out if order < 1.0 else low_out
+        )
         term = modulus - 0.5 * x * x + kept_there + frequency * (arg_in + arg_out)
         real = order * log_in + (1.0 - order) * log_out - 0.5 * x * x + kept
         peak, total = scaled_add(peak, total, term, 1.0)
@@ -70,12 +79,20 @@ def _log_growth(
 
 
 @jit
-def _peaks(shift: float, log_a: np.ndarray, log_b: np.ndarray, order: float, cut: float) -> tuple[float, float]:
-    """The integrand at this order, P and Q peak between these two; an order below 0 needs Q = N(0, 1).
+def _peaks(
+    shift: float, log_a: np.ndarray, log_b: np.ndarray, order: float, cut: float
+) -> tuple[float, float]:
+    """The integrand at this order, P and Q peak between these two; an order below 0 needs Q = N(0,
+    1).
 
-    (log A)' lies between 0 and shift times the largest i, and increases; (log B)' likewise with the other sign.
+    (log A)' lies between 0 and shift times the largest i, and increases; (log B)' likewise with the
+    other sign.
     """
-    far_in, far_out, held = shift * (log_a.size - 1), shift * (log_b.size - 1), SHARPNESS * SHARPNESS
+    far_in, far_out, held = (
+        shift * (log_a.size - 1),
+        shift * (log_b.size - 1),
+        SHARPNESS * SHARPNESS,
+    )
     far = max(order * far_in + (order - 1.0) * far_out, far_in)
     lo = -far_out
     while order < 0.0:
@@ -91,10 +108,16 @@ def _peaks(shift: float, log_a: np.ndarray, log_b: np.ndarray, order: float, cut
 
 @jit
 def grid(
-    shift: float, log_a: np.ndarray, log_b: np.ndarray, order: float, frequency: float, cut: float, digits: float = DIGITS
+    shift: float,
+    log_a: np.ndarray,
+    log_b: np.ndarray,
+    order: float,
+    frequency: float,
+    cut: float,
+    digits: float = DIGITS,
 ) -> tuple[float, float, float]:
-    """(first point, step, number of steps) of the trapezoid rule in x, good for E_Q[r^k], Re k = order, |Im k| <= frequency,
-    to e^-digits.
+    """(first point, step, number of steps) of the trapezoid rule in x, good for E_Q[r^k], Re k =
+    order, |Im k| <= frequency, to e^-digits.
 
     No zero of A or B is in the strips tried.
     """
@@ -116,9 +139,16 @@ def grid(
 
 @jit
 def nodes(
-    shift: float, log_a: np.ndarray, log_b: np.ndarray, order: float, frequency: float, cut: float, digits: float = DIGITS
+    shift: float,
+    log_a: np.ndarray,
+    log_b: np.ndarray,
+    order: float,
+    frequency: float,
+    cut: float,
+    digits: float = DIGITS,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(log_ratio, log_weight) on the grid; the weight is the density of Q times the probability that x is kept."""
+    """(log_ratio, log_weight) on the grid; the weight is the density of Q times the probability
+    that x is kept."""
     lo, step, steps = grid(shift, log_a, log_b, order, frequency, cut, digits)
     count = int(steps)
     log_ratio, log_weight = np.empty(count + 1), np.empty(count + 1)

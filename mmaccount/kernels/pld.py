@@ -7,14 +7,18 @@ import numpy as np
 from mmaccount.kernels.gaussian import NODES, WEIGHTS, _log_ratio, log_density
 from mmaccount.kernels.logspace import LOG_SQRT_2PI, jit
 
-REACH = 13.0  # std beyond the edges of the mixing, and of their shifted copy; what is cut off is below 1e-37
-ROUNDING = 1e-9  # of a lattice spacing, by which an atom may be moved down to a point, or a group may miss its point
-LOSS_ERROR = 1e-12  # of a coordinate's loss, over the largest one; measured below 1e-13 against 40-digit values
+# std beyond the edges of the mixing, and of their shifted copy; what is cut off is below 1e-37
+REACH = 13.0
+# of a lattice spacing, by which an atom may be moved down to a point, or a group may miss its point
+ROUNDING = 1e-9
+# of a coordinate's loss, over the largest one; measured below 1e-13 against 40-digit values
+LOSS_ERROR = 1e-12
 
 
 @jit
 def mean_loss(without: float, shifted: float, excess: float) -> float:
-    """log(shifted / without); where that is small, from their difference `excess`, which was not formed by subtraction."""
+    """log(shifted / without); where that is small, from their difference `excess`, which was not
+    formed by subtraction."""
     return log1p(excess / without) if excess > -0.5 * without else log(shifted / without)
 
 
@@ -26,11 +30,14 @@ def excess_over(log_p: float, log_r: float) -> float:
 
 @jit
 def _cell(t: float, length: float, w: float, width: float) -> tuple[float, float, float]:
-    """Masses of p(t) and of p(t + w) on [t, t + length], t from the edge, and the mean of log p(t + w)/p(t)."""
+    """Masses of p(t) and of p(t + w) on [t, t + length], t from the edge, and the mean of log p(t +
+    w)/p(t)."""
     without, shifted, excess = 0.0, 0.0, 0.0
     for j in range(NODES.size):
         at = t + length * NODES[j]
-        log_p = log_density(at, width) - log(width) if width > 0.0 else -0.5 * at * at - LOG_SQRT_2PI
+        log_p = (
+            log_density(at, width) - log(width) if width > 0.0 else -0.5 * at * at - LOG_SQRT_2PI
+        )
         log_r = _log_likelihood_ratio(at, w, width)
         without += length * WEIGHTS[j] * exp(log_p)
         shifted += length * WEIGHTS[j] * exp(log_p + log_r)
@@ -49,18 +56,29 @@ def coordinate_cells(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The outcomes of one coordinate in cells, by increasing likelihood ratio.
 
-    Returns, per cell: the log ratio r = p(x - shift)/p(x) at its lower and upper end (r increases in x, as p is
-    log-concave), its mass without the shift, with it, and the log of their ratio. 12-point Gauss-Legendre: log p changes by
-    (|x| + 1) step at most in a cell, so the relative error is below 1e-20 for |x| step < 1. Each half, left and right of the
-    symmetry point x = shift/2, is addressed from its own edge, so that no width costs digits. The log of the ratio is off
-    by LOSS_ERROR of the largest one at most, however small the shift: no difference of nearly equal masses is formed.
+    Returns, per cell: the log ratio r = p(x - shift)/p(x) at its lower and upper end (r increases
+    in x, as p is log-concave), its mass without the shift, with it, and the log of their ratio.
+    12-point Gauss-Legendre: log p changes by (|x| + 1) step at most in a cell, so the relative
+    error is below 1e-20 for |x| step < 1. Each half, left and right of the symmetry point x =
+    shift/2, is addressed from its own edge, so that no width costs digits. The log of the ratio is
+    off by LOSS_ERROR of the largest one at most, however small the shift: no difference of nearly
+    equal masses is formed.
     """
     apart = width - shift - 2.0 * REACH
-    starts = (REACH, -REACH if apart > 0.0 else 0.5 * (shift - width))  # distances beyond the left and the right edge
+    starts = (
+        REACH,
+        -REACH if apart > 0.0 else 0.5 * (shift - width),
+    )  # distances beyond the left and the right edge
     stops = (-shift - REACH if apart > 0.0 else -0.5 * (shift + width), shift + REACH)
     sizes = [ceil(abs(stops[side] - starts[side]) / step) for side in range(2)]
     size = sizes[0] + sizes[1] + (1 if apart > 0.0 else 0)
-    low, high, without, shifted, losses = np.empty(size), np.empty(size), np.empty(size), np.empty(size), np.empty(size)
+    low, high, without, shifted, losses = (
+        np.empty(size),
+        np.empty(size),
+        np.empty(size),
+        np.empty(size),
+        np.empty(size),
+    )
     at = 0
     for side in range(2):
         w = shift if side == 0 else -shift
@@ -69,9 +87,13 @@ def coordinate_cells(
             first, last = starts[side] + fine * k, starts[side] + fine * (k + 1)
             low[at] = _log_likelihood_ratio(first, w, width)
             high[at] = _log_likelihood_ratio(last, w, width)
-            without[at], shifted[at], losses[at] = _cell(min(first, last), abs(last - first), w, width)
+            without[at], shifted[at], losses[at] = _cell(
+                min(first, last), abs(last - first), w, width
+            )
             at += 1
-        if side == 0 and apart > 0.0:  # between the edges all outcomes are equally likely, up to 1e-37
+        if (
+            side == 0 and apart > 0.0
+        ):  # between the edges all outcomes are equally likely, up to 1e-37
             low[at], high[at], losses[at] = 0.0, 0.0, 0.0
             without[at] = shifted[at] = apart / width
             at += 1
@@ -80,12 +102,14 @@ def coordinate_cells(
 
 @jit
 def fuse(losses: np.ndarray, masses: np.ndarray, offset: float, spacing: float) -> np.ndarray:
-    """Atoms (sorted by loss, all above `offset`) fused into groups of neighbours whose mean of e^loss is a lattice point.
+    """Atoms (sorted by loss, all above `offset`) fused into groups of neighbours whose mean of
+    e^loss is a lattice point.
 
-    Returns the masses at the losses offset + k * spacing. An atom may be shared by two groups. Each group starts where the
-    last one ended and takes atoms until its mean reaches the next lattice point; one that never does falls to the point
-    below its first atom, unless it misses by ROUNDING only, which the caller takes off. Merging outcomes, or lowering a
-    loss, lowers the profile in this direction; lowering a loss raises that of the reversed pair.
+    Returns the masses at the losses offset + k * spacing. An atom may be shared by two groups. Each
+    group starts where the last one ended and takes atoms until its mean reaches the next lattice
+    point; one that never does falls to the point below its first atom, unless it misses by ROUNDING
+    only, which the caller takes off. Merging outcomes, or lowering a loss, lowers the profile in
+    this direction; lowering a loss raises that of the reversed pair.
     """
     out = np.zeros(ceil((losses[-1] - offset) / spacing) + 2)
     i, rest = 0, masses[0]
@@ -112,12 +136,15 @@ def fuse(losses: np.ndarray, masses: np.ndarray, offset: float, spacing: float) 
 
 
 @jit
-def fuse_down(losses: np.ndarray, masses: np.ndarray, offset: float, spacing: float) -> tuple[np.ndarray, float]:
-    """As `fuse`, from the largest loss down: each group takes atoms until its mean has fallen to the lattice point below its
-    first one. Groups stay narrow where masses fall with the loss, those of `fuse` where they grow. No atom below `offset`.
+def fuse_down(
+    losses: np.ndarray, masses: np.ndarray, offset: float, spacing: float
+) -> tuple[np.ndarray, float]:
+    """As `fuse`, from the largest loss down: each group takes atoms until its mean has fallen to
+    the lattice point below its first one. Groups stay narrow where masses fall with the loss, those
+    of `fuse` where they grow. No atom below `offset`.
 
-    The last group may not reach its point, the offset: it is put there, and its mass times (mean of e^(loss - offset) - 1)
-    is returned beside the masses.
+    The last group may not reach its point, the offset: it is put there, and its mass times (mean of
+    e^(loss - offset) - 1) is returned beside the masses.
     """
     out = np.zeros(ceil((losses[-1] - offset) / spacing) + 2)
     i = losses.size - 1

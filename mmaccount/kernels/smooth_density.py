@@ -1,21 +1,26 @@
-"""Density and score of Gaussian noise on top of mixing whose density vanishes at its edges (`mmaccount.records.mixing_laws`).
+"""Density and score of Gaussian noise on top of mixing whose density vanishes at its edges
+(`mmaccount.records.mixing_laws`).
 
-p is the density of mixing on [-L/2, L/2] plus N(0, 1). Points are addressed by their distance t = x - L/2 from the right
-edge, d = L/2 - u is the distance of the mixing u from it, and F(d/L)/L its density:
+p is the density of mixing on [-L/2, L/2] plus N(0, 1). Points are addressed by their distance t = x
+- L/2 from the right edge, d = L/2 - u is the distance of the mixing u from it, and F(d/L)/L its
+density:
     L p = Int_0^L F(d/L) phi(t + d) dd,    -(log p)' = E[t + d | t] = E[F'(d/L)/F(d/L)]/L,
-the second form of the score (by parts) being free of cancellation far inside. Both come from one Gauss rule on the window
-that holds all but e^-REACH of the integrand. With B - 1 the power of d in F and d^{B-1} e^{-td-d^2/2} largest at d = m, that
-is log-concave with curvature at least 1, and below a Gamma density of rate t + m (the tangent of d^2/2 at m): the window
-ends at the nearer of m + sqrt(2 REACH) and the point where that Gamma law has e^-REACH left. Where an edge is near, its
+the second form of the score (by parts) being free of cancellation far inside. Both come from one
+Gauss rule on the window that holds all but e^-REACH of the integrand. With B - 1 the power of d in
+F and d^{B-1} e^{-td-d^2/2} largest at d = m, that is log-concave with curvature at least 1, and
+below a Gamma density of rate t + m (the tangent of d^2/2 at m): the window ends at the nearer of m
++ sqrt(2 REACH) and the point where that Gamma law has e^-REACH left. Where an edge is near, its
 power is in the weight of the rule.
 
-That is done once per law and width, at Chebyshev points of pieces of the line; kernels evaluate the interpolant. For any
-log-concave mixing law Var(u | x) <= 1 (Brascamp and Lieb 1976: the law given x has the density e^{-(u-x)^2/2} times a
-log-concave function), so, as p(x + iy) = e^{y^2/2} p(x) E[e^{-iy(x-u)} | x],
+That is done once per law and width, at Chebyshev points of pieces of the line; kernels evaluate the
+interpolant. For any log-concave mixing law Var(u | x) <= 1 (Brascamp and Lieb 1976: the law given x
+has the density e^{-(u-x)^2/2} times a log-concave function), so, as p(x + iy) = e^{y^2/2} p(x)
+E[e^{-iy(x-u)} | x],
     e^{y^2/2} p(x) (1 - y^2/2) <= |p(x + iy)| <= e^{y^2/2} p(x),
-and p has no zero with |y| < sqrt 2. Unit pieces near the edge fit an ellipse of parameter 5 into that strip (error
-5^-POINTS); far inside p(x + iy) is the mixing density there up to a relative (B/d)^2 for |y| < d/2, and for t > 0 no zero is
-nearer than the edge, so pieces grow there. Measured: both within 2e-15 of 50-digit values.
+and p has no zero with |y| < sqrt 2. Unit pieces near the edge fit an ellipse of parameter 5 into
+that strip (error 5^-POINTS); far inside p(x + iy) is the mixing density there up to a relative
+(B/d)^2 for |y| < d/2, and for t > 0 no zero is nearer than the edge, so pieces grow there.
+Measured: both within 2e-15 of 50-digit values.
 """
 
 from functools import lru_cache
@@ -34,15 +39,20 @@ POINTS = 24  # of a piece
 UNIT = 16  # std from the edge, up to which pieces have length 1
 INSIDE, OUTSIDE = 1.25, 1.5  # far end of a piece over its near end, beyond that
 FARTHEST = 1e8  # std outside, up to which there are pieces; orders times shifts are smaller
-SMALL_SHIFT = 0.1  # below it, and far inside, log r is the integral of the score (5-point Gauss-Legendre, error < 1e-15)
+# below it, and far inside, log r is the integral of the score (5-point Gauss-Legendre, error <
+# 1e-15)
+SMALL_SHIFT = 0.1
 FAR_INSIDE = 12.0, 8.0  # further than 12 std and than 8 shifts from both edges
 
-NODES5, WEIGHTS5 = (0.5 * (a + b) for a, b in zip(np.polynomial.legendre.leggauss(5), (1.0, 0.0), strict=True))
+NODES5, WEIGHTS5 = (
+    0.5 * (a + b) for a, b in zip(np.polynomial.legendre.leggauss(5), (1.0, 0.0), strict=True)
+)
 
 
 class _Law(NamedTuple):
-    """Power of d next to an edge, the part of it that the weights of the rules hold, log of the constant of F (so that it
-    has mass 1), and Gauss rules on [0, 1] of weight (x (1 - x))^held, x^held, 1. Rows: points, weights."""
+    """Power of d next to an edge, the part of it that the weights of the rules hold, log of the
+    constant of F (so that it has mass 1), and Gauss rules on [0, 1] of weight (x (1 - x))^held,
+    x^held, 1. Rows: points, weights."""
 
     power: float
     held: float
@@ -53,10 +63,11 @@ class _Law(NamedTuple):
 
 
 class Mixing(NamedTuple):
-    """Noise and mixing of one law and width. Piece i starts at starts[i] and ends where the next one starts; `heights`: log
-    of L p at its start, less the -t^2/2 of its tail (t > 0); `slopes`: Chebyshev coefficients of minus the derivative of
-    that; `rises`: of its integral from the start of the piece. The first `inner` pieces are the growing ones inside; the
-    unit ones begin at `near`."""
+    """Noise and mixing of one law and width. Piece i starts at starts[i] and ends where the next
+    one starts; `heights`: log of L p at its start, less the -t^2/2 of its tail (t > 0); `slopes`:
+    Chebyshev coefficients of minus the derivative of that; `rises`: of its integral from the start
+    of the piece. The first `inner` pieces are the growing ones inside; the unit ones begin at
+    `near`."""
 
     width: float
     power: float
@@ -85,7 +96,8 @@ def _law(name: str) -> _Law:
 
 @jit
 def _window(t: float, width: float, power: float) -> tuple[float, float, float]:
-    """Where the window of the rule begins and ends, and t + its beginning (far inside without cancellation)."""
+    """Where the window of the rule begins and ends, and t + its beginning (far inside without
+    cancellation)."""
     root = sqrt(t * t + 4.0 * power)
     top = 2.0 * power / (root + t) if t > 0.0 else 0.5 * (root - t)
     rate = 0.5 * (root + t) if t > 0.0 else 2.0 * power / (root - t)
@@ -94,12 +106,17 @@ def _window(t: float, width: float, power: float) -> tuple[float, float, float]:
         high = min(high, (power + sqrt(2.0 * power * REACH) + REACH) / rate)
     if NEAR * high > width:
         return 0.0, width, t
-    return (low, high, rate - sqrt(2.0 * REACH)) if low * NEAR > (NEAR - 1.0) * high else (0.0, high, t)
+    return (
+        (low, high, rate - sqrt(2.0 * REACH))
+        if low * NEAR > (NEAR - 1.0) * high
+        else (0.0, high, t)
+    )
 
 
 @jit
 def _at(t: float, width: float, law: _Law) -> tuple[float, float]:
-    """(log of L p, less the -t^2/2 of its tail if t > 0; minus the derivative of that) for t >= -L/2."""
+    """(log of L p, less the -t^2/2 of its tail if t > 0; minus the derivative of that) for t >=
+    -L/2."""
     low, high, shifted = _window(t, width, law.power)
     span, turn = high - low, pi / width
     cosine, inside, ends = law.held < law.power, low > 0.0, high == width
@@ -146,7 +163,8 @@ def _values(points: np.ndarray, width: float, law: _Law) -> tuple[np.ndarray, np
 
 @lru_cache(maxsize=64)
 def named(law: str, width: float) -> Mixing:
-    """The law of `mmaccount.records.mixing_laws` with that name, not the uniform, and with the given width > 0 in std of the noise."""
+    """The law of `mmaccount.records.mixing_laws` with that name, not the uniform, and with the
+    given width > 0 in std of the noise."""
     count = max(0, ceil(log(0.5 * width / UNIT) / log(INSIDE)))
     inside = [-UNIT * INSIDE**i for i in range(count, 0, -1)]
     near = list(range(-min(UNIT, ceil(0.5 * width)), UNIT))
@@ -155,10 +173,21 @@ def named(law: str, width: float) -> Mixing:
     half = 0.5 * np.diff(starts)[:, None]
     angles = pi * (np.arange(POINTS) + 0.5) / POINTS
     points, given = starts[:-1, None] + half * (1.0 + np.cos(angles)), _law(law)
-    slopes = _values(points.ravel(), width, given)[1].reshape(points.shape) @ np.cos(np.outer(angles, np.arange(POINTS)))
+    slopes = _values(points.ravel(), width, given)[1].reshape(points.shape) @ np.cos(
+        np.outer(angles, np.arange(POINTS))
+    )
     slopes *= np.where(np.arange(POINTS) > 0, 2.0, 1.0) / POINTS
     rises = np.polynomial.chebyshev.chebint(slopes, lbnd=-1, axis=1) * half
-    return Mixing(width, given.power, len(inside), float(near[0]), starts, _values(starts, width, given)[0], slopes, rises)
+    return Mixing(
+        width,
+        given.power,
+        len(inside),
+        float(near[0]),
+        starts,
+        _values(starts, width, given)[0],
+        slopes,
+        rises,
+    )
 
 
 @jit

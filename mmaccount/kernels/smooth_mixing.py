@@ -1,7 +1,9 @@
-"""Mixing whose density vanishes at its edges, plus Gaussian noise: log-moments, and cells of outcomes.
+"""Mixing whose density vanishes at its edges, plus Gaussian noise: log-moments, and cells of
+outcomes.
 
-Moments h_k(v) as in gaussian.py, with the densities of density.py. Nothing is flat between the edges, so the line is cut
-into Gauss-Legendre panels that fit the strip of density.py near the edges and grow with the distance from them inside.
+Moments h_k(v) as in gaussian.py, with the densities of density.py. Nothing is flat between the
+edges, so the line is cut into Gauss-Legendre panels that fit the strip of density.py near the edges
+and grow with the distance from them inside.
 """
 
 from math import exp, inf, log, log1p, sinh, sqrt
@@ -22,13 +24,16 @@ TOGETHER = 40.0  # order times shift up to which orders within a factor 2 share 
 REACH_OF_CELLS = 13.0  # std beyond the edges; what is cut off is below 1e-37
 GROW_OF_CELLS = 1.0
 
-POINTS, WEIGHTS = (0.5 * (a + b) for a, b in zip(np.polynomial.legendre.leggauss(20), (1.0, 0.0), strict=True))
+POINTS, WEIGHTS = (
+    0.5 * (a + b) for a, b in zip(np.polynomial.legendre.leggauss(20), (1.0, 0.0), strict=True)
+)
 
 
 @jit
 def _half_panel(order: float) -> float:
-    """Half the length of a panel near the edges: its Bernstein ellipse of parameter rho has to fit the strip |y| < half *
-    (rho - 1/rho)/2, and 20 points leave rho^-40 times the growth e^{y^2/2} (1 - y^2/2)^{1-k} of the integrand there."""
+    """Half the length of a panel near the edges: its Bernstein ellipse of parameter rho has to fit
+    the strip |y| < half * (rho - 1/rho)/2, and 20 points leave rho^-40 times the growth e^{y^2/2}
+    (1 - y^2/2)^{1-k} of the integrand there."""
     squared = 40.0 / (20.0 + order)
     growth = 0.5 * squared - (order - 1.0) * log1p(-0.5 * squared)
     return sqrt(squared) / sinh((DIGITS + growth) / 40.0)
@@ -36,7 +41,8 @@ def _half_panel(order: float) -> float:
 
 @jit
 def _edges(high: float, low: float, inner: float, half: float, grow: float) -> np.ndarray:
-    """Ends of panels from `high` down to `low`; they grow from `grow` below `inner`, the innermost edge on this side."""
+    """Ends of panels from `high` down to `low`; they grow from `grow` below `inner`, the innermost
+    edge on this side."""
     count, at = 1, high
     while at > low:
         at -= 2.0 * half * max(1.0, (inner - at) / grow)
@@ -64,7 +70,9 @@ def _nodes(ends: np.ndarray, w: float, mixing: Mixing) -> tuple[np.ndarray, np.n
 
 
 @jit
-def _add(state: tuple[float, float], order: float, log_weight: np.ndarray, log_r: np.ndarray) -> tuple[float, float]:
+def _add(
+    state: tuple[float, float], order: float, log_weight: np.ndarray, log_r: np.ndarray
+) -> tuple[float, float]:
     peak, total = state
     for i in range(log_weight.size):
         peak, total = scaled_add(peak, total, log_weight[i] + log_excess(order, log_r[i]), 1.0)
@@ -73,7 +81,8 @@ def _add(state: tuple[float, float], order: float, log_weight: np.ndarray, log_r
 
 @jit
 def _stretch(order: float, shift: float, power: float) -> tuple[float, float]:
-    """Where a stretch begins and ends on which p r^k rises (see `log_moments`); empty if it cannot be shown to."""
+    """Where a stretch begins and ends on which p r^k rises (see `log_moments`); empty if it cannot
+    be shown to."""
     reach = WINDOW + 2.0 * (power + 1.0) / shift
     first, last = reach, (order - 1.0) * shift - reach  # of s = t - v
     for s in (first, last):
@@ -83,10 +92,14 @@ def _stretch(order: float, shift: float, power: float) -> tuple[float, float]:
 
 
 @jit
-def _far_peak(order: float, shift: float, stretch: tuple[float, float], mixing: Mixing) -> tuple[float, float]:
+def _far_peak(
+    order: float, shift: float, stretch: tuple[float, float], mixing: Mixing
+) -> tuple[float, float]:
     """The sum over the peak near order * shift, and a bound on the stretch before it."""
     begin, end = stretch
-    log_weight, log_r = _nodes(_edges(order * shift + WINDOW, end, 0.0, _half_panel(order), GROW), -shift, mixing)
+    log_weight, log_r = _nodes(
+        _edges(order * shift + WINDOW, end, 0.0, _half_panel(order), GROW), -shift, mixing
+    )
     state = _add((-inf, 0.0), order, log_weight, log_r)
     far = log_density(end, mixing) + order * log_ratio(end, -shift, mixing)
     near = log_density(begin, mixing) + log(order - 1.0)
@@ -98,12 +111,14 @@ def _far_peak(order: float, shift: float, stretch: tuple[float, float], mixing: 
 def log_moments(orders: np.ndarray, shift: float, mixing: Mixing) -> np.ndarray:
     """h_k(shift) for an array of orders k > 1, shift > 0; relative error below 1e-12 (measured).
 
-    The line is cut at the symmetry point x = v/2; each side is addressed from its own edge. As in gaussian.py the stretch
-    before a far peak is bounded instead of summed: with s = t - v the log-integrand of p r^k has slope at least (k-1) v - s
-    - k B/s there, a concave function of s, as E[d | s] <= B/s (d given s is, in the likelihood ratio order, below a Gamma
-    law of shape B and rate s: the rest of its density, (1 - d/L)^{B-1} or (sin(pi d/L)/d)^2, times e^{-d^2/2}, falls with
-    d). Where it is positive at both ends p r^k is largest at the far one, (k-1) p at the near one: length times both is
-    added. Both ends keep 2 B/v further away than the peak needs, which is moved by B/v.
+    The line is cut at the symmetry point x = v/2; each side is addressed from its own edge. As in
+    gaussian.py the stretch before a far peak is bounded instead of summed: with s = t - v the
+    log-integrand of p r^k has slope at least (k-1) v - s
+    - k B/s there, a concave function of s, as E[d | s] <= B/s (d given s is, in the likelihood
+    ratio order, below a Gamma law of shape B and rate s: the rest of its density, (1 - d/L)^{B-1}
+    or (sin(pi d/L)/d)^2, times e^{-d^2/2}, falls with d). Where it is positive at both ends p r^k
+    is largest at the far one, (k-1) p at the near one: length times both is added. Both ends keep 2
+    B/v further away than the peak needs, which is moved by B/v.
     """
     out, first = np.empty(orders.size), 0
     while first < orders.size:
@@ -115,7 +130,9 @@ def log_moments(orders: np.ndarray, shift: float, mixing: Mixing) -> np.ndarray:
             state, start = _far_peak(top, shift, stretch, mixing), stretch[0]
         centre = 0.5 * (shift - mixing.width)
         right = _nodes(_edges(start, centre, 0.0, half, GROW), -shift, mixing)
-        left = _nodes(_edges(WINDOW, -0.5 * (shift + mixing.width), -shift, half, GROW), shift, mixing)
+        left = _nodes(
+            _edges(WINDOW, -0.5 * (shift + mixing.width), -shift, half, GROW), shift, mixing
+        )
         for i in range(first, last):
             found = _add(_add(state, orders[i], right[0], right[1]), orders[i], left[0], left[1])
             out[i] = softplus(log_total(found[0], found[1]) - log(mixing.width))
@@ -124,13 +141,18 @@ def log_moments(orders: np.ndarray, shift: float, mixing: Mixing) -> np.ndarray:
 
 
 @jit
-def coordinate_masses(shift: float, mixing: Mixing, step: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The outcomes of one coordinate in cells of `step` std, longer far inside: their masses without and with the shift, and
-    the log of the ratio of the two.
+def coordinate_masses(
+    shift: float, mixing: Mixing, step: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The outcomes of one coordinate in cells of `step` std, longer far inside: their masses
+    without and with the shift, and the log of the ratio of the two.
 
-    12-point Gauss-Legendre, errors as in kernels/pld.py; inside log p changes by at most B * step in a longer cell.
+    12-point Gauss-Legendre, errors as in kernels/pld.py; inside log p changes by at most B * step
+    in a longer cell.
     """
-    right = _edges(shift + REACH_OF_CELLS, 0.5 * (shift - mixing.width), 0.0, 0.5 * step, GROW_OF_CELLS)
+    right = _edges(
+        shift + REACH_OF_CELLS, 0.5 * (shift - mixing.width), 0.0, 0.5 * step, GROW_OF_CELLS
+    )
     left = _edges(REACH_OF_CELLS, -0.5 * (shift + mixing.width), -shift, 0.5 * step, GROW_OF_CELLS)
     size = right.size + left.size - 2
     without, shifted, losses = np.zeros(size), np.zeros(size), np.empty(size)

@@ -9,9 +9,11 @@ from mmaccount.kernels.logspace import jit, log_expm1, log_total, scaled_add, so
 
 @jit
 def subsampled_log_moment(order: int, q: float, log_moments: np.ndarray) -> float:
-    """log sum_{k=0}^{order} C(order, k) (1-q)^{order-k} q^k e^{log_moments[k]}, log_moments[0] = log_moments[1] = 0, q < 1.
+    """log sum_{k=0}^{order} C(order, k) (1-q)^{order-k} q^k e^{log_moments[k]}, log_moments[0] =
+    log_moments[1] = 0, q < 1.
 
-    The weights sum to one, so this is log(1 + sum_{k>=2} weight_k (e^{log_moments[k]} - 1)): only nonnegative terms.
+    The weights sum to one, so this is log(1 + sum_{k>=2} weight_k (e^{log_moments[k]} - 1)): only
+    nonnegative terms.
     """
     log_choose, lost = log(float(order)), 0.0
     peak, total = -inf, 0.0
@@ -25,9 +27,12 @@ def subsampled_log_moment(order: int, q: float, log_moments: np.ndarray) -> floa
 
 
 @jit
-def am_gm(order: float, q: float, exponents: np.ndarray, log_moments: np.ndarray) -> tuple[float, float]:
-    """(log of the bound on the moment minus 1, its beta), the smallest over beta = exponents >= order, whose log A_beta are
-    given; 1 < order < 2, q < 1. Formula and proof: divergences.am_gm."""
+def am_gm(
+    order: float, q: float, exponents: np.ndarray, log_moments: np.ndarray
+) -> tuple[float, float]:
+    """(log of the bound on the moment minus 1, its beta), the smallest over beta = exponents >=
+    order, whose log A_beta are given; 1 < order < 2, q < 1. Formula and proof: divergences.am_gm.
+    """
     best, at = inf, 2.0
     for i in range(exponents.size):
         beta = exponents[i]
@@ -36,7 +41,11 @@ def am_gm(order: float, q: float, exponents: np.ndarray, log_moments: np.ndarray
         theta = (2.0 - beta) / (2.0 - order)
         log_mean = (1.0 - theta) * log((1.0 - q) / (1.0 - theta)) if theta < 1.0 else 0.0
         log_mean += theta * log(q / theta) if theta > 0.0 else 0.0
-        log_factor = 2.0 * log(q) + log(order * (order - 1.0) / (beta * (beta - 1.0))) - (2.0 - order) * log_mean
+        log_factor = (
+            2.0 * log(q)
+            + log(order * (order - 1.0) / (beta * (beta - 1.0)))
+            - (2.0 - order) * log_mean
+        )
         value = log_factor + log_expm1(log_moments[i])
         if value < best:
             best, at = value, beta

@@ -11,12 +11,21 @@ from mmaccount.kernels.subsampling import subsampled_log_moment
 
 @jit
 def best_integer_order(
-    q: float, steps: float, log_delta: float, shift: float, width: float, copies: float, most: int, errors: np.ndarray
+    q: float,
+    steps: float,
+    log_delta: float,
+    shift: float,
+    width: float,
+    copies: float,
+    most: int,
+    errors: np.ndarray,
 ) -> tuple[float, int]:
-    """(epsilon, order) of a run at the best integer order up to `most`, by arXiv 2004.00010, Prop. 12.
+    """(epsilon, order) of a run at the best integer order up to `most`, by arXiv 2004.00010, Prop.
+    12.
 
-    `errors`, relative: of an unsubsampled moment, of a step's moment, of the latter per unit of order, of a term of the
-    conversion. A negative or undefined moment counts as +inf. The search ends two orders after the best one.
+    `errors`, relative: of an unsubsampled moment, of a step's moment, of the latter per unit of
+    order, of a term of the conversion. A negative or undefined moment counts as +inf. The search
+    ends two orders after the best one.
     """
     logs = np.zeros(most + 1)
     best, at, known = inf, 2, 1
@@ -44,11 +53,18 @@ def best_integer_order(
 def best_integer_orders(
     runs: np.ndarray, log_delta: float, most: int, errors: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of (q, steps, shift, width, copies) -> their epsilons, orders, and epsilons without mixing and truncation."""
-    epsilons, orders, plain = np.empty(len(runs)), np.empty(len(runs), dtype=np.int64), np.empty(len(runs))
+    """Rows of (q, steps, shift, width, copies) -> their epsilons, orders, and epsilons without
+    mixing and truncation."""
+    epsilons, orders, plain = (
+        np.empty(len(runs)),
+        np.empty(len(runs), dtype=np.int64),
+        np.empty(len(runs)),
+    )
     for i in range(len(runs)):
         q, steps, shift, width, copies = runs[i]
-        epsilons[i], orders[i] = best_integer_order(q, steps, log_delta, shift, width, copies, most, errors)
+        epsilons[i], orders[i] = best_integer_order(
+            q, steps, log_delta, shift, width, copies, most, errors
+        )
         whole = shift * copies**0.5
         plain[i], _ = best_integer_order(q, steps, log_delta, whole, 0.0, 1.0, most, errors)
     return epsilons, orders, plain

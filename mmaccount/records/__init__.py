@@ -1,1 +1,2 @@
-"""What a run is, what a plan promises and what a ledger has charged: values and files, standard library only."""
+"""What a run is, what a plan promises and what a ledger has charged: values and files, standard
+library only."""

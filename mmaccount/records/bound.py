@@ -10,10 +10,11 @@ from typing import Any
 class Bound:
     """An epsilon (or a delta) between `lower` and `upper`.
 
-    `upper` is the guarantee: proven, rounding errors added; +inf when nothing finite is known, and then `reason` says
-    why. `lower` is reached by the adversary named `attack`; None where no attack has been computed. `order` is the Renyi
-    order at which `upper` was attained, None if it did not come from Renyi moments. Where `upper` is more than 1.5 times
-    `lower`, `note` says which of them is believed to be far from the truth, and why.
+    `upper` is the guarantee: proven, rounding errors added; +inf when nothing finite is known, and
+    then `reason` says why. `lower` is reached by the adversary named `attack`; None where no attack
+    has been computed. `order` is the Renyi order at which `upper` was attained, None if it did not
+    come from Renyi moments. Where `upper` is more than 1.5 times `lower`, `note` says which of them
+    is believed to be far from the truth, and why.
     """
 
     upper: float
@@ -26,7 +27,8 @@ class Bound:
 
 
 class BoundError(ArithmeticError):
-    """A condition that a bound rests on did not hold numerically. Nothing is reported rather than too little."""
+    """A condition that a bound rests on did not hold numerically. Nothing is reported rather than
+    too little."""
 
 
 def up(value: float, digits: int = 6, rounding: str = ROUND_CEILING) -> str:

@@ -13,7 +13,8 @@ except ImportError:  # Windows
 
 
 def fingerprint(data: dict[str, Any]) -> str:
-    """SHA-256 of the canonical JSON of `data` (sorted keys, no spaces, shortest numbers that read back the same)."""
+    """SHA-256 of the canonical JSON of `data` (sorted keys, no spaces, shortest numbers that read
+    back the same)."""
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -32,7 +33,8 @@ def read(path: str | Path, kind: str) -> dict[str, Any]:
 
 
 def write(path: str | Path, data: dict[str, Any]) -> None:
-    """Replace the file in one move, on disk before this returns: a crash leaves the old file or the new one."""
+    """Replace the file in one move, on disk before this returns: a crash leaves the old file or the
+    new one."""
     write_bytes(path, (json.dumps(data, indent=1, allow_nan=False) + "\n").encode())
 
 
@@ -55,7 +57,8 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 
 def lock(path: str | Path) -> int:
-    """Open a file that only one process, and one opener in it, holds at a time; `unlock` takes what this returns.
+    """Open a file that only one process, and one opener in it, holds at a time; `unlock` takes what
+    this returns.
 
     Raises:
         BlockingIOError: it is held already.

@@ -1,4 +1,5 @@
-"""What a training run has released so far. A ledger only grows, and a step is in it before its result exists."""
+"""What a training run has released so far. A ledger only grows, and a step is in it before its
+result exists."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,12 +16,14 @@ KEYS = {"schema", "plan", "fingerprint", "seeded", "runs"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:
-    """The steps that were charged, as runs of consecutive steps; a step that was redone is in two runs and counts twice.
+    """The steps that were charged, as runs of consecutive steps; a step that was redone is in two
+    runs and counts twice.
 
     Args:
         plan: the plan these are steps of.
-        runs: (first, last) step numbers, both included, in the order they were charged. No run spans two phases.
-        seeded: whether the randomness could be repeated. A seeded run is for tests: its guarantee is void.
+        runs: (first, last) step numbers, both included, in the order they were charged. No run
+        spans two phases. seeded: whether the randomness could be repeated. A seeded run is for
+        tests: its guarantee is void.
     """
 
     plan: Plan
@@ -32,7 +35,9 @@ class Ledger:
             raise ValueError(f"`seeded` must be true or false, got {self.seeded!r}.")
         for first, last in self.runs:
             if first > last or self.plan.phase_of(first) != self.plan.phase_of(last):
-                raise ValueError(f"`runs` of the ledger must be (first, last) within one phase, got ({first}, {last}).")
+                raise ValueError(
+                    f"`runs` of the ledger must be (first, last) within one phase, got ({first}, {last})."
+                )
 
     @property
     def charged(self) -> int:
@@ -59,28 +64,41 @@ class Ledger:
 
     def steps_of(self, phase: int) -> int:
         """Number of steps charged in phase number `phase`."""
-        return sum(last - first + 1 for first, last in self.runs if self.plan.phase_of(first) == phase)
+        return sum(
+            last - first + 1 for first, last in self.runs if self.plan.phase_of(first) == phase
+        )
 
     def settings(self) -> list[Settings]:
-        """What was charged, and released before, as an accountant takes it; equal to `plan.settings()` once every step was
-        charged once. Empty if nothing was."""
+        """What was charged, and released before, as an accountant takes it; equal to
+        `plan.settings()` once every step was charged once. Empty if nothing was."""
         counts = [self.steps_of(index) for index in range(len(self.plan.phases))]
         trained = [self.plan.priced(index, count) for index, count in enumerate(counts) if count]
         return [release.settings(self.plan.neighbours) for release in self.plan.releases] + trained
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings and lists, ready for JSON. The plan is in it: a ledger can be priced by itself."""
+        """Plain numbers, strings and lists, ready for JSON. The plan is in it: a ledger can be
+        priced by itself."""
         runs = [list(run) for run in self.runs]
         plan = self.plan.to_dict()
-        return {"schema": SCHEMA, "plan": plan, "fingerprint": self.plan.fingerprint, "seeded": self.seeded, "runs": runs}
+        return {
+            "schema": SCHEMA,
+            "plan": plan,
+            "fingerprint": self.plan.fingerprint,
+            "seeded": self.seeded,
+            "runs": runs,
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Ledger":
         """The inverse of `to_dict`; anything that does not fit is a ValueError."""
         if data.get("schema") != SCHEMA:
-            raise ValueError(f"`schema` of the ledger must be {SCHEMA}, got {data.get('schema')!r}.")
+            raise ValueError(
+                f"`schema` of the ledger must be {SCHEMA}, got {data.get('schema')!r}."
+            )
         if set(data) != KEYS:
-            raise ValueError(f"the ledger must have the keys {', '.join(sorted(KEYS))}, got {', '.join(sorted(data))}.")
+            raise ValueError(
+                f"the ledger must have the keys {', '.join(sorted(KEYS))}, got {', '.join(sorted(data))}."
+            )
         if not isinstance(data["plan"], dict) or not isinstance(data["runs"], list):
             raise ValueError("`plan` of the ledger must be an object, `runs` a list.")
         plan = Plan.from_dict(data["plan"])
@@ -103,17 +121,21 @@ def _run(run: object) -> tuple[int, int]:
 class LedgerFile:
     """The one writer of a ledger file; a second one, also in another process, is refused.
 
-    `charge(step)` returns when the step is on disk. Call it before the step looks at any data: a crash can then only
-    charge a step whose result nobody saw, never the other way round.
+    `charge(step)` returns when the step is on disk. Call it before the step looks at any data: a
+    crash can then only charge a step whose result nobody saw, never the other way round.
 
     Args:
-        path: the file; it is created if it does not exist. `path` with `.lock` appended is held while this is open.
-        plan: the plan the ledger belongs to; a ledger of another plan is refused.
-        seeded: whether the run's randomness can be repeated; a run cannot change from one to the other.
+        path: the file; it is created if it does not exist. `path` with `.lock` appended is held
+        while this is open. plan: the plan the ledger belongs to; a ledger of another plan is
+        refused.
+        seeded: whether the run's randomness can be repeated; a run cannot change from one to the
+            other.
         at_least: number of charged steps that the caller knows of; a ledger with fewer is refused.
     """
 
-    def __init__(self, path: str | Path, plan: Plan, *, seeded: bool = False, at_least: int = 0) -> None:
+    def __init__(
+        self, path: str | Path, plan: Plan, *, seeded: bool = False, at_least: int = 0
+    ) -> None:
         self.path = Path(path)
         try:
             self._lock = files.lock(f"{self.path}.lock")
@@ -133,20 +155,29 @@ class LedgerFile:
         else:
             ledger = Ledger.load(self.path)
         if ledger.plan != plan:
-            raise ValueError(f"ledger {self.path} belongs to another plan ({ledger.plan.fingerprint[:12]}).")
+            raise ValueError(
+                f"ledger {self.path} belongs to another plan ({ledger.plan.fingerprint[:12]})."
+            )
         if ledger.seeded != seeded:
-            raise ValueError(f"ledger {self.path} has `seeded` {ledger.seeded}: a run cannot change it.")
+            raise ValueError(
+                f"ledger {self.path} has `seeded` {ledger.seeded}: a run cannot change it."
+            )
         if ledger.charged < at_least:
-            raise ValueError(f"ledger {self.path} holds {ledger.charged} steps, but {at_least} were run: it was moved back.")
+            raise ValueError(
+                f"ledger {self.path} holds {ledger.charged} steps, but {at_least} were run: it was moved back."
+            )
         return ledger
 
     def charge(self, step: int) -> None:
-        """Put one step on disk. ValueError: it is beyond the plan, the file was changed by somebody else, or closed."""
+        """Put one step on disk. ValueError: it is beyond the plan, the file was changed by somebody
+        else, or closed."""
         grown = self.ledger.with_step(step)
         if self._lock < 0:
             raise ValueError(f"ledger {self.path} was closed: another run may be writing it.")
         if not self.path.exists() or Ledger.load(self.path) != self.ledger:
-            raise ValueError(f"ledger {self.path} was changed or removed while the run was going on.")
+            raise ValueError(
+                f"ledger {self.path} was changed or removed while the run was going on."
+            )
         files.write(self.path, grown.to_dict())
         self.ledger = grown
 

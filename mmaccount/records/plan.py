@@ -21,13 +21,15 @@ class Phase:
 
     Args:
         steps: number of steps, at least 1.
-        noise_multiplier: z > 0; the noise on the sum of clipped gradients is N(0, (z clip_norm)^2) in every coordinate.
-        clip_norm: c > 0; the l2 norm each record's gradient is clipped to; with `adaptive` that of the phase's first step.
-        learning_rate: eta > 0, multiplies the averaged gradient. It sets the mixing threshold tau = gap * eta.
-        truncation: p >= 1; after clipping each coordinate is cut at +- c / sqrt(p).
+        noise_multiplier: z > 0; the noise on the sum of clipped gradients is N(0, (z clip_norm)^2)
+        in every coordinate. clip_norm: c > 0; the l2 norm each record's gradient is clipped to;
+        with `adaptive` that of the phase's first step. learning_rate: eta > 0, multiplies the
+        averaged gradient. It sets the mixing threshold tau = gap * eta. truncation: p >= 1; after
+        clipping each coordinate is cut at +- c / sqrt(p).
         gap: tau / eta >= 0; 0 is plain DP-SGD.
-        mixing_law: law of the mixing coefficient on [0, 1], as in `Settings`; where gap is 0 it counts as "uniform".
-        adaptive: how the clip norm follows the gradients, at a price; None keeps it. Only where gap is 0: mixing is measured
+        mixing_law: law of the mixing coefficient on [0, 1], as in `Settings`; where gap is 0 it
+        counts as "uniform". adaptive: how the clip norm follows the gradients, at a price; None
+        keeps it. Only where gap is 0: mixing is measured
             against the clip norm, and its price would change with it.
     """
 
@@ -46,7 +48,9 @@ class Phase:
             "noise_multiplier": validate.positive("noise_multiplier", self.noise_multiplier),
             "clip_norm": validate.positive("clip_norm", self.clip_norm),
             "learning_rate": validate.positive("learning_rate", self.learning_rate),
-            "truncation": validate.real("truncation", self.truncation, "[1, inf)", 1.0, float("inf")),
+            "truncation": validate.real(
+                "truncation", self.truncation, "[1, inf)", 1.0, float("inf")
+            ),
             "gap": validate.nonnegative("gap", self.gap),
             "mixing_law": mixing_laws.checked("mixing_law", self.mixing_law),
         }
@@ -63,18 +67,24 @@ class Phase:
 
     @property
     def priced_noise_multiplier(self) -> float:
-        """The noise multiplier that a step costs: lower than that of the gradients where the clip norm follows them."""
-        return self.noise_multiplier if self.adaptive is None else self.adaptive.joint(self.noise_multiplier)
+        """The noise multiplier that a step costs: lower than that of the gradients where the clip
+        norm follows them."""
+        return (
+            self.noise_multiplier
+            if self.adaptive is None
+            else self.adaptive.joint(self.noise_multiplier)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """What was learnt from the private records before training, by Gaussian noise: part of what the run costs.
+    """What was learnt from the private records before training, by Gaussian noise: part of what the
+    run costs.
 
     Args:
         what: one line, for people.
-        noise_multiplier: standard deviation of the noise over the l2 change that adding or removing a record makes.
-        sample_rate: probability in (0, 1] that a record took part.
+        noise_multiplier: standard deviation of the noise over the l2 change that adding or removing
+        a record makes. sample_rate: probability in (0, 1] that a record took part.
     """
 
     what: str
@@ -89,12 +99,15 @@ class Release:
     def settings(self, neighbours: str = NEIGHBOURS[0]) -> Settings:
         """The release as an accountant takes it."""
         noise = self.noise_multiplier
-        return Settings(sample_rate=self.sample_rate, steps=1, noise_multiplier=noise, neighbours=neighbours)
+        return Settings(
+            sample_rate=self.sample_rate, steps=1, noise_multiplier=noise, neighbours=neighbours
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a trainer carries out and an accountant prices: `plan.settings()` is what `mmaccount.epsilon` takes.
+    """What a trainer carries out and an accountant prices: `plan.settings()` is what
+    `mmaccount.epsilon` takes.
 
     Args:
         dataset_size: n, number of records; public.
@@ -102,8 +115,9 @@ class Plan:
         batch_size: B = q n, the constant that sums of gradients are divided by.
         phases: one or more `Phase`, in the order they are run.
         delta: in (0, 1); the epsilon of the plan is stated at it.
-        neighbours: the neighbouring relation, as for `Settings`; training is the same under all of them. Not "zero-out" with
-            adaptive clipping or `releases`, where a zero gradient counts otherwise than one that is not there.
+        neighbours: the neighbouring relation, as for `Settings`; training is the same under all of
+            them. Not "zero-out" with adaptive clipping or `releases`, where a zero gradient counts
+            otherwise than one that is not there.
         target_epsilon: the epsilon asked for, if one was; a trainer refuses a plan that costs more.
         assumptions: what the guarantee takes for granted beside the algorithm, one line each.
         releases: what was learnt from the private records before training; priced with it.
@@ -139,7 +153,9 @@ class Plan:
             object.__setattr__(self, name, value)
         expected = self.sample_rate * self.dataset_size
         if not isclose(self.batch_size, expected, rel_tol=1e-9):
-            raise ValueError(f"`batch_size` must be sample_rate * dataset_size = {expected:.9g}, got {self.batch_size!r}.")
+            raise ValueError(
+                f"`batch_size` must be sample_rate * dataset_size = {expected:.9g}, got {self.batch_size!r}."
+            )
         if not self.phases or not all(isinstance(phase, Phase) for phase in self.phases):
             raise ValueError("`phases` must be one or more Phase.")
         if not all(isinstance(line, str) for line in self.assumptions):
@@ -163,7 +179,8 @@ class Plan:
         return any(phase.adaptive is not None for phase in self.phases)
 
     def phase_of(self, step: int) -> int:
-        """Index of the phase that step `step` (1, 2, ..., steps) belongs to. A step outside the plan is a ValueError."""
+        """Index of the phase that step `step` (1, 2, ..., steps) belongs to. A step outside the
+        plan is a ValueError."""
         step = validate.count("step", step)
         left = step
         for index, phase in enumerate(self.phases):
@@ -192,11 +209,16 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists, ready for JSON."""
-        data = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        data = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+        }
         for phase in data["phases"]:
             if phase["adaptive"] is None:
                 del phase["adaptive"]
-        return {"schema": SCHEMA} | {name: value for name, value in data.items() if value or name not in OPTIONAL}
+        return {"schema": SCHEMA} | {
+            name: value for name, value in data.items() if value or name not in OPTIONAL
+        }
 
     @property
     def fingerprint(self) -> str:
@@ -205,18 +227,24 @@ class Plan:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Plan":
-        """The inverse of `to_dict`; an unknown or missing key, and another schema version, are errors."""
+        """The inverse of `to_dict`; an unknown or missing key, and another schema version, are
+        errors."""
         given = dict(data)
         schema, printed = given.pop("schema", None), given.pop("fingerprint", None)
         if schema != SCHEMA:
             raise ValueError(f"`schema` of the plan must be {SCHEMA}, got {schema!r}.")
         given["phases"] = tuple(_phase(one) for one in _objects(given.get("phases"), "phases"))
-        given["releases"] = tuple(_build(Release, one, "release") for one in _objects(given.get("releases", []), "releases"))
+        given["releases"] = tuple(
+            _build(Release, one, "release")
+            for one in _objects(given.get("releases", []), "releases")
+        )
         if not isinstance(given.get("assumptions", []), list):
             raise ValueError("`assumptions` of the plan must be a list of lines.")
         plan = _build(cls, given, "plan")
         if printed is not None and printed != plan.fingerprint:
-            raise ValueError("`fingerprint` does not fit the plan: it was changed by hand; remove the line if you mean it.")
+            raise ValueError(
+                "`fingerprint` does not fit the plan: it was changed by hand; remove the line if you mean it."
+            )
         return plan
 
     @classmethod
@@ -232,7 +260,9 @@ class Plan:
 def _build(kind: type[T], data: dict[str, Any], name: str) -> T:
     known = {field.name for field in fields(kind)}
     if unknown := set(data) - known:
-        raise ValueError(f"unknown key `{sorted(unknown)[0]}` in the {name}; known are {', '.join(sorted(known))}.")
+        raise ValueError(
+            f"unknown key `{sorted(unknown)[0]}` in the {name}; known are {', '.join(sorted(known))}."
+        )
     try:
         return kind(**data)
     except TypeError as error:

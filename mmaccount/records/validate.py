@@ -1,17 +1,21 @@
-"""Argument checks, written so that NaN fails. Every message names the argument, its range and the value."""
+"""Argument checks, written so that NaN fails. Every message names the argument, its range and the
+value."""
 
 import math
 from numbers import Integral, Real
 
 
 def real(name: str, value: object, interval: str, low: float, high: float) -> float:
-    """`value` as a float inside `interval`, written like "(0, 1]": a round bracket excludes that end."""
+    """`value` as a float inside `interval`, written like "(0, 1]": a round bracket excludes that
+    end."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"`{name}` must be a number in {interval}, got {value!r}.")
     try:
         number = float(value)
     except OverflowError:  # an int or a fraction; it may have too many digits to be printed
-        raise ValueError(f"`{name}` must be in {interval}, got a number beyond the range of float64.") from None
+        raise ValueError(
+            f"`{name}` must be in {interval}, got a number beyond the range of float64."
+        ) from None
     above = number > low if interval[0] == "(" else number >= low
     below = number < high if interval[-1] == ")" else number <= high
     if not (above and below):

@@ -1,4 +1,5 @@
-"""Pieces of one self-contained page: HTML with all text escaped, pictures inline, nothing fetched and nothing run."""
+"""Pieces of one self-contained page: HTML with all text escaped, pictures inline, nothing fetched
+and nothing run."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -9,9 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'"  # a browser then loads and runs nothing, whatever stands in the page
-)
+# a browser then loads and runs nothing, whatever stands in the page
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 STYLE = """
 body { font: 16px/1.5 sans-serif; color: #1a1a1a; background: #fff; max-width: 60rem; margin: 0 auto; padding: 1rem 1.5rem }
 h1 { font-size: 1.6rem; margin-bottom: 0.2rem; overflow-wrap: anywhere }
@@ -42,7 +42,10 @@ def bullets(lines: Iterable[str]) -> str:
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table whose rows start with a heading of their own."""
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    made = [f"<th>{escape(first)}</th>" + "".join(f"<td>{escape(cell)}</td>" for cell in rest) for first, *rest in rows]
+    made = [
+        f"<th>{escape(first)}</th>" + "".join(f"<td>{escape(cell)}</td>" for cell in rest)
+        for first, *rest in rows
+    ]
     return (
         f"<table>\n<thead><tr>{top}</tr></thead>\n<tbody>\n"
         + "".join(f"<tr>{row}</tr>\n" for row in made)
@@ -56,7 +59,8 @@ def code(text: str) -> str:
 
 
 def picture(figure: "Figure", name: str, caption: str) -> str:
-    """A figure as inline SVG whose letters are text; `name` (letters, hyphens) keeps its identifiers apart."""
+    """A figure as inline SVG whose letters are text; `name` (letters, hyphens) keeps its
+    identifiers apart."""
     import matplotlib as mpl
 
     file, silent = StringIO(), dict.fromkeys(("Date", "Creator", "Format", "Type"))

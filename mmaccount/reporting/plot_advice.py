@@ -1,4 +1,5 @@
-"""Pictures of advice: what a step gains at each clip norm, and what changes around the recommendation."""
+"""Pictures of advice: what a step gains at each clip norm, and what changes around the
+recommendation."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -15,8 +16,8 @@ POINTS = ("at the start", "where the loss has halved")
 
 
 def descent(ax: "Axes", advice: Advice) -> "Axes":
-    """Decrease of the loss in the best step over clip norm, as a share of the largest, at every point of the probe; the
-    interval where it is within 5 % of its best is shaded."""
+    """Decrease of the loss in the best step over clip norm, as a share of the largest, at every
+    point of the probe; the interval where it is within 5 % of its best is shaded."""
     plan = advice.plan
     for curve, label, colour in zip(advice.evidence.curves, POINTS, COLOURS, strict=False):
         gained = curve.descent(plan.batch_size, advice.energy())
@@ -32,19 +33,34 @@ def descent(ax: "Axes", advice: Advice) -> "Axes":
 
 
 def knobs(ax: "Axes", rows: Sequence[Neighbour], value: str = "epsilon") -> "Axes":
-    """`value` ("epsilon", "remaining" or "first") as each knob is multiplied; knobs without it are left out."""
+    """`value` ("epsilon", "remaining" or "first") as each knob is multiplied; knobs without it are
+    left out."""
     for i, knob in enumerate(dict.fromkeys(row.knob for row in rows)):
-        points = [(row.factor, getattr(row, value)) for row in rows if row.knob == knob and getattr(row, value) is not None]
+        points = [
+            (row.factor, getattr(row, value))
+            for row in rows
+            if row.knob == knob and getattr(row, value) is not None
+        ]
         if points:
             x, y = zip(*points, strict=True)
-            ax.plot(x, y, color=COLOURS[i], marker=MARKERS[i], markersize=3.5, label=knob.replace("_", " "))
+            ax.plot(
+                x,
+                y,
+                color=COLOURS[i],
+                marker=MARKERS[i],
+                markersize=3.5,
+                label=knob.replace("_", " "),
+            )
     factors = sorted({row.factor for row in rows})
     ax.set_xscale("log")
     ax.set_xticks(factors, labels=[f"{factor:.2g}" for factor in factors], minor=False)
     ax.set_xticks([], minor=True)
     ax.set_xlabel("times the recommendation")
     ax.set_ylabel(
-        {"remaining": "share of the gradient that remains", "first": "decrease in the first step"}.get(value, value)
+        {
+            "remaining": "share of the gradient that remains",
+            "first": "decrease in the first step",
+        }.get(value, value)
     )
     ax.legend(fontsize="small")
     return ax

@@ -27,8 +27,8 @@ def _up_to(plan: Plan, step: int) -> Ledger:
 
 
 def spending(ax: "Axes", plan: Plan, *, points: int = POINTS, progress: Progress = iter) -> "Axes":
-    """Upper bound on epsilon (the fast one) after so many steps of the plan, with what was released before; where phases
-    change there is a vertical line."""
+    """Upper bound on epsilon (the fast one) after so many steps of the plan, with what was released
+    before; where phases change there is a vertical line."""
     steps = [int(count) for count in np.unique(np.ceil(np.linspace(0.0, plan.steps, points)[1:]))]
     spent = [upper_epsilon(_up_to(plan, step).settings(), plan.delta) for step in progress(steps)]
     note = FAST if any(phase.gap for phase in plan.phases) else ""
@@ -45,11 +45,18 @@ def spending(ax: "Axes", plan: Plan, *, points: int = POINTS, progress: Progress
 
 
 def learning(ax: "Axes", rows: Rows, value: str, label: str) -> "Axes":
-    """`value` ("accuracy" or "epsilon") of the rows of metrics.jsonl over steps; a redone step counts as last seen."""
+    """`value` ("accuracy" or "epsilon") of the rows of metrics.jsonl over steps; a redone step
+    counts as last seen."""
     found = {row["step"]: row[value] for row in rows}
     steps = sorted(found)
     colour = int(value == "epsilon")
-    ax.plot(steps, [found[step] for step in steps], color=COLOURS[colour], marker=MARKERS[colour], markersize=3.5)
+    ax.plot(
+        steps,
+        [found[step] for step in steps],
+        color=COLOURS[colour],
+        marker=MARKERS[colour],
+        markersize=3.5,
+    )
     ax.set_xlabel(LABELS["steps"])
     ax.set_ylabel(label)
     ax.grid(alpha=0.3)

@@ -1,7 +1,8 @@
-"""A plan or a run as one page that needs nothing else: what it promises, what that rests on, what it cost, how to redo it.
+"""A plan or a run as one page that needs nothing else: what it promises, what that rests on, what
+it cost, how to redo it.
 
-Everything that stands in files is text to this page. Numbers are priced again from plan and ledger; what files say about
-privacy is not believed.
+Everything that stands in files is text to this page. Numbers are priced again from plan and ledger;
+what files say about privacy is not believed.
 """
 
 import json
@@ -33,7 +34,8 @@ PRICE = "import mmaccount as mm; plan = mm.Plan.load('plan.json'); print(mm.epsi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The page, in ASCII, and the bound in its headline: of what was charged, or of a plan that was not carried out."""
+    """The page, in ASCII, and the bound in its headline: of what was charged, or of a plan that was
+    not carried out."""
 
     html: bytes
     bound: Bound
@@ -78,7 +80,9 @@ def _stated(bound: Bound, plan: Plan) -> str:
 
 def _head(source: Source, bound: Bound, planned: Bound) -> str:
     plan, ledger = source.plan, source.ledger
-    made = [html_page.paragraph(f"{_stated(bound, plan)}, for {RELATIONS[plan.neighbours]}", "headline")]
+    made = [
+        html_page.paragraph(f"{_stated(bound, plan)}, for {RELATIONS[plan.neighbours]}", "headline")
+    ]
     if ledger is None:
         made.append(
             html_page.paragraph(
@@ -86,25 +90,38 @@ def _head(source: Source, bound: Bound, planned: Bound) -> str:
             )
         )
     elif ledger.distinct < plan.steps:
-        made.append(html_page.paragraph(f"The run is not finished; the whole plan has {_stated(planned, plan)}."))
+        made.append(
+            html_page.paragraph(
+                f"The run is not finished; the whole plan has {_stated(planned, plan)}."
+            )
+        )
     if ledger is not None and ledger.seeded:
         made.append(
             html_page.paragraph(
-                "Seeded: its randomness can be repeated, so this run is not private. It is for tests.", "warning"
+                "Seeded: its randomness can be repeated, so this run is not private. It is for tests.",
+                "warning",
             )
         )
     target = plan.target_epsilon
     if target is not None and bound.upper <= target:
         made.append(html_page.paragraph(f"Within the target that was set, epsilon {target:g}."))
     elif target is not None:
-        made.append(html_page.paragraph(f"Above the target that was set, epsilon {target:g}.", "warning"))
+        made.append(
+            html_page.paragraph(f"Above the target that was set, epsilon {target:g}.", "warning")
+        )
     return "".join(made)
 
 
 def _plan(plan: Plan) -> str:
-    columns = [f"phase {i}" for i in range(1, len(plan.phases) + 1)] if len(plan.phases) > 1 else ["value"]
+    columns = (
+        [f"phase {i}" for i in range(1, len(plan.phases) + 1)]
+        if len(plan.phases) > 1
+        else ["value"]
+    )
     return html_page.section(
-        "The plan", *map(html_page.paragraph, words(plan)), html_page.table(["setting", *columns], settings_rows(plan))
+        "The plan",
+        *map(html_page.paragraph, words(plan)),
+        html_page.table(["setting", *columns], settings_rows(plan)),
     )
 
 
@@ -122,8 +139,15 @@ def _guarantee(source: Source, bound: Bound, tight: bool) -> str:
         )
     ]
     if plan.releases:
-        rows = [[one.what, f"{one.noise_multiplier:.6g}", f"{one.sample_rate:.6g}"] for one in plan.releases]
-        parts.append(html_page.paragraph("Learnt from the records before training, and paid for in the number above:"))
+        rows = [
+            [one.what, f"{one.noise_multiplier:.6g}", f"{one.sample_rate:.6g}"]
+            for one in plan.releases
+        ]
+        parts.append(
+            html_page.paragraph(
+                "Learnt from the records before training, and paid for in the number above:"
+            )
+        )
         parts.append(html_page.table(["release", "noise multiplier", "sample rate"], rows))
     runs = plan.settings() if ledger is None else ledger.settings()
     if runs and isfinite(bound.upper):
@@ -160,15 +184,23 @@ def _drawn(draw: "Callable[[Axes], object]", name: str, caption: str) -> str:
 def _comparison(plan: Plan, planned: Bound) -> str:
     title, runs = "Beside plain DP-SGD", plan.settings()
     if not any(run.mixing for run in runs):
-        return html_page.section(title, html_page.paragraph("The plan mixes nothing: it is plain DP-SGD."))
+        return html_page.section(
+            title, html_page.paragraph("The plan mixes nothing: it is plain DP-SGD.")
+        )
 
     def multipliers(of: Callable[[Settings], float | None]) -> str:
-        return ", ".join("?" if (z := of(run)) is None else f"{z:.4g}" for run in runs[len(plan.releases) :])
+        return ", ".join(
+            "?" if (z := of(run)) is None else f"{z:.4g}" for run in runs[len(plan.releases) :]
+        )
 
     def row(name: str, others: list[Settings]) -> list[str]:
         changed = iter(others)
         noise = multipliers(lambda run: next(changed).noise_multiplier)
-        return [name, noise, up(epsilon(plan.settings()[: len(plan.releases)] + others, delta=plan.delta).upper)]
+        return [
+            name,
+            noise,
+            up(epsilon(plan.settings()[: len(plan.releases)] + others, delta=plan.delta).upper),
+        ]
 
     trained = runs[len(plan.releases) :]
     rows = [
@@ -188,7 +220,13 @@ def _comparison(plan: Plan, planned: Bound) -> str:
     if len(runs) == 1:
         widths = [share * runs[0].mixing for share in WIDTHS]
         caption = "The same energy as noise alone or as noise and mixing; the plan's width is the fifth of nine points."
-        parts.append(_drawn(lambda ax: equal_energy(ax, runs[0], widths, delta=plan.delta), "equal-energy", caption))
+        parts.append(
+            _drawn(
+                lambda ax: equal_energy(ax, runs[0], widths, delta=plan.delta),
+                "equal-energy",
+                caption,
+            )
+        )
     return html_page.section(title, *parts)
 
 
@@ -200,14 +238,22 @@ def _course(source: Source) -> str:
     parts = [_drawn(lambda ax: spending(ax, plan), "spending", caption)]
     if rows:
         last = max(rows, key=lambda row: row["step"])
-        caption = f"Accuracy on held-out data; {last['accuracy']:.4f} after step {last['step']:.0f}."
-        parts.append(_drawn(lambda ax: learning(ax, rows, "accuracy", "held-out accuracy"), "accuracy", caption))
+        caption = (
+            f"Accuracy on held-out data; {last['accuracy']:.4f} after step {last['step']:.0f}."
+        )
+        parts.append(
+            _drawn(
+                lambda ax: learning(ax, rows, "accuracy", "held-out accuracy"), "accuracy", caption
+            )
+        )
         label = f"epsilon spent, delta = {plan.delta:g}"
         caption = "Epsilon as the run showed it on its way (upper bounds)."
         parts.append(_drawn(lambda ax: learning(ax, rows, "epsilon", label), "spent", caption))
     if source.said is not None:
         said = [
-            [name.replace("_", " "), str(value)] for name, value in source.said.items() if name not in ("epsilon", "delta")
+            [name.replace("_", " "), str(value)]
+            for name, value in source.said.items()
+            if name not in ("epsilon", "delta")
         ]
         parts.append(html_page.paragraph("What the trainer says about the run:"))
         parts.append(html_page.table(["", ""], said))
@@ -217,11 +263,16 @@ def _course(source: Source) -> str:
 def _ledger(source: Source, bound: Bound) -> str:
     plan, ledger = source.plan, source.ledger
     if ledger is None:
-        return html_page.section("Ledger", html_page.paragraph("A plan has none: nothing has been carried out yet."))
+        return html_page.section(
+            "Ledger", html_page.paragraph("A plan has none: nothing has been carried out yet.")
+        )
     rows = [
         ["steps planned", f"{plan.steps:,}"],
         ["steps charged", f"{ledger.charged:,}"],
-        ["of these redone after an interruption, and charged again", f"{ledger.charged - ledger.distinct:,}"],
+        [
+            "of these redone after an interruption, and charged again",
+            f"{ledger.charged - ledger.distinct:,}",
+        ],
         ["steps not taken", f"{plan.steps - ledger.distinct:,}"],
         ["stretches of consecutive steps", f"{len(ledger.runs):,}"],
         ["releases before training", f"{len(plan.releases)}"],
@@ -237,11 +288,17 @@ def _audit(source: Source, tight: bool) -> str:
         return ""
     attacks = source.audit.get("attacks")
     rows = [one for one in attacks if isinstance(one, dict)] if isinstance(attacks, list) else []
-    said = [[name.replace("_", " "), str(value)] for name, value in source.audit.items() if name != "attacks" or not rows]
+    said = [
+        [name.replace("_", " "), str(value)]
+        for name, value in source.audit.items()
+        if name != "attacks" or not rows
+    ]
     parts = [_measured(source, tight), html_page.table(["", ""], said)]
     if rows:
         names = list(rows[0])
-        parts.append(html_page.table(names, [[str(row.get(name, "")) for name in names] for row in rows]))
+        parts.append(
+            html_page.table(names, [[str(row.get(name, "")) for name in names] for row in rows])
+        )
     return html_page.section("Audit", *parts)
 
 
@@ -253,18 +310,29 @@ def _measured(source: Source, tight: bool) -> str:
     lower, delta = number(made.get("lower")), number(made.get("delta"))
     if source.ledger is None or lower is None or delta is None or not 0.0 < delta < 1.0:
         return ""
-    claim, found = spent(source.ledger, delta=delta, tight=tight).upper, up(max(lower, 0.0), rounding=ROUND_FLOOR)
+    claim, found = (
+        spent(source.ledger, delta=delta, tight=tight).upper,
+        up(max(lower, 0.0), rounding=ROUND_FLOOR),
+    )
     measured = f"Measured: epsilon \u2265 {found} at delta {delta:g}; claimed: \u2264 {up(claim)}."
     if lower <= claim:
-        return html_page.paragraph(f"{measured} The claim stands; an audit can refute it, never prove it.")
-    return html_page.paragraph(f"{measured} The audit refutes the claim: this run did not do what its plan says.", "warning")
+        return html_page.paragraph(
+            f"{measured} The claim stands; an audit can refute it, never prove it."
+        )
+    return html_page.paragraph(
+        f"{measured} The audit refutes the claim: this run did not do what its plan says.",
+        "warning",
+    )
 
 
 def _again(source: Source) -> str:
     plan, ledger = source.plan, source.ledger
     data = "DATA" if source.said is None else shlex.quote(str(source.said.get("data", "DATA")))
     folder = "run" if ledger is None else shlex.quote(source.name)
-    lines = [f'python -c "{PRICE}"', f"python -m trainer --plan plan.json --data {data} --out {folder}"]
+    lines = [
+        f'python -c "{PRICE}"',
+        f"python -m trainer --plan plan.json --data {data} --out {folder}",
+    ]
     if ledger is not None:
         lines.append(f"mmaccount spent {folder}/ledger.json")
     if len(plan.settings()) == 1:

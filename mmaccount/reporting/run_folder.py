@@ -1,7 +1,7 @@
 """What the trainer left behind, read for people.
 
-From the folder of a run are read `ledger.json`, and where they exist `metrics.jsonl`, `report.json` and `audit.json`; never
-`private.jsonl`, which the guarantee does not cover.
+From the folder of a run are read `ledger.json`, and where they exist `metrics.jsonl`, `report.json`
+and `audit.json`; never `private.jsonl`, which the guarantee does not cover.
 """
 
 import json
@@ -31,8 +31,9 @@ class Source:
         ledger: what was charged; None for a plan.
         metrics: rows of metrics.jsonl.
         said: report.json of the trainer.
-        audit: audit.json, shown as it is; `lower` in it is a lower bound on epsilon at its `delta`, `passed` a verdict,
-            `attacks` a list of rows (what `mmaccount audit --self --json` prints will do).
+        audit: audit.json, shown as it is; `lower` in it is a lower bound on epsilon at its `delta`,
+            `passed` a verdict, `attacks` a list of rows (what `mmaccount audit --self --json`
+            prints will do).
     """
 
     name: str
@@ -44,7 +45,8 @@ class Source:
 
 
 def load(path: str | Path) -> Source:
-    """Read a plan, a ledger or the folder of a run. What is missing or malformed is a ValueError of one line."""
+    """Read a plan, a ledger or the folder of a run. What is missing or malformed is a ValueError of
+    one line."""
     path = Path(path)
     if not path.is_dir():
         data = files.read(path, "plan")
@@ -55,7 +57,9 @@ def load(path: str | Path) -> Source:
     ledger = Ledger.load(path / "ledger.json")
     said = _optional(path / "report.json")
     if said is not None and said.get("plan_fingerprint") != ledger.plan.fingerprint:
-        raise ValueError(f"{path / 'report.json'} belongs to another plan than the ledger beside it.")
+        raise ValueError(
+            f"{path / 'report.json'} belongs to another plan than the ledger beside it."
+        )
     return Source(
         name=path.resolve().name,
         plan=ledger.plan,
@@ -71,7 +75,8 @@ def _optional(path: Path) -> dict[str, Any] | None:
 
 
 def _metrics(path: Path) -> Iterator[dict[str, float]]:
-    """Rows that hold the numbers a curve needs; others (a last line cut short by a crash) are left out."""
+    """Rows that hold the numbers a curve needs; others (a last line cut short by a crash) are left
+    out."""
     for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
             row = json.loads(line)
@@ -83,7 +88,11 @@ def _metrics(path: Path) -> Iterator[dict[str, float]]:
 
 def number(value: object) -> float | None:
     """A finite number; None for anything else."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value) else None
+    return (
+        float(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+        else None
+    )
 
 
 def spent(ledger: Ledger, *, delta: float, tight: bool = True) -> Bound:

@@ -38,7 +38,10 @@ def words(plan: Plan) -> list[str]:
     count = len(plan.phases)
     return [
         first,
-        *(_phase(phase, plan, f"Phase {i} of {count}: " if count > 1 else "") for i, phase in enumerate(plan.phases, 1)),
+        *(
+            _phase(phase, plan, f"Phase {i} of {count}: " if count > 1 else "")
+            for i, phase in enumerate(plan.phases, 1)
+        ),
     ]
 
 
@@ -75,21 +78,44 @@ def _adaptive(phase: Phase, plan: Plan) -> str:
 
 def settings_rows(plan: Plan) -> list[list[str]]:
     """Each setting in a row, a column for each phase."""
-    names = ("steps", "noise_multiplier", "clip_norm", "learning_rate", "truncation", "gap", "mixing_law")
+    names = (
+        "steps",
+        "noise_multiplier",
+        "clip_norm",
+        "learning_rate",
+        "truncation",
+        "gap",
+        "mixing_law",
+    )
     rows = [[name, *(_shown(getattr(phase, name)) for phase in plan.phases)] for name in names]
     mixing = [_shown(plan.priced(i, phase.steps).mixing) for i, phase in enumerate(plan.phases)]
     rows.append(["mixing = gap * batch_size / clip_norm", *mixing])
     if plan.adaptive:
         for name in ("quantile", "rate", "noise"):
-            rows.append([f"adaptive {name}", *(_shown(getattr(phase.adaptive, name, "-")) for phase in plan.phases)])
-        rows.append(["noise_multiplier that is priced", *(_shown(phase.priced_noise_multiplier) for phase in plan.phases)])
+            rows.append(
+                [
+                    f"adaptive {name}",
+                    *(_shown(getattr(phase.adaptive, name, "-")) for phase in plan.phases),
+                ]
+            )
+        rows.append(
+            [
+                "noise_multiplier that is priced",
+                *(_shown(phase.priced_noise_multiplier) for phase in plan.phases),
+            ]
+        )
     return rows
 
 
 def conditions(plan: Plan) -> list[str]:
     """What is assumed: what the plan itself says first, then what its algorithm must do."""
     mixed = any(phase.gap for phase in plan.phases)
-    return [*plan.assumptions, *CONDITIONS, *(MIXING if mixed else ()), *((ADAPTIVE,) if plan.adaptive else ())]
+    return [
+        *plan.assumptions,
+        *CONDITIONS,
+        *(MIXING if mixed else ()),
+        *((ADAPTIVE,) if plan.adaptive else ()),
+    ]
 
 
 def _shown(value: float | str) -> str:

@@ -1,4 +1,5 @@
-"""Settings far outside of what anyone trains with: a finite and sound answer or one with a reason, and never a warning."""
+"""Settings far outside of what anyone trains with: a finite and sound answer or one with a reason,
+and never a warning."""
 
 from itertools import product
 from math import isfinite
@@ -7,7 +8,16 @@ import pytest
 
 import mmaccount as mm
 
-GRID = list(product([1e-9, 0.01, 1.0], [0.05, 1.0, 1e4], [1, 10**7], [1e-12, 1.0, 1e9], [1.0, 1e7], [1e-300, 1e-5, 0.5]))
+GRID = list(
+    product(
+        [1e-9, 0.01, 1.0],
+        [0.05, 1.0, 1e4],
+        [1, 10**7],
+        [1e-12, 1.0, 1e9],
+        [1.0, 1e7],
+        [1e-300, 1e-5, 0.5],
+    )
+)
 QUICK = [  # of 324, which take minutes
     (0.01, 0.05, 1, 1.0, 1e7, 1e-5),
     (0.01, 1e4, 10**7, 1.0, 1e7, 1e-5),

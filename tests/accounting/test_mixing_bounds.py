@@ -19,7 +19,9 @@ from mmaccount.accounting.step_moments import Geometry
 from mmaccount.kernels.gaussian import log_moments
 from mmaccount.kernels.complex_moments import lines_of_moments
 
-PAPER = mm.Settings(sample_rate=0.03, steps=3400, noise_multiplier=0.335, mixing=11.25, truncation=100)
+PAPER = mm.Settings(
+    sample_rate=0.03, steps=3400, noise_multiplier=0.335, mixing=11.25, truncation=100
+)
 
 
 def profile(pair, x):
@@ -27,10 +29,13 @@ def profile(pair, x):
     return np.sum(pair.masses[:, None] * np.maximum(0.0, over), axis=0) + pair.infinite
 
 
-# ------------------------------------------------------------------------------------------------------------- lattices
+# ---------------------------------------------------------------------------------------- lattices
 
 
-@given(st.lists(st.tuples(st.floats(-3, 3), st.floats(1e-9, 1)), min_size=1, max_size=30), st.floats(0.01, 1.5))
+@given(
+    st.lists(st.tuples(st.floats(-3, 3), st.floats(1e-9, 1)), min_size=1, max_size=30),
+    st.floats(0.01, 1.5),
+)
 def test_splitting_is_above_and_merging_below(atoms, spacing):
     losses, masses = (np.array(column) for column in zip(*atoms))
     pair = Atoms(losses, masses)
@@ -51,7 +56,9 @@ def test_merging_keeps_both_masses_and_errs_by_the_square_of_the_spacing():
         lower, upper = merge(pair, spacing), split(pair, spacing)
         for law in (lower, upper):
             assert np.sum(law.masses) == pytest.approx(np.sum(masses), rel=1e-6)
-            assert np.sum(law.masses * np.exp(law.losses)) == pytest.approx(np.sum(masses * np.exp(losses)), rel=1e-3)
+            assert np.sum(law.masses * np.exp(law.losses)) == pytest.approx(
+                np.sum(masses * np.exp(losses)), rel=1e-3
+            )
         gaps.append(float(np.mean(profile(upper, [1.0, 2.0]) - profile(lower, [1.0, 2.0]))))
     assert 2.5 < gaps[0] / gaps[1] < 6.0
 
@@ -72,19 +79,27 @@ def test_power_is_repeated_convolution(upper):
     assert np.max(np.abs(difference)) < 2e-13 * np.max(direct) + 1e-16
 
 
-@pytest.mark.parametrize(("z", "steps", "epsilon"), [(1.0, 1, 1.0), (10.0, 100, 2.0), (100.0, 10_000, 0.3), (1.0, 1, 8.0)])
+@pytest.mark.parametrize(
+    ("z", "steps", "epsilon"),
+    [(1.0, 1, 1.0), (10.0, 100, 2.0), (100.0, 10_000, 0.3), (1.0, 1, 8.0)],
+)
 def test_gaussian_composition_encloses_the_closed_form(z, steps, epsilon):
     mu = sqrt(steps) / z
     true = norm.cdf(mu / 2 - epsilon / mu) - exp(epsilon) * norm.cdf(-mu / 2 - epsilon / mu)
-    lower = mixing_bounds.Side([(mixing_bounds.shifted(1 / z, 0.0, 1), 1.0, steps)], remove=True, upper=False).delta(epsilon)
-    upper = mixing_bounds.Side([(mixing_bounds.gaussian(1 / z), 1.0, steps)], remove=True, upper=True).delta(epsilon)
+    lower = mixing_bounds.Side(
+        [(mixing_bounds.shifted(1 / z, 0.0, 1), 1.0, steps)], remove=True, upper=False
+    ).delta(epsilon)
+    upper = mixing_bounds.Side(
+        [(mixing_bounds.gaussian(1 / z), 1.0, steps)], remove=True, upper=True
+    ).delta(epsilon)
     assert lower <= true <= upper
     assert upper / lower < 1.02
 
 
-# -------------------------------------------------------------------------------------------------------------- attacks
+# ----------------------------------------------------------------------------------------- attacks
 
-ATTACKS = [  # q, z, rho, p, T, then the p-sparse bracket and the upper bound by Renyi moments; delta 1e-5
+# q, z, rho, p, T, then the p-sparse bracket and the upper bound by Renyi moments; delta 1e-5
+ATTACKS = [
     (0.03, 0.335, 11.25, 100, 3400, 6.6807, 6.6843, 7.2502),
     (0.02, 0.366945, 3.75, 1, 5000, 48.0, 48.1146, 63.83),
     (0.02, 0.366945, 3.75, 25, 5000, 13.9690, 13.9742, 16.495),
@@ -97,7 +112,9 @@ ATTACKS = [  # q, z, rho, p, T, then the p-sparse bracket and the upper bound by
 
 
 @pytest.mark.parametrize(("q", "z", "rho", "p", "steps", "low", "high", "renyi"), ATTACKS)
-def test_sparse_attack_meets_the_reference_and_stays_below_every_upper_bound(q, z, rho, p, steps, low, high, renyi):
+def test_sparse_attack_meets_the_reference_and_stays_below_every_upper_bound(
+    q, z, rho, p, steps, low, high, renyi
+):
     run = mm.Settings(sample_rate=q, steps=steps, noise_multiplier=z, mixing=rho, truncation=p)
     found = mm.epsilon(run, delta=1e-5)
     assert low <= found.lower <= high
@@ -114,23 +131,33 @@ def one_hot_step(q, z, rho, epsilon):
         return (norm.cdf(y + width / 2) - norm.cdf(y - width / 2)) / width
 
     without, moved = density(x), density(x - 1 / z)
-    return float(np.sum(np.maximum(0.0, (1 - q) * without + q * moved - exp(epsilon) * without)) * (x[1] - x[0]))
+    return float(
+        np.sum(np.maximum(0.0, (1 - q) * without + q * moved - exp(epsilon) * without))
+        * (x[1] - x[0])
+    )
 
 
-@pytest.mark.parametrize(("q", "z", "rho"), [(0.01, 0.3, 10.0), (0.003, 0.3, 4.0), (0.1, 0.5, 10.0)])
+@pytest.mark.parametrize(
+    ("q", "z", "rho"), [(0.01, 0.3, 10.0), (0.003, 0.3, 4.0), (0.1, 0.5, 10.0)]
+)
 def test_attack_on_a_step_that_is_hardly_ever_sampled(q, z, rho):
     """Merging outcomes once lost the rare large losses: 0.0006 where 5.96 is reached."""
-    side = next(mixing_bounds.attacks([mm.Settings(sample_rate=q, steps=1, noise_multiplier=z, mixing=rho)]))[1][0]
+    side = next(
+        mixing_bounds.attacks([mm.Settings(sample_rate=q, steps=1, noise_multiplier=z, mixing=rho)])
+    )[1][0]
     found = side.epsilon(1e-5)
     assert one_hot_step(q, z, rho, found) >= 1e-5
     assert one_hot_step(q, z, rho, 1.01 * found) < 1e-5
 
 
 def test_attack_on_many_large_steps_is_looked_for_near_its_epsilon():
-    """Once 30 of 459: far below the epsilon that a tilt is for, errors drown delta, and the search began there."""
+    """Once 30 of 459: far below the epsilon that a tilt is for, errors drown delta, and the search
+    began there."""
     run = mm.Settings(sample_rate=0.5643, steps=1182, noise_multiplier=0.326, mixing=5.76)
     removal = next(mixing_bounds.attacks([run]))[1][0]
-    above = mixing_bounds.Side([(mixing_bounds.shifted(1 / 0.326, 5.76 / 0.326, 1), 0.5643, 1182)], remove=True, upper=True)
+    above = mixing_bounds.Side(
+        [(mixing_bounds.shifted(1 / 0.326, 5.76 / 0.326, 1), 0.5643, 1182)], remove=True, upper=True
+    )
     assert 0.99 * above.epsilon(1e-5) < removal.epsilon(1e-5) <= above.epsilon(1e-5)
 
 
@@ -144,13 +171,22 @@ def test_lowered_stays_below_and_keeps_rare_large_losses(rho):
     assert np.all(profile(made, x)[x > 1.6] >= 0.95 * true[x > 1.6])
 
 
-GOALS = [(0, 0.014), (2, 0.016), (4, 0.011), (5, 0.016), (6, 0.007)]  # of ATTACKS, and the slack that is allowed
+GOALS = [
+    (0, 0.014),
+    (2, 0.016),
+    (4, 0.011),
+    (5, 0.016),
+    (6, 0.007),
+]  # of ATTACKS, and the slack that is allowed
 
 
 @pytest.mark.parametrize(("row", "slack"), GOALS)
 def test_slack_for_truncated_gradients(row, slack):
     q, z, rho, p, steps, *_ = ATTACKS[row]
-    found = mm.epsilon(mm.Settings(sample_rate=q, steps=steps, noise_multiplier=z, mixing=rho, truncation=p), delta=1e-5)
+    found = mm.epsilon(
+        mm.Settings(sample_rate=q, steps=steps, noise_multiplier=z, mixing=rho, truncation=p),
+        delta=1e-5,
+    )
     assert found.upper <= (1 + slack) * found.lower
     assert ("catalyst" if row == 4 else "envelope") in found.method
 
@@ -175,7 +211,7 @@ def test_phases_of_different_kinds_compose():
     assert both.upper < 1.02 * both.lower
 
 
-# ------------------------------------------------------------------------------------------------------------- envelope
+# ---------------------------------------------------------------------------------------- envelope
 
 
 def test_complex_moments_against_50_digits():
@@ -184,11 +220,16 @@ def test_complex_moments_against_50_digits():
     with mpmath.workdps(30):
 
         def p(x):
-            return (mpmath.ncdf(x + mpmath.mpf(width) / 2) - mpmath.ncdf(x - mpmath.mpf(width) / 2)) / width
+            return (
+                mpmath.ncdf(x + mpmath.mpf(width) / 2) - mpmath.ncdf(x - mpmath.mpf(width) / 2)
+            ) / width
 
         for j in (0, 1, 4):
             w = mpmath.mpc(1 + tilt, j * spacing)
-            true = mpmath.quad(lambda x, w=w: p(x) * ((p(x - shift) / p(x)) ** w), [-12, -3, 0, 3, 14]) - 1
+            true = (
+                mpmath.quad(lambda x, w=w: p(x) * ((p(x - shift) / p(x)) ** w), [-12, -3, 0, 3, 14])
+                - 1
+            )
             assert abs(complex(true) - made[0, 0, j]) < 1e-14
         one = mpmath.quad(lambda x: p(x) * (p(x - shift) / p(x)) ** (1 + tilt), [-12, -3, 0, 3, 14])
     assert real[0, 0, 0] == pytest.approx(float(one), rel=1e-13)
@@ -216,7 +257,11 @@ def _any_shift(levels, width):
     for shift, count in levels.items():
         _, _, without, moved, _ = mixing_bounds.coordinate_cells(shift, width, mixing_bounds.CELL)
         held = (without > 0) & (moved > 0)
-        law = power(merge(Atoms(np.log(moved[held] / without[held]), without[held]), spacing), count, upper=False)
+        law = power(
+            merge(Atoms(np.log(moved[held] / without[held]), without[held]), spacing),
+            count,
+            upper=False,
+        )
         start += law.start
         masses = law.masses if masses is None else np.convolve(masses, law.masses)
     return Atoms(start + spacing * np.arange(masses.size), np.maximum(masses, 0.0))
@@ -241,7 +286,8 @@ def test_no_shift_exceeds_the_envelope(case, data):
 
 
 def shifted_coordinate(shift, width, spacing):
-    """(first point, masses) of the loss of one coordinate, rounded down to multiples of the spacing; from the densities."""
+    """(first point, masses) of the loss of one coordinate, rounded down to multiples of the
+    spacing; from the densities."""
     x = np.arange(-width / 2 - 12, width / 2 + shift + 12, 0.004)
 
     def log_density(y):
@@ -253,9 +299,15 @@ def shifted_coordinate(shift, width, spacing):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.sampled_from([(1.0, 10.0, 1.0), (3.0, 8.0, 1.0), (0.6, 2.0, 1.0), (1.5, 20.0, 2.0), (2.5, 3.0, 1.7)]), st.data())
+@given(
+    st.sampled_from(
+        [(1.0, 10.0, 1.0), (3.0, 8.0, 1.0), (0.6, 2.0, 1.0), (1.5, 20.0, 2.0), (2.5, 3.0, 1.7)]
+    ),
+    st.data(),
+)
 def test_few_copies_no_shift_exceeds_the_envelope(case, data):
-    """Random directions of the gradient, in up to four coordinates that its norm or truncation stop."""
+    """Random directions of the gradient, in up to four coordinates that its norm or truncation
+    stop."""
     shift, width, copies = case
     pair = envelope(Geometry("gaussian", shift, width, copies))
     squares = np.array(data.draw(st.lists(st.floats(0.05, 1.0), min_size=1, max_size=4)))
@@ -266,7 +318,10 @@ def test_few_copies_no_shift_exceeds_the_envelope(case, data):
         start, masses = start + first, np.convolve(masses, more)
     epsilons = np.array([0.0, 0.03, 0.1, 0.3, 0.7, 1.0, 2.0, 3.0, 5.0, 8.0]) * shift
     lower = Atoms(spacing * (start + np.arange(masses.size)), masses)
-    assert np.all(profile(lower, np.exp(epsilons)) <= profile(pair.atoms(), np.exp(epsilons)) * (1 + 1e-9) + 1e-15)
+    assert np.all(
+        profile(lower, np.exp(epsilons))
+        <= profile(pair.atoms(), np.exp(epsilons)) * (1 + 1e-9) + 1e-15
+    )
 
 
 def test_complex_moments_of_large_shifts_stay_within_the_error_that_is_granted():
@@ -278,7 +333,9 @@ def test_complex_moments_of_large_shifts_stay_within_the_error_that_is_granted()
             return (mpmath.ncdf(width / 2 - abs(x)) - mpmath.ncdf(-width / 2 - abs(x))) / width
 
         def moment(w):
-            return mpmath.quad(lambda x: p(x) * (p(x - shift) / p(x)) ** w, [-17, -5, 0, 5, 9, 13, 17, 19, 23, 33])
+            return mpmath.quad(
+                lambda x: p(x) * (p(x - shift) / p(x)) ** w, [-17, -5, 0, 5, 9, 13, 17, 19, 23, 33]
+            )
 
         for j in (0, 3):
             w = mpmath.mpc(1 + tilt, j * spacing)
@@ -298,13 +355,19 @@ def test_narrowed_mixing_is_narrower_and_only_where_few_coordinates_can_be_shift
 
 @pytest.mark.parametrize(("law", "before"), [("uniform", 0.718), ("beta-4", 0.667)])
 def test_wide_mixing_is_credited_with_what_narrower_mixing_brings(law, before):
-    run = mm.Settings(sample_rate=0.01, steps=100, noise_multiplier=1.0, mixing=1000.0, mixing_law=law)
+    run = mm.Settings(
+        sample_rate=0.01, steps=100, noise_multiplier=1.0, mixing=1000.0, mixing_law=law
+    )
     found = mm.epsilon(run, delta=1e-5)
     assert found.upper < 0.6 * before
     assert "upper bound is believed loose" in found.note
 
 
-FEW_STEPS = [(1, 0.01, 0.3, 10.0, 1.0, 1.2), (10, 0.01, 0.3, 10.0, 1.0, 1.1), (3, 0.1, 0.3, 10.0, 4.0, 1.15)]
+FEW_STEPS = [
+    (1, 0.01, 0.3, 10.0, 1.0, 1.2),
+    (10, 0.01, 0.3, 10.0, 1.0, 1.1),
+    (3, 0.1, 0.3, 10.0, 4.0, 1.15),
+]
 
 
 @pytest.mark.parametrize(("steps", "q", "z", "rho", "p", "ratio"), FEW_STEPS)
@@ -336,7 +399,7 @@ def test_envelope_is_a_pair_of_probability_laws():
     assert profile(pair, 1 / x) == pytest.approx(1 - 1 / x + profile(pair, x) / x, rel=2e-3)
 
 
-# ------------------------------------------------------------------------------------------------------------- catalyst
+# ---------------------------------------------------------------------------------------- catalyst
 
 CATALYSED = Geometry("gaussian", 0.5, 12.0, 10.0)
 
@@ -352,22 +415,28 @@ def exchange(q):
 @given(st.data())
 def test_no_shift_exceeds_star_next_to_the_catalyst(q, data):
     star, beside, _ = exchange(q)
-    convolve = fftconvolve if q < 0.01 else np.convolve  # many points of small losses, or few of large ones
+    convolve = (
+        fftconvolve if q < 0.01 else np.convolve
+    )  # many points of small losses, or few of large ones
     _, shift, width, copies, _ = CATALYSED
     whole = data.draw(st.integers(0, int(copies)))
     part = data.draw(st.floats(0.15, 0.95))
     rest = int((copies - whole) / part**2)
     levels = {v: count for v, count in ((shift, whole), (part * shift, rest)) if count > 0}
-    x = np.exp(min(20.0 * q, 5.0) * np.array([-0.6, -0.3, -0.1, -0.03, 0.0, 0.03, 0.1, 0.3, 0.6, 1.0]))
+    x = np.exp(
+        min(20.0 * q, 5.0) * np.array([-0.6, -0.3, -0.1, -0.03, 0.0, 0.03, 0.1, 0.3, 0.6, 1.0])
+    )
     lower = merge(subsampled(_any_shift(levels, width), q), star.spacing)
     below, above = (
-        Lattice(law.start + beside.start, law.spacing, convolve(law.masses, beside.masses)) for law in (lower, star)
+        Lattice(law.start + beside.start, law.spacing, convolve(law.masses, beside.masses))
+        for law in (lower, star)
     )
     assert np.all(profile(below, x) <= profile(above, x) * (1 + 1e-9))
 
 
 def test_star_alone_does_not_dominate_every_shift():
-    """Without the catalyst the spread-out shift tells more near epsilon 0: the check has to see it, and does."""
+    """Without the catalyst the spread-out shift tells more near epsilon 0: the check has to see it,
+    and does."""
     q, star = 0.05, exchange(0.05).star
     _, shift, width, copies, _ = CATALYSED
     spread = subsampled(_any_shift({shift / 8: int(copies) * 64}, width), q)
@@ -378,19 +447,27 @@ def test_star_alone_does_not_dominate_every_shift():
 
 def test_steps_of_several_kinds_stay_below_the_catalysed_bound():
     """An adversary who spreads the gradient in half of the steps and not in the others."""
-    run = mm.Settings(sample_rate=0.03, steps=3400, noise_multiplier=0.335, mixing=11.25, truncation=25)
+    run = mm.Settings(
+        sample_rate=0.03, steps=3400, noise_multiplier=0.335, mixing=11.25, truncation=25
+    )
     found = mm.epsilon(run, delta=1e-5)
     assert "catalyst" in found.method
     assert found.upper <= 1.02 * found.lower
-    pairs = [(mixing_bounds.shifted(1 / 0.335 / m**0.5, 11.25 / 0.335, m), 0.03, 1700) for m in (25, 400)]
+    pairs = [
+        (mixing_bounds.shifted(1 / 0.335 / m**0.5, 11.25 / 0.335, m), 0.03, 1700) for m in (25, 400)
+    ]
     assert mixing_bounds.Side(pairs, remove=True, upper=False).epsilon(1e-5) < found.lower
 
 
 def test_steps_of_one_kind_share_a_catalyst_in_whatever_phases_they_come():
     """Two phases of one kind had a star each, chosen by their length, and the catalyst of the last."""
-    run = mm.Settings(sample_rate=0.03, steps=3400, noise_multiplier=0.335, mixing=11.25, truncation=25)
+    run = mm.Settings(
+        sample_rate=0.03, steps=3400, noise_multiplier=0.335, mixing=11.25, truncation=25
+    )
     whole = [side.epsilon(1e-5) for side in mixing_bounds.exchanged([replace(run, steps=4300)])]
-    assert [side.epsilon(1e-5) for side in mixing_bounds.exchanged([run, replace(run, steps=900)])] == whole
+    assert [
+        side.epsilon(1e-5) for side in mixing_bounds.exchanged([run, replace(run, steps=900)])
+    ] == whole
 
 
 def test_steps_that_tell_very_much_are_priced_without_a_catalyst():

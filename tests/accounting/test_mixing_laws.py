@@ -1,4 +1,5 @@
-"""Mixing laws other than the uniform: kernels against 50-digit tables and closed forms, (S) and (M), brackets."""
+"""Mixing laws other than the uniform: kernels against 50-digit tables and closed forms, (S) and
+(M), brackets."""
 
 from dataclasses import replace
 from math import inf, isfinite, pi
@@ -31,20 +32,26 @@ def relative(value: float, exact: str) -> float:
 
 
 def moments(law: str, width: float, orders: list[float], shift: float) -> np.ndarray:
-    return smooth_mixing.log_moments(np.array(orders, dtype=float), shift, smooth_density.named(law, width))
+    return smooth_mixing.log_moments(
+        np.array(orders, dtype=float), shift, smooth_density.named(law, width)
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------- the kernel
+# -------------------------------------------------------------------------------------- the kernel
 
 
-@pytest.mark.parametrize("row", table("laws"), ids=lambda row: " ".join(f"{key}={row[key]}" for key in "bkvL"))
+@pytest.mark.parametrize(
+    "row", table("laws"), ids=lambda row: " ".join(f"{key}={row[key]}" for key in "bkvL")
+)
 def test_moments_of_the_laws(row):
     law = "raised-cosine" if row["b"] == "0" else f"beta-{row['b']}"
     value = moments(law, float(row["L"]), [float(row["k"])], float(row["v"]))[0]
     assert abs(relative(value, row["h"])) < ACCURATE
 
 
-NARROW_ENOUGH = [row for name in ("mixing", "ball_moments") for row in table(name) if 0 < float(row["v"]) <= 100]
+NARROW_ENOUGH = [
+    row for name in ("mixing", "ball_moments") for row in table(name) if 0 < float(row["v"]) <= 100
+]
 
 
 def test_the_same_code_with_the_uniform_meets_its_tables():
@@ -66,12 +73,16 @@ def test_small_width_meets_plain_noise(law):
         assert np.all(mixed_ >= plain * (1 - width**2 - ACCURATE))
 
 
-@pytest.mark.parametrize(("law", "limit"), [("raised-cosine", 4 * pi**2), ("beta-3", 40.0), ("beta-10", 85.5)])
+@pytest.mark.parametrize(
+    ("law", "limit"), [("raised-cosine", 4 * pi**2), ("beta-3", 40.0), ("beta-10", 85.5)]
+)
 def test_wide_limit_is_the_fisher_information_of_the_law_alone(law, limit):
     """W^2 Int f'^2/f: 4 pi^2 for the raised cosine, 4 (2b - 1)(b - 1)/(b - 2) for Beta(b, b)."""
     for width in (1e5, 1e7, 1e9):
         h = moments(law, width, [2.0, 5.0], 1e-3)
-        assert h / 1e-6 * width**2 == pytest.approx([limit, 10 * limit], rel=max(1e-11, 100 / width))
+        assert h / 1e-6 * width**2 == pytest.approx(
+            [limit, 10 * limit], rel=max(1e-11, 100 / width)
+        )
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -93,7 +104,9 @@ def test_worst_shift_is_the_largest_and_wider_is_better(law):
         h = np.array([moments(law, width, orders, v) for v in shifts])
         slopes = np.diff(h, axis=0) / np.diff(shifts**2)[:, None]
         assert np.all(np.diff(slopes, axis=0) >= -1e-11 * slopes[1:])
-        assert np.all(np.diff(h / shifts[:, None] ** 2, axis=0) >= -1e-12 * h[1:] / shifts[1:, None] ** 2)
+        assert np.all(
+            np.diff(h / shifts[:, None] ** 2, axis=0) >= -1e-12 * h[1:] / shifts[1:, None] ** 2
+        )
         assert np.all(h <= before * (1 + 1e-12))
         before = h
 
@@ -102,25 +115,45 @@ def test_worst_shift_is_the_largest_and_wider_is_better(law):
 @pytest.mark.parametrize("width", [0.5, 20.0, 1e4])
 def test_density_and_score_agree(law, width):
     given_ = smooth_density.named(law, width)
-    for t in (-0.5 * width, -0.4 * width, -0.1 * width - 1.0, -17.0, -3.0, 0.0, 0.5, 15.9999, 16.0001, 60.0):
+    for t in (
+        -0.5 * width,
+        -0.4 * width,
+        -0.1 * width - 1.0,
+        -17.0,
+        -3.0,
+        0.0,
+        0.5,
+        15.9999,
+        16.0001,
+        60.0,
+    ):
         if t >= -0.5 * width:
-            slope = (smooth_density.log_density(t + 1e-3, given_) - smooth_density.log_density(t - 1e-3, given_)) / 2e-3
+            slope = (
+                smooth_density.log_density(t + 1e-3, given_)
+                - smooth_density.log_density(t - 1e-3, given_)
+            ) / 2e-3
             assert -smooth_density.score(t, given_) == pytest.approx(slope, rel=1e-5, abs=1e-6)
             mirrored = smooth_density.log_density(-width - t, given_)
-            assert mirrored == pytest.approx(smooth_density.log_density(t, given_), rel=1e-12, abs=1e-12)
+            assert mirrored == pytest.approx(
+                smooth_density.log_density(t, given_), rel=1e-12, abs=1e-12
+            )
 
 
 @pytest.mark.parametrize(("shift", "width"), [(0.3, 33.58), (0.05, 4.0), (2.0, 0.7)])
 def test_cells_of_a_coordinate(shift, width):
     for law in LAWS:
-        without, moved, _ = smooth_mixing.coordinate_masses(shift, smooth_density.named(law, width), mixing_bounds.CELL)
+        without, moved, _ = smooth_mixing.coordinate_masses(
+            shift, smooth_density.named(law, width), mixing_bounds.CELL
+        )
         assert np.sum(without) == pytest.approx(1.0, abs=1e-12)
         assert np.sum(moved) == pytest.approx(1.0, abs=1e-12)
         second = np.log(np.sum(moved[without > 0] ** 2 / without[without > 0]))
         exact = moments(law, width, [2.0], shift)[0]
         assert exact * (1 - 1e-3) < second <= exact * (1 + 1e-9)
     _, _, *expected, _ = coordinate_cells(shift, width, mixing_bounds.CELL)
-    found = smooth_mixing.coordinate_masses(shift, smooth_density.named("uniform", width), mixing_bounds.CELL)
+    found = smooth_mixing.coordinate_masses(
+        shift, smooth_density.named("uniform", width), mixing_bounds.CELL
+    )
     chi = [np.sum(p[1][p[0] > 1e-30] ** 2 / p[0][p[0] > 1e-30]) for p in (expected, found)]
     assert chi[0] == pytest.approx(chi[1], rel=1e-3)
 
@@ -134,16 +167,19 @@ def test_complex_moments_of_the_uniform_both_ways(width):
     assert np.max(np.abs(found[1] - expected[1])) < 1e-13
 
 
-# --------------------------------------------------------------------------------------------------------- the brackets
+# ------------------------------------------------------------------------------------ the brackets
 
 A = mm.Settings(sample_rate=0.03, steps=3400, noise_multiplier=0.335, mixing=11.25, truncation=100)
 B = mm.Settings(sample_rate=0.02, steps=5000, noise_multiplier=0.366945, mixing=15, truncation=100)
 C = replace(B, noise_multiplier=1.0)
 VARIANCE = {
-    "raised-cosine": (mixing_laws.variance("uniform") / mixing_laws.variance("raised-cosine")) ** 0.5,
+    "raised-cosine": (mixing_laws.variance("uniform") / mixing_laws.variance("raised-cosine"))
+    ** 0.5,
     "beta-2": (5 / 3) ** 0.5,
 }
-COMPUTED = [  # independently: Renyi moments, and the attack in p coordinates, at equal support and at equal variance
+# independently: Renyi moments, and the attack in p coordinates, at equal support and at equal
+# variance
+COMPUTED = [
     (A, "raised-cosine", (4.76, 4.38), (2.72, 2.50)),
     (A, "beta-2", (4.65, 4.27), (3.54, 3.25)),
     (replace(B, mixing=3.75), "raised-cosine", (19.68, 17.70), (8.74, 7.94)),
@@ -165,7 +201,9 @@ def test_independent_table_of_laws(run, law, support, variance):
         given_ = replace(run, mixing=factor * run.mixing, mixing_law=law)
         bound = mm.epsilon(given_, delta=DELTA, tight=False)
         assert bound.upper == pytest.approx(moments, abs=0.0051)
-        found = dict(mixing_bounds.attacks([given_]))["gradient spread evenly over p coordinates"][0].epsilon(DELTA)
+        found = dict(mixing_bounds.attacks([given_]))["gradient spread evenly over p coordinates"][
+            0
+        ].epsilon(DELTA)
         assert found == pytest.approx(attack, abs=0.011)
         assert max(bound.lower, found) <= bound.upper
 
@@ -177,7 +215,10 @@ def test_a_law_that_is_the_uniform_is_priced_as_the_uniform():
 
 
 def test_the_envelope_holds_for_the_laws():
-    bound = mm.epsilon(replace(A, mixing=11.25 * VARIANCE["raised-cosine"], mixing_law="raised-cosine"), delta=DELTA)
+    bound = mm.epsilon(
+        replace(A, mixing=11.25 * VARIANCE["raised-cosine"], mixing_law="raised-cosine"),
+        delta=DELTA,
+    )
     assert bound.lower == pytest.approx(2.4993, abs=1e-3)
     assert bound.upper == pytest.approx(2.5215, abs=1e-3)
     assert "envelope" in bound.method
@@ -187,9 +228,15 @@ def _any_shift(levels, law, width):
     """A pair below that of the shifts {v: count}."""
     masses, spacing, start = None, min(levels) / 60.0, 0.0
     for shift, count in levels.items():
-        without, moved, _ = smooth_mixing.coordinate_masses(shift, smooth_density.named(law, width), mixing_bounds.CELL)
+        without, moved, _ = smooth_mixing.coordinate_masses(
+            shift, smooth_density.named(law, width), mixing_bounds.CELL
+        )
         held = (without > 0) & (moved > 0)
-        made = power(merge(Atoms(np.log(moved[held] / without[held]), without[held]), spacing), count, upper=False)
+        made = power(
+            merge(Atoms(np.log(moved[held] / without[held]), without[held]), spacing),
+            count,
+            upper=False,
+        )
         start += made.start
         masses = made.masses if masses is None else np.convolve(masses, made.masses)
     return Atoms(start + spacing * np.arange(masses.size), np.maximum(masses, 0.0))
@@ -197,7 +244,12 @@ def _any_shift(levels, law, width):
 
 def profile(pair, x):
     losses, masses = pair.losses, pair.masses
-    return np.array([np.sum(masses * np.maximum(np.exp(losses) - point, 0.0)) + pair.infinite for point in np.atleast_1d(x)])
+    return np.array(
+        [
+            np.sum(masses * np.maximum(np.exp(losses) - point, 0.0)) + pair.infinite
+            for point in np.atleast_1d(x)
+        ]
+    )
 
 
 CASES = [
@@ -220,16 +272,24 @@ def test_no_shift_exceeds_the_envelope(case, data):
     rest = (copies - whole) * shift**2
     middle = int(data.draw(st.floats(0, 1)) * rest / (part * shift) ** 2)
     small = int((rest - middle * (part * shift) ** 2) / (other * shift) ** 2)
-    levels = {v: count for v, count in ((shift, whole), (part * shift, middle), (other * shift, small)) if count > 0}
+    levels = {
+        v: count
+        for v, count in ((shift, whole), (part * shift, middle), (other * shift, small))
+        if count > 0
+    }
     x = np.exp(np.array([-3.0, -1.0, -0.3, -0.03, 0.0, 0.01, 0.1, 0.4, 1.0, 2.0, 4.0]))
-    assert np.all(profile(_any_shift(levels, law, width), x) <= profile(pair.atoms(), x) * (1 + 1e-9))
+    assert np.all(
+        profile(_any_shift(levels, law, width), x) <= profile(pair.atoms(), x) * (1 + 1e-9)
+    )
 
 
 @pytest.mark.parametrize("law", LAWS)
 def test_fisher_information_obeys_cramer_rao(law):
     before = 1.0
     for width in (1e-9, 1e-3, 0.5, 3.0, 30.0, 1e3, 1e8, 1e10, 1e300):
-        run = mm.Settings(sample_rate=1.0, steps=1, noise_multiplier=1.0, mixing=width, mixing_law=law)
+        run = mm.Settings(
+            sample_rate=1.0, steps=1, noise_multiplier=1.0, mixing=width, mixing_law=law
+        )
         found = fisher_information(run)
         least = 1.0 / (1.0 + min(width, 1e140) ** 2 * mixing_laws.variance(law))
         assert least * (1 - 1e-7) <= found <= before
@@ -266,7 +326,9 @@ def test_compare_shows_the_laws_at_equal_width_and_at_equal_energy():
     itself, *others = mm.compare_laws(run, delta=DELTA)
     assert (itself.settings, itself.matched) == (run, "itself")
     assert [(row.law, row.matched) for row in others] == [
-        (law, matched) for law in ("uniform", "raised-cosine", "beta-2") for matched in ("support", "variance")
+        (law, matched)
+        for law in ("uniform", "raised-cosine", "beta-2")
+        for matched in ("support", "variance")
     ]
     energy = mm.compare(run, delta=DELTA, tight=False).equal_noise_multiplier
     for row in others:
@@ -283,13 +345,18 @@ def test_compare_shows_the_laws_at_equal_width_and_at_equal_energy():
 
 def test_a_replaced_record_costs_more_with_any_law():
     run = replace(A, mixing_law="beta-2", noise_multiplier=1.0)
-    one, two = (mm.epsilon(replace(run, neighbours=kind), delta=DELTA, tight=False) for kind in ("zero-out", "replace-one"))
+    one, two = (
+        mm.epsilon(replace(run, neighbours=kind), delta=DELTA, tight=False)
+        for kind in ("zero-out", "replace-one")
+    )
     assert one == mm.epsilon(run, delta=DELTA, tight=False)
     assert one.upper < two.upper < inf
     batch = replace(run, sample_rate=1.0, steps=10)
     twice = replace(batch, noise_multiplier=0.5, mixing=batch.mixing / 2)
     replaced = mm.epsilon(replace(batch, neighbours="replace-one"), delta=DELTA, tight=False)
-    assert replaced.upper == pytest.approx(mm.epsilon(twice, delta=DELTA, tight=False).upper, rel=1e-9)
+    assert replaced.upper == pytest.approx(
+        mm.epsilon(twice, delta=DELTA, tight=False).upper, rel=1e-9
+    )
 
 
 @pytest.mark.parametrize("law", LAWS)

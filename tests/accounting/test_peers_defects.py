@@ -1,4 +1,5 @@
-"""What other accountants were found to get wrong (versions of August 2026), wherever this one has a counterpart."""
+"""What other accountants were found to get wrong (versions of August 2026), wherever this one has a
+counterpart."""
 
 from dataclasses import replace
 from math import inf, nan, sqrt
@@ -17,7 +18,8 @@ def run(q, z, steps, **others):
 
 
 def test_whole_numbers_are_noise_multipliers_too():
-    """dp_accounting 0.6.0, RDP: Composed([Gaussian(1), Gaussian(1)]) gives 2.101 where Gaussian(1.0) gives 5.261."""
+    """dp_accounting 0.6.0, RDP: Composed([Gaussian(1), Gaussian(1)]) gives 2.101 where
+    Gaussian(1.0) gives 5.261."""
     whole = mm.epsilon([run(1, 1, 1), run(1, 1, 1)], delta=DELTA)
     assert whole == mm.epsilon([run(1.0, 1.0, 1), run(1.0, 1.0, 1)], delta=DELTA)
     assert whole.lower <= whole.upper < 6.6
@@ -27,8 +29,8 @@ def test_whole_numbers_are_noise_multipliers_too():
 @pytest.mark.parametrize("noise", ["gaussian", "laplace"])
 @pytest.mark.parametrize(("q", "mixing"), [(0.3, 0.0), (1.0, 0.0), (0.3, 5.0)])
 def test_a_count_is_that_many_phases(q, mixing, noise):
-    """dp_accounting: PLD of 100 randomized responses 1.609 instead of 123.9; RDP of 100 exponential mechanisms 0.5035
-    instead of 31.17: `count` was not used."""
+    """dp_accounting: PLD of 100 randomized responses 1.609 instead of 123.9; RDP of 100 exponential
+    mechanisms 0.5035 instead of 31.17: `count` was not used."""
     one = run(q, 2.0, 1, mixing=mixing, noise=noise)
     many = mm.epsilon(replace(one, steps=8), delta=DELTA, tight=False)
     apart = mm.epsilon([one] * 8, delta=DELTA, tight=False)
@@ -37,16 +39,20 @@ def test_a_count_is_that_many_phases(q, mixing, noise):
 
 
 def test_laplace_noise_many_times_never_wraps_around():
-    """prv_accountant 0.2.0: 3-DP twenty times at delta 1e-3 has "upper" 42.08, right 59.997; the grid was too small."""
+    """prv_accountant 0.2.0: 3-DP twenty times at delta 1e-3 has "upper" 42.08, right 59.997; the
+    grid was too small."""
     from dp_accounting.pld import privacy_loss_distribution as pld
 
-    optimistic = pld.from_laplace_mechanism(1 / 3, pessimistic_estimate=False, value_discretization_interval=1e-3)
+    optimistic = pld.from_laplace_mechanism(
+        1 / 3, pessimistic_estimate=False, value_discretization_interval=1e-3
+    )
     below = optimistic.self_compose(20).get_epsilon_for_delta(1e-3)
     assert below <= mm.epsilon(run(1.0, 1 / 3, 20, noise="laplace"), delta=1e-3).upper
 
 
 def test_where_a_quadrature_was_given_up():
-    """prv_accountant 0.2.0: q 0.2, z 1, T 500 raises RuntimeError at its delta_error 1e-10; the value is 38.17."""
+    """prv_accountant 0.2.0: q 0.2, z 1, T 500 raises RuntimeError at its delta_error 1e-10; the
+    value is 38.17."""
     found = mm.epsilon(run(0.2, 1.0, 500), delta=DELTA)
     assert found.upper == pytest.approx(38.17, abs=0.011)
     assert found.upper <= found.lower * (1 + 1e-5)
@@ -72,10 +78,12 @@ def test_epsilon_is_not_negative_anywhere():
 
 
 @pytest.mark.parametrize(
-    ("name", "start"), [("noise_multiplier", 1e-6), ("noise_multiplier", 1e5), ("sample_rate", 1e-9), ("steps", 1)]
+    ("name", "start"),
+    [("noise_multiplier", 1e-6), ("noise_multiplier", 1e5), ("sample_rate", 1e-9), ("steps", 1)],
 )
 def test_calibration_never_spends_too_much_from_wherever_it_starts(name, start):
-    """autodp's calibrator may return epsilon up to 1e-3 above the target; riskcal's fails from its default start, 0."""
+    """autodp's calibrator may return epsilon up to 1e-3 above the target; riskcal's fails from its
+    default start, 0."""
     found = mm.solve(replace(run(0.01, 1.0, 1000), **{name: start}), name, epsilon=2.0, delta=DELTA)
     assert 1.9 < mm.epsilon(found, delta=DELTA).upper <= 2.0
 

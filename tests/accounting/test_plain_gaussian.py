@@ -1,4 +1,5 @@
-"""Certified brackets of plain DP-SGD: against closed forms, brute force at few steps, and the peers."""
+"""Certified brackets of plain DP-SGD: against closed forms, brute force at few steps, and the
+peers."""
 
 import itertools
 from math import exp, inf, log, log1p
@@ -20,7 +21,8 @@ def run(q, z, steps):
 
 
 def one_step(q: float, z: float, epsilon: float, *, remove: bool) -> float:
-    """delta of one subsampled Gaussian step, exactly. Loss of removal: log(1 - q + q e^{v x - v^2/2}), increasing in x."""
+    """delta of one subsampled Gaussian step, exactly. Loss of removal: log(1 - q + q e^{v x -
+    v^2/2}), increasing in x."""
     v = 1 / z
     lowest = log1p(-q)
     if remove:
@@ -35,7 +37,8 @@ def one_step(q: float, z: float, epsilon: float, *, remove: bool) -> float:
 
 
 def two_steps(q: float, z: float, epsilon: float, *, remove: bool) -> float:
-    """delta of two steps: the mean over the first step's loss of delta of the second at what is left."""
+    """delta of two steps: the mean over the first step's loss of delta of the second at what is
+    left."""
     v = 1 / z
 
     def integrand(x):
@@ -57,14 +60,17 @@ def truth(q, z, steps, epsilon):
 @pytest.mark.parametrize(("q", "z"), [(0.5, 1.0), (0.1, 0.7), (0.9, 2.0), (0.02, 0.5), (0.3, 5.0)])
 @pytest.mark.parametrize("epsilon", [0.01, 0.1, 0.7, 2.0])
 def test_delta_of_few_steps_lies_inside(q, z, steps, epsilon):
-    """Few steps are the hard case: the characteristic function hardly decays, the bracket rests on its error terms."""
+    """Few steps are the hard case: the characteristic function hardly decays, the bracket rests on
+    its error terms."""
     exact = truth(q, z, steps, epsilon)
     bound = mm.delta(run(q, z, steps), epsilon=epsilon)
     assert bound.lower * (1 - 1e-9) - 1e-13 <= exact <= bound.upper * (1 + 1e-9) + 1e-13
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-@pytest.mark.parametrize(("q", "z"), [(0.3, 0.05), (0.01, 0.08), (1e-4, 0.05), (0.9, 0.05), (0.5, 0.15), (0.5, 0.3)])
+@pytest.mark.parametrize(
+    ("q", "z"), [(0.3, 0.05), (0.01, 0.08), (1e-4, 0.05), (0.9, 0.05), (0.5, 0.15), (0.5, 0.3)]
+)
 @pytest.mark.parametrize("epsilon", [0.0, 0.001, 0.05, 0.3])
 @pytest.mark.parametrize("remove", [True, False])
 def test_each_direction_by_itself_at_small_noise(q, z, steps, epsilon, remove):
@@ -81,16 +87,23 @@ def test_each_direction_by_itself_at_small_noise(q, z, steps, epsilon, remove):
 @pytest.mark.parametrize("k", [-0.5, -3.0, 0.5, 1.0, 2.0])
 @pytest.mark.parametrize(("q", "z"), [(0.5, 0.05), (0.5, 0.1), (0.01, 0.2), (0.9, 0.5), (0.3, 3.0)])
 def test_moments_in_their_stated_error(q, z, k):
-    """E[r^k] with nothing left out, against a fine trapezoid sum at 40 digits that reaches past every peak."""
+    """E[r^k] with nothing left out, against a fine trapezoid sum at 40 digits that reaches past
+    every peak."""
     everything = 1e3
     real, imag, error = plain_fourier.loss.log_mgf(
         k, np.zeros(1), *plain_fourier.loss.subsampled_nodes(z, q, k, 0.0, everything)
     )
     with mpmath.workdps(40):
-        rate, shift, power, step = mpmath.mpf(q), 1 / mpmath.mpf(z), mpmath.mpf(k), mpmath.mpf(min(1.0, z)) / 4
+        rate, shift, power, step = (
+            mpmath.mpf(q),
+            1 / mpmath.mpf(z),
+            mpmath.mpf(k),
+            mpmath.mpf(min(1.0, z)) / 4,
+        )
         points = (step * j for j in range(int(-16 / step), int((16 + max(1.0, k) / z) / step)))
         exact = step * mpmath.fsum(
-            mpmath.npdf(x) * (1 - rate + rate * mpmath.exp(shift * (x - shift / 2))) ** power for x in points
+            mpmath.npdf(x) * (1 - rate + rate * mpmath.exp(shift * (x - shift / 2))) ** power
+            for x in points
         )
         assert imag[0] == 0.0
         off = abs(mpmath.exp(mpmath.mpf(float(real[0]))) - exact)
@@ -113,7 +126,8 @@ GDP_ONE = [(1e-5, 4.377178), (1e-10, 6.54792), (1e-12, 7.2385), (1e-14, 7.869)]
 @pytest.mark.parametrize(("delta", "epsilon"), GDP_ONE)
 @pytest.mark.parametrize("steps", [1, 100, 10_000, 1_000_000])
 def test_gaussian_mechanism_in_many_pieces(delta, epsilon, steps):
-    """mu = 1 however it is cut into steps; every peer's "upper" falls below at delta 1e-12, or refuses."""
+    """mu = 1 however it is cut into steps; every peer's "upper" falls below at delta 1e-12, or
+    refuses."""
     bound = mm.epsilon(run(1.0, steps**0.5, steps), delta=delta)
     assert bound.lower <= bound.upper <= bound.lower * (1 + 1e-6)
     assert bound.upper == pytest.approx(epsilon, abs=3e-4 if delta < 1e-6 else 1e-6)
@@ -125,7 +139,9 @@ def test_gaussian_mechanism_in_many_pieces(delta, epsilon, steps):
             assert sign * (delta - exact) >= 0
 
 
-@pytest.mark.parametrize(("mu", "epsilon"), list(itertools.product([0.1, 1.0, 5.0], [0.0, 0.5, 3.0, 20.0])))
+@pytest.mark.parametrize(
+    ("mu", "epsilon"), list(itertools.product([0.1, 1.0, 5.0], [0.0, 0.5, 3.0, 20.0]))
+)
 def test_delta_of_the_gaussian_mechanism(mu, epsilon):
     with mpmath.workdps(60):
         m, e = mpmath.mpf(mu), mpmath.mpf(epsilon)
@@ -155,21 +171,27 @@ def test_common_runs(q, z, steps, delta, epsilon, digits):
 
 
 def test_tiny_rate_many_steps():
-    """q 1e-6, z 1, T 1e6, delta 1e-6: dp_accounting's default grid is 8.6 times too large; here at most 5 % wide."""
+    """q 1e-6, z 1, T 1e6, delta 1e-6: dp_accounting's default grid is 8.6 times too large; here at
+    most 5 % wide."""
     bound = mm.epsilon(run(1e-6, 1.0, 1_000_000), delta=1e-6)
     assert 0.0034 < bound.lower <= bound.upper < 0.0039
     assert bound.upper <= 1.05 * bound.lower
 
 
 @pytest.mark.parametrize(
-    ("q", "z", "steps", "delta"), [(0.01, 1.0, 1000, 1e-5), (0.05, 2.0, 500, 1e-6), (0.004, 0.7, 11250, 1e-5)]
+    ("q", "z", "steps", "delta"),
+    [(0.01, 1.0, 1000, 1e-5), (0.05, 2.0, 500, 1e-6), (0.004, 0.7, 11250, 1e-5)],
 )
 def test_dp_accounting_is_on_both_sides(q, z, steps, delta):
     from dp_accounting.pld import privacy_loss_distribution as pld
 
     ours = mm.epsilon(run(q, z, steps), delta=delta)
     grid = {"value_discretization_interval": 1e-4}
-    above = pld.from_gaussian_mechanism(z, sampling_prob=q, **grid).self_compose(steps).get_epsilon_for_delta(delta)
+    above = (
+        pld.from_gaussian_mechanism(z, sampling_prob=q, **grid)
+        .self_compose(steps)
+        .get_epsilon_for_delta(delta)
+    )
     optimistic = pld.from_gaussian_mechanism(z, sampling_prob=q, pessimistic_estimate=False, **grid)
     below = optimistic.self_compose(steps).get_epsilon_for_delta(delta)
     assert below <= ours.lower * (1 + 1e-6)
@@ -177,7 +199,9 @@ def test_dp_accounting_is_on_both_sides(q, z, steps, delta):
     assert ours.upper <= above * (1 + 1e-6)
 
 
-@pytest.mark.parametrize(("q", "z", "steps", "delta"), [(0.01, 1.0, 1000, 1e-5), (0.04, 1.5, 2249, 1e-5)])
+@pytest.mark.parametrize(
+    ("q", "z", "steps", "delta"), [(0.01, 1.0, 1000, 1e-5), (0.04, 1.5, 2249, 1e-5)]
+)
 def test_opacus_prv_bracket_overlaps(q, z, steps, delta):
     from opacus.accountants import PRVAccountant
 
@@ -194,7 +218,9 @@ def test_phases_compose_and_commute():
     assert all(bound.upper == pytest.approx(bounds[0].upper, rel=1e-6) for bound in bounds)
     assert bounds[0].upper <= bounds[0].lower * 1.001
     halves = [run(0.01, 1.0, 500), run(0.01, 1.0, 500)]
-    assert mm.epsilon(halves, delta=1e-6).upper == pytest.approx(mm.epsilon(phases[0], delta=1e-6).upper, rel=1e-6)
+    assert mm.epsilon(halves, delta=1e-6).upper == pytest.approx(
+        mm.epsilon(phases[0], delta=1e-6).upper, rel=1e-6
+    )
 
 
 def test_delta_and_epsilon_are_inverse_across_the_profile():
@@ -207,7 +233,8 @@ def test_delta_and_epsilon_are_inverse_across_the_profile():
 
 
 def test_aliases_are_what_the_poisson_sum_says():
-    """On a line with a spacing far too coarse the rule returns the sum of the aliases, all of them bounded."""
+    """On a line with a spacing far too coarse the rule returns the sum of the aliases, all of them
+    bounded."""
     side = Side([Law(1, mu_squared=1.0)], remove=True)
     line = side.line(1.0, 0.5)
     exact = ndtr(0.5 - 0.5) - exp(0.5) * ndtr(-0.5 - 0.5)
@@ -228,7 +255,8 @@ def test_aliases_are_what_the_poisson_sum_says():
     )
     shifted = [0.5 + k * period for k in range(-8, 9)]
     poisson = sum(
-        exp(k * period) * (ndtr(0.5 - e) - exp(e) * ndtr(-0.5 - e)) for k, e in zip(range(-8, 9), shifted, strict=True)
+        exp(k * period) * (ndtr(0.5 - e) - exp(e) * ndtr(-0.5 - e))
+        for k, e in zip(range(-8, 9), shifted, strict=True)
     )
     assert coarse.delta(0.5).upper == pytest.approx(poisson, rel=1e-9)
     assert coarse.delta(0.5).lower <= exact < coarse.delta(0.5).upper

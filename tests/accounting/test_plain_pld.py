@@ -1,4 +1,5 @@
-"""Lattices of plain DP-SGD for few steps and tiny rates: narrow brackets that hold the truth, each rule on its own side."""
+"""Lattices of plain DP-SGD for few steps and tiny rates: narrow brackets that hold the truth, each
+rule on its own side."""
 
 from math import exp, expm1, log1p
 
@@ -17,7 +18,8 @@ def run(q, z, steps):
 
 
 def exact_delta(q, z, epsilon):
-    """delta of one subsampled Gaussian step at 50 digits, from the definition: the larger direction."""
+    """delta of one subsampled Gaussian step at 50 digits, from the definition: the larger
+    direction."""
     with mpmath.workdps(50):
         q, v, e = mpmath.mpf(q), 1 / mpmath.mpf(z), mpmath.mpf(epsilon)
 
@@ -27,10 +29,14 @@ def exact_delta(q, z, epsilon):
         if q == 1:
             return mpmath.ncdf(v / 2 - e / v) - mpmath.exp(e) * mpmath.ncdf(-v / 2 - e / v)
         x = threshold(mpmath.exp(e))
-        found = [(1 - q) * mpmath.ncdf(-x) + q * mpmath.ncdf(v - x) - mpmath.exp(e) * mpmath.ncdf(-x)]
+        found = [
+            (1 - q) * mpmath.ncdf(-x) + q * mpmath.ncdf(v - x) - mpmath.exp(e) * mpmath.ncdf(-x)
+        ]
         if mpmath.exp(-e) > 1 - q:
             x = threshold(mpmath.exp(-e))
-            found.append(mpmath.ncdf(x) - mpmath.exp(e) * ((1 - q) * mpmath.ncdf(x) + q * mpmath.ncdf(x - v)))
+            found.append(
+                mpmath.ncdf(x) - mpmath.exp(e) * ((1 - q) * mpmath.ncdf(x) + q * mpmath.ncdf(x - v))
+            )
         return max(found)
 
 
@@ -52,12 +58,16 @@ ONE_STEP = [
 def test_one_step_against_fifty_digits(q, z, delta):
     bound = mm.epsilon(run(q, z, 1), delta=delta)
     assert exact_delta(q, z, bound.upper) <= delta
-    assert bound.upper - bound.lower <= 1e-6 * bound.upper  # the closed form: down to the rounding and the search
+    assert (
+        bound.upper - bound.lower <= 1e-6 * bound.upper
+    )  # the closed form: down to the rounding and the search
     if bound.lower > 0.0:
         assert exact_delta(q, z, bound.lower) >= delta
 
 
-@pytest.mark.parametrize(("q", "z"), [*ONE_STEP, (0.9, 0.05), (0.5, 0.01), (1e-9, 1e4), (0.02, 30.0)])
+@pytest.mark.parametrize(
+    ("q", "z"), [*ONE_STEP, (0.9, 0.05), (0.5, 0.01), (1e-9, 1e4), (0.02, 30.0)]
+)
 @pytest.mark.parametrize("epsilon", [0.0, 1e-6, 0.01, 0.5, 3.0, 40.0, 800.0])
 def test_closed_form_against_fifty_digits(q, z, epsilon):
     exact = exact_delta(q, z, epsilon)
@@ -81,7 +91,8 @@ WIDTHS = [
 
 @pytest.mark.parametrize(("z", "q", "steps", "delta"), WIDTHS)
 def test_few_steps_at_a_tiny_rate_are_narrow(z, q, steps, delta):
-    """Contours alone leave nothing of the lower side here, and an upper one up to 20 times too large."""
+    """Contours alone leave nothing of the lower side here, and an upper one up to 20 times too
+    large."""
     bound = mm.epsilon(run(q, z, steps), delta=delta)
     assert 0.0 <= bound.upper - bound.lower <= 1e-3 * bound.upper
     inverse = mm.delta(run(q, z, steps), epsilon=bound.upper)
@@ -89,11 +100,17 @@ def test_few_steps_at_a_tiny_rate_are_narrow(z, q, steps, delta):
     assert inverse.upper - inverse.lower <= 2e-3 * inverse.upper
 
 
-@pytest.mark.parametrize(("q", "z", "steps", "delta"), [(0.01, 1.0, 100, 1e-6), (0.1, 2.0, 50, 1e-9), (0.3, 0.5, 10, 1e-5)])
+@pytest.mark.parametrize(
+    ("q", "z", "steps", "delta"),
+    [(0.01, 1.0, 100, 1e-6), (0.1, 2.0, 50, 1e-9), (0.3, 0.5, 10, 1e-5)],
+)
 def test_lattices_and_contours_agree(q, z, steps, delta):
     """Two methods that share no approximation, where both reach."""
     contours = mm.epsilon(run(q, z, steps), delta=delta)
-    lattices = [plain_pld.Side([run(q, z, steps)], 1e-7 * delta, remove=remove).epsilon(delta) for remove in (True, False)]
+    lattices = [
+        plain_pld.Side([run(q, z, steps)], 1e-7 * delta, remove=remove).epsilon(delta)
+        for remove in (True, False)
+    ]
     lower, upper = (max(getattr(side, end) for side in lattices) for end in ("lower", "upper"))
     assert contours.lower <= upper * (1 + 1e-9)
     assert lower <= contours.upper * (1 + 1e-9)
@@ -124,13 +141,16 @@ def test_trimming_stays_on_its_side(upper):
     assert np.all(np.diff(made.losses) > 0)
     assert (made.losses[0], made.losses[-1]) == (-1.0, 2.0)
     for x in np.geomspace(1e-2, 30, 40):
-        exact, found = profile(atoms.losses, atoms.masses, x), profile(made.losses, made.masses, x) + made.infinite
+        exact, found = (
+            profile(atoms.losses, atoms.masses, x),
+            profile(made.losses, made.masses, x) + made.infinite,
+        )
         assert found >= exact * (1 - 1e-12) if upper else found <= exact
 
 
 def test_only_outcomes_that_a_sampled_record_makes_cost_anything():
-    """T steps of rate q tell nothing with probability (1 - q)^T: below that delta is 0 at epsilon 0 for z -> inf, and at
-    most 1 - (1 - q)^T ever."""
+    """T steps of rate q tell nothing with probability (1 - q)^T: below that delta is 0 at epsilon 0
+    for z -> inf, and at most 1 - (1 - q)^T ever."""
     bound = mm.delta(run(1e-6, 0.5, 3), epsilon=0.0)
     assert 0.0 < bound.lower <= bound.upper <= -expm1(3 * log1p(-1e-6)) * (1 + 1e-9)
     assert mm.epsilon(run(1e-6, 0.5, 3), delta=3.1e-6).upper < 1e-5

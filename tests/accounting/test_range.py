@@ -1,4 +1,5 @@
-"""The ends of what `Settings` takes: every question is answered soundly, without warning, and from bounded work."""
+"""The ends of what `Settings` takes: every question is answered soundly, without warning, and from
+bounded work."""
 
 from fractions import Fraction
 from math import isfinite, nextafter, sqrt
@@ -27,7 +28,12 @@ def sound(phases):
 
 @pytest.mark.parametrize("z", [0.032, 0.04])
 @pytest.mark.parametrize(
-    "others", [{"neighbours": "replace-one"}, {"group_size": 2}, {"group_size": 3, "neighbours": "replace-one"}]
+    "others",
+    [
+        {"neighbours": "replace-one"},
+        {"group_size": 2},
+        {"group_size": 3, "neighbours": "replace-one"},
+    ],
 )
 def test_where_no_pair_is_known_renyi_moments_hold(z, others):
     phases = [run(0.01, 1000, z, **others), run(0.01, 10, 1.0, **others)]
@@ -40,7 +46,8 @@ def test_where_no_pair_is_known_renyi_moments_hold(z, others):
 
 @pytest.mark.parametrize(("q", "z"), [(0.5, 1e8), (1e-8, 1.0), (0.999999, 1e8), (0.002, 4e4)])
 def test_long_runs_of_small_steps_are_nearly_gaussian(q, z):
-    # per step the loss has variance q^2 (e^{1/z^2} - 1) and a third moment that 1e15 steps leave nothing of
+    # per step the loss has variance q^2 (e^{1/z^2} - 1) and a third moment that 1e15 steps leave
+    # nothing of
     bound = mm.epsilon(run(q, 10**15, z), delta=1e-5)
     mu = q * sqrt(1e15 * np.expm1(z**-2))
     gaussian = mm.epsilon(run(1.0, 1, 1.0 / mu), delta=1e-5)
@@ -49,7 +56,10 @@ def test_long_runs_of_small_steps_are_nearly_gaussian(q, z):
 
 
 def test_more_digits_agree_with_fewer_within_both_errors():
-    nodes = [loss.subsampled_nodes(1.0, 0.01, 3.0, 40.0, 50.0, digits) for digits in (loss.DIGITS, loss.MORE_DIGITS)]
+    nodes = [
+        loss.subsampled_nodes(1.0, 0.01, 3.0, 40.0, 50.0, digits)
+        for digits in (loss.DIGITS, loss.MORE_DIGITS)
+    ]
     assert nodes[1][0].size > nodes[0][0].size
     frequencies = np.linspace(0.0, 40.0, 9)
     few = loss.log_mgf(3.0, frequencies, *nodes[0])
@@ -60,7 +70,10 @@ def test_more_digits_agree_with_fewer_within_both_errors():
 
 def test_loss_of_the_sinc_keeps_its_digits():
     u = np.array([1e-9, 1e-6, 9e-4, 2e-3])
-    exact = [float(Fraction(x) ** 2 / 6 - Fraction(x) ** 4 / 120 + Fraction(x) ** 6 / 5040) for x in u.tolist()]
+    exact = [
+        float(Fraction(x) ** 2 / 6 - Fraction(x) ** 4 / 120 + Fraction(x) ** 6 / 5040)
+        for x in u.tolist()
+    ]
     assert np.all(plain_fourier._sinc_loss(u) <= np.array(exact) * (1.0 + 1e-9))
     assert plain_fourier._sinc_loss(u) == pytest.approx(exact, rel=1e-9)
 
@@ -81,9 +94,9 @@ def test_delta_is_not_searched_for_without_end():
         patch.setattr(plain_gaussian, "direction", shrinking)
         found = plain_gaussian.delta([run(0.01, 10, 1.0)], 3.0, 1.0)
     assert len(seen) == 2 * plain_gaussian.TRIES
-    assert found == plain_fourier.Pair(0.0, 1e-3**plain_gaussian.TRIES) or found.upper == pytest.approx(
-        1e-3**plain_gaussian.TRIES
-    )
+    assert found == plain_fourier.Pair(
+        0.0, 1e-3**plain_gaussian.TRIES
+    ) or found.upper == pytest.approx(1e-3**plain_gaussian.TRIES)
 
 
 @pytest.mark.parametrize("order", [1.001, 1.5, 7.3, 200.0])
@@ -112,8 +125,12 @@ def test_noise_at_the_ends_of_its_range(z, q, noise):
         sound(run(q, steps, z, noise=noise, mixing=mixing, truncation=truncation))
 
 
-@pytest.mark.parametrize("value", [10**27, 10**400, -(10**400), 10**5000, Fraction(10**400, 3)], ids="abcde")
-@pytest.mark.parametrize("name", ["sample_rate", "steps", "group_size", "truncation", "noise_multiplier", "mixing"])
+@pytest.mark.parametrize(
+    "value", [10**27, 10**400, -(10**400), 10**5000, Fraction(10**400, 3)], ids="abcde"
+)
+@pytest.mark.parametrize(
+    "name", ["sample_rate", "steps", "group_size", "truncation", "noise_multiplier", "mixing"]
+)
 def test_numbers_beyond_float64_are_refused_by_name(name, value):
     good = {"sample_rate": 0.1, "steps": 10, "noise_multiplier": 1.0}
     if value == 10**27 and name in ("noise_multiplier", "truncation", "mixing"):

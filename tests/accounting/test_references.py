@@ -1,4 +1,5 @@
-"""Brackets against 2,000 random runs whose truth is known (tests/reference/make_brackets.py); 100 of them quickly."""
+"""Brackets against 2,000 random runs whose truth is known (tests/reference/make_brackets.py); 100
+of them quickly."""
 
 import pytest
 from conftest import table
@@ -15,12 +16,17 @@ SLACK = 1e-12  # relative, of a delta: between the decimal of the table and the 
 
 def settings(row):
     return mm.Settings(
-        sample_rate=row["q"], steps=row["T"], noise_multiplier=row["z"], mixing=row["rho"], truncation=row["p"]
+        sample_rate=row["q"],
+        steps=row["T"],
+        noise_multiplier=row["z"],
+        mixing=row["rho"],
+        truncation=row["p"],
     )
 
 
 def check_plain(row):
-    """The delta and the epsilon of the table lie inside of what is reported; the bracket on delta is narrow."""
+    """The delta and the epsilon of the table lie inside of what is reported; the bracket on delta
+    is narrow."""
     run, epsilon, delta = settings(row), row["epsilon"], float(row["delta"])
     found = mm.delta(run, epsilon=epsilon)
     assert found.lower <= delta * (1 + SLACK)
@@ -31,7 +37,8 @@ def check_plain(row):
 
 
 def check_mixed(row):
-    """The delta of the table belongs to an attack that exists: below every guarantee, and above what that attack claims."""
+    """The delta of the table belongs to an attack that exists: below every guarantee, and above
+    what that attack claims."""
     run, epsilon, delta = settings(row), row["epsilon"], float(row["delta"])
     assert delta <= mm.delta(run, epsilon=epsilon).upper * (1 + SLACK)
     assert epsilon <= upper_epsilon([run], delta, tight=True) * (1 + 1e-10)
@@ -52,7 +59,9 @@ def check(row):
     CHECKS.get(row["kind"], check_plain)(row)
 
 
-@pytest.mark.parametrize("row", ROWS[::EVERY], ids=lambda row: f"{row['kind']} {row['q']} {row['z']} {row['T']}")
+@pytest.mark.parametrize(
+    "row", ROWS[::EVERY], ids=lambda row: f"{row['kind']} {row['q']} {row['z']} {row['T']}"
+)
 def test_the_truth_lies_inside(row):
     check(row)
 

@@ -27,7 +27,7 @@ def plain_run(case: dict) -> Settings:
     return Settings(sample_rate=case["q"], noise_multiplier=case["sigma"], steps=case["steps"])
 
 
-# ------------------------------------------------------------------------------------------------- published numbers
+# ------------------------------------------------------------------------------- published numbers
 
 
 def test_resnet_20_as_the_authors_script_and_by_default(resnet):
@@ -39,7 +39,8 @@ def test_resnet_20_as_the_authors_script_and_by_default(resnet):
     assert (bound.order, bound.lower) == (4, None)
 
 
-PROOFS_TABLE = [  # proofs section 4: setting, rho, p, RDP over integers with improved conversion, its order
+# proofs section 4: setting, rho, p, RDP over integers with improved conversion, its order
+PROOFS_TABLE = [
     (0.366945, 3.75, 25, 16.4943, 2),
     (0.366945, 3.75, 100, 14.3905, 3),
     (0.366945, 7.5, 25, 8.2024, 3),
@@ -83,7 +84,10 @@ def test_published_cases(case):
     improved = renyi.epsilon(run, delta=case["delta"], orders=GRID)
     assert classic.upper == pytest.approx(again["rdp_classic"], rel=1e-6)
     assert improved.upper == pytest.approx(again["rdp_improved"], rel=1e-6)
-    assert (classic.order, improved.order) == (again["rdp_classic_order"], again["rdp_improved_order"])
+    assert (classic.order, improved.order) == (
+        again["rdp_classic_order"],
+        again["rdp_improved_order"],
+    )
     best = renyi.epsilon(run, delta=case["delta"])
     assert again["pld_add_remove_upper"] * (1 - 1e-6) < best.upper <= improved.upper
     published, column = case["published"], case["matches_recomputed"]
@@ -96,26 +100,36 @@ def test_published_case_with_a_second_gaussian_release():
     """tb_mnist_linear_bn8 adds two full-batch releases at noise multiplier 8: RDP alpha / 64."""
     case = next(case for case in CASES if case["id"] == "tb_mnist_linear_bn8")
     norm = Settings(sample_rate=1.0, noise_multiplier=8.0, steps=2)
-    bound = renyi.epsilon([plain_run(case), norm], delta=case["delta"], conversion="mironov", orders=GRID)
+    bound = renyi.epsilon(
+        [plain_run(case), norm], delta=case["delta"], conversion="mironov", orders=GRID
+    )
     assert bound.upper == pytest.approx(case["recomputed"]["rdp_classic"], rel=1e-6)
     assert bound.upper == pytest.approx(case["published"]["value"], abs=case["abs_tol"])
 
 
 def test_published_test_vector_of_dp_accounting():
-    """Their integer orders are exact, their fractional ones too large; the recomputed column is by quadrature."""
+    """Their integer orders are exact, their fractional ones too large; the recomputed column is by
+    quadrature."""
     case = next(case for case in CASES if case["id"] == "dp_accounting_rdp_test_vector")
     run = plain_run(case)
     ours = [renyi.log_moment([run], a) / (a - 1) for a in case["orders"]]
     assert ours == pytest.approx(case["recomputed"]["rdp_exact_quadrature"], rel=1e-6)
 
 
-@pytest.mark.parametrize("row", next(case for case in CASES if case["id"] == "single_epoch_shuffle_gap")["rows"])
+@pytest.mark.parametrize(
+    "row", next(case for case in CASES if case["id"] == "single_epoch_shuffle_gap")["rows"]
+)
 def test_one_epoch_stays_above_the_exact_values(row):
-    """Poisson and deterministic (full-batch) epsilons at delta 1e-6 by privacy-loss distributions: truth, below RDP."""
+    """Poisson and deterministic (full-batch) epsilons at delta 1e-6 by privacy-loss distributions:
+    truth, below RDP."""
     poisson = Settings(sample_rate=1 / row["T"], noise_multiplier=row["sigma"], steps=row["T"])
     once = Settings(sample_rate=1.0, noise_multiplier=row["sigma"], steps=1)
     assert row["eps_poisson"] < renyi.epsilon(poisson, delta=1e-6).upper < 5 * row["eps_poisson"]
-    assert row["eps_deterministic"] < renyi.epsilon(once, delta=1e-6).upper < 1.1 * row["eps_deterministic"]
+    assert (
+        row["eps_deterministic"]
+        < renyi.epsilon(once, delta=1e-6).upper
+        < 1.1 * row["eps_deterministic"]
+    )
 
 
 PEERS_TABLE = [  # exact RDP, order optimised continuously: peers section 3
@@ -135,10 +149,12 @@ def test_best_real_order(q, z, steps, delta, epsilon, order):
     assert bound.order == pytest.approx(order, rel=2e-3)
 
 
-# ------------------------------------------------------------------------------------------------------------- peers
+# ------------------------------------------------------------------------------------------- peers
 
 
-@pytest.mark.parametrize(("q", "z"), list(itertools.product([1e-4, 0.01, 0.3, 1.0], [0.4, 1.0, 4.0])))
+@pytest.mark.parametrize(
+    ("q", "z"), list(itertools.product([1e-4, 0.01, 0.3, 1.0], [0.4, 1.0, 4.0]))
+)
 def test_dp_accounting_agrees_at_integer_orders(q, z):
     from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
     from dp_accounting.rdp import RdpAccountant
@@ -146,7 +162,10 @@ def test_dp_accounting_agrees_at_integer_orders(q, z):
     orders = [2, 3, 5, 10, 32, 100, 256]
     peer = RdpAccountant(orders)
     peer.compose(PoissonSampledDpEvent(q, GaussianDpEvent(float(z))), 50)
-    ours = [renyi.log_moment([Settings(sample_rate=q, noise_multiplier=z, steps=50)], a) / (a - 1) for a in orders]
+    ours = [
+        renyi.log_moment([Settings(sample_rate=q, noise_multiplier=z, steps=50)], a) / (a - 1)
+        for a in orders
+    ]
     assert np.asarray(peer._rdp) == pytest.approx(ours, rel=1e-9)
 
 
@@ -156,8 +175,13 @@ def test_opacus_agrees_at_all_orders(q, z):
 
     orders = [1.1, 1.25, 1.5, 1.9, 2.0, 2.5, 3.7, 8.0, 33.3, 64.0]
     peer = compute_rdp(q=q, noise_multiplier=z, steps=50, orders=orders)
-    ours = [renyi.log_moment([Settings(sample_rate=q, noise_multiplier=z, steps=50)], a) / (a - 1) for a in orders]
-    assert np.asarray(peer) == pytest.approx(ours, rel=1e-6)  # their series: 5e-8 where it was checked
+    ours = [
+        renyi.log_moment([Settings(sample_rate=q, noise_multiplier=z, steps=50)], a) / (a - 1)
+        for a in orders
+    ]
+    assert np.asarray(peer) == pytest.approx(
+        ours, rel=1e-6
+    )  # their series: 5e-8 where it was checked
     assert np.all(np.asarray(ours) > 0)
 
 
@@ -169,17 +193,20 @@ def test_high_order_where_opacus_gives_nan():
 
 @pytest.mark.parametrize("z", [1, 1.0, np.float32(1), np.int64(1)])
 def test_an_integer_noise_multiplier_is_a_number_like_any_other(z):
-    """dp_accounting 0.6.0 reports 2.1 instead of 67 for an integer noise multiplier in one composition (peers section 6)."""
+    """dp_accounting 0.6.0 reports 2.1 instead of 67 for an integer noise multiplier in one
+    composition (peers section 6)."""
     run = Settings(sample_rate=0.01, noise_multiplier=z, steps=10_000)
     assert renyi.epsilon(run, delta=DELTA).upper == pytest.approx(6.71227, rel=1e-5)
 
 
-# -------------------------------------------------------------------------------------------------------- conversions
+# ------------------------------------------------------------------------------------- conversions
 
 
 def gaussian_delta(mu: float, epsilon: float) -> float:
     """Exact delta of the Gaussian mechanism (Balle-Wang 2018, arXiv 1805.06083, Theorem 8)."""
-    return float(np.exp(log_ndtr(mu / 2 - epsilon / mu)) - np.exp(epsilon + log_ndtr(-mu / 2 - epsilon / mu)))
+    return float(
+        np.exp(log_ndtr(mu / 2 - epsilon / mu)) - np.exp(epsilon + log_ndtr(-mu / 2 - epsilon / mu))
+    )
 
 
 @pytest.mark.parametrize("mu", [0.01, 0.3, 1.0, 4.0, 30.0])
@@ -196,11 +223,15 @@ def test_never_below_the_exact_gaussian_mechanism(mu, delta, conversion):
 def test_conversions_at_gaussian_mu_one():
     run = Settings(sample_rate=1.0, noise_multiplier=1.0, steps=1)
     assert renyi.epsilon(run, delta=DELTA).upper == pytest.approx(4.72839, abs=1e-5)
-    assert renyi.epsilon(run, delta=DELTA, conversion="mironov").upper == pytest.approx(5.29853, abs=1e-5)
+    assert renyi.epsilon(run, delta=DELTA, conversion="mironov").upper == pytest.approx(
+        5.29853, abs=1e-5
+    )
 
 
 @pytest.mark.parametrize("conversion", renyi.CONVERSIONS)
-@pytest.mark.parametrize(("moment", "order", "delta"), [(0.5, 3.0, 1e-6), (1e-9, 40.5, 1e-12), (1e5, 1.01, 0.3)])
+@pytest.mark.parametrize(
+    ("moment", "order", "delta"), [(0.5, 3.0, 1e-6), (1e-9, 40.5, 1e-12), (1e5, 1.01, 0.3)]
+)
 def test_conversion_rounds_up(conversion, moment, order, delta):
     with mpmath.workdps(50):
         m, a, d = (mpmath.mpf(x) for x in (moment, order, delta))
@@ -220,7 +251,8 @@ def test_pure_laplace_limit():
 
 
 def test_scaling_law_of_theorem_4_2():
-    """Epsilon ~ tau^(-1/2) for p = 1 in the paper's range: a law of the size of the amplification, never a bound."""
+    """Epsilon ~ tau^(-1/2) for p = 1 in the paper's range: a law of the size of the amplification,
+    never a bound."""
     run = Settings(sample_rate=0.02, steps=5000, noise_multiplier=1.0)
     gaps = np.array([7.5, 15.0, 30.0, 60.0])
     epsilons = [renyi.epsilon(replace(run, mixing=gap), delta=DELTA).upper for gap in gaps]
@@ -228,7 +260,7 @@ def test_scaling_law_of_theorem_4_2():
     assert -0.65 < slope < -0.4
 
 
-# --------------------------------------------------------------------------------------------------------------- laws
+# -------------------------------------------------------------------------------------------- laws
 
 RUNS = st.builds(
     Settings,
@@ -245,13 +277,32 @@ RUNS = st.builds(
 @given(run=RUNS, factor=st.floats(1.01, 3.0))
 def test_monotone_in_every_setting(run, factor):
     upper = renyi.epsilon(run, delta=DELTA).upper
-    slack = 1.02  # of the search over orders: with mixing the chords make it stop at another local minimum now and then
+    # of the search over orders: with mixing the chords make it stop at another local minimum now
+    # and then
+    slack = 1.02
     assert renyi.epsilon(run, delta=DELTA / factor).upper >= upper / slack
-    assert renyi.epsilon(replace(run, steps=round(run.steps * 2 * factor)), delta=DELTA).upper >= upper / slack
-    assert renyi.epsilon(replace(run, sample_rate=run.sample_rate / factor), delta=DELTA).upper <= upper * slack
-    assert renyi.epsilon(replace(run, noise_multiplier=run.noise_multiplier * factor), delta=DELTA).upper <= upper * slack
-    assert renyi.epsilon(replace(run, mixing=run.mixing * factor + factor), delta=DELTA).upper <= upper * slack
-    assert renyi.epsilon(replace(run, truncation=run.truncation * factor), delta=DELTA).upper <= upper * slack
+    assert (
+        renyi.epsilon(replace(run, steps=round(run.steps * 2 * factor)), delta=DELTA).upper
+        >= upper / slack
+    )
+    assert (
+        renyi.epsilon(replace(run, sample_rate=run.sample_rate / factor), delta=DELTA).upper
+        <= upper * slack
+    )
+    assert (
+        renyi.epsilon(
+            replace(run, noise_multiplier=run.noise_multiplier * factor), delta=DELTA
+        ).upper
+        <= upper * slack
+    )
+    assert (
+        renyi.epsilon(replace(run, mixing=run.mixing * factor + factor), delta=DELTA).upper
+        <= upper * slack
+    )
+    assert (
+        renyi.epsilon(replace(run, truncation=run.truncation * factor), delta=DELTA).upper
+        <= upper * slack
+    )
 
 
 @hypothesis_settings(max_examples=30, deadline=None)
@@ -261,40 +312,60 @@ def test_delta_and_epsilon_are_inverse(run, epsilon):
     assert 0.0 < found <= 1.0
     if 1e-200 < found < 0.9:
         back = renyi.epsilon(run, delta=found).upper
-        assert back <= epsilon * 1.02 + 0.02  # the two searches over orders may stop at different local minima
+        assert (
+            back <= epsilon * 1.02 + 0.02
+        )  # the two searches over orders may stop at different local minima
 
 
 @hypothesis_settings(max_examples=30, deadline=None)
 @given(runs=st.lists(RUNS, min_size=1, max_size=4), data=st.data())
 def test_phases_add_in_any_order(runs, data):
     shuffled = data.draw(st.permutations(runs))
-    split = [replace(run, steps=part) for run in runs for part in {1, run.steps - 1} if 0 < part <= run.steps]
-    whole = [replace(run, steps=sum(part.steps for part in split if replace(part, steps=run.steps) == run)) for run in runs]
+    split = [
+        replace(run, steps=part)
+        for run in runs
+        for part in {1, run.steps - 1}
+        if 0 < part <= run.steps
+    ]
+    whole = [
+        replace(
+            run, steps=sum(part.steps for part in split if replace(part, steps=run.steps) == run)
+        )
+        for run in runs
+    ]
     for a in (1.5, 2, 7, 33.5):
         assert renyi.log_moment(shuffled, a) == pytest.approx(renyi.log_moment(runs, a), rel=1e-12)
         total = sum(renyi.log_moment([run], a) for run in runs)
         assert renyi.log_moment(runs, a) == pytest.approx(total, rel=1e-12)
     once = [run for run in runs if run.steps > 2]
     if len(set(whole)) == len(runs) == len(once):
-        assert renyi.epsilon(split, delta=DELTA).upper == pytest.approx(renyi.epsilon(runs, delta=DELTA).upper, rel=1e-9)
+        assert renyi.epsilon(split, delta=DELTA).upper == pytest.approx(
+            renyi.epsilon(runs, delta=DELTA).upper, rel=1e-9
+        )
 
 
 def test_mixed_and_plain_phases_compose(resnet, plain):
     both = renyi.epsilon([resnet, plain], delta=DELTA).upper
     assert both == renyi.epsilon([plain, resnet], delta=DELTA).upper
-    assert both > max(renyi.epsilon(resnet, delta=DELTA).upper, renyi.epsilon(plain, delta=DELTA).upper)
-    assert both < renyi.epsilon(resnet, delta=DELTA / 2).upper + renyi.epsilon(plain, delta=DELTA / 2).upper
+    assert both > max(
+        renyi.epsilon(resnet, delta=DELTA).upper, renyi.epsilon(plain, delta=DELTA).upper
+    )
+    assert (
+        both
+        < renyi.epsilon(resnet, delta=DELTA / 2).upper + renyi.epsilon(plain, delta=DELTA / 2).upper
+    )
 
 
 def test_one_unmixed_step_doubles_the_cost(resnet):
-    """Spec section 8.1: sign(0) = 0 leaves the first step unmixed; 14.121 at order 2 (proofs section 8)."""
+    """Spec section 8.1: sign(0) = 0 leaves the first step unmixed; 14.121 at order 2 (proofs
+    section 8)."""
     leak = [replace(resnet, steps=3399), replace(resnet, steps=1, mixing=0.0)]
     bound = renyi.epsilon(leak, delta=DELTA, orders=range(2, 20))
     assert bound.upper == pytest.approx(14.121, abs=2e-3)
     assert bound.order == 2
 
 
-# ------------------------------------------------------------------------------------------------------------- search
+# ------------------------------------------------------------------------------------------ search
 
 
 @pytest.mark.parametrize("bad", [nan, inf, -1.0])
@@ -306,7 +377,11 @@ def test_a_broken_order_never_lowers_epsilon(resnet, plain, monkeypatch, bad, wh
             original = renyi.step_log_moment
 
             def broken(phase, order, original=original, honest=honest):
-                hit = {"best": abs(order - honest.order) < 0.3, "all": True, "odd": round(order * 1e6) % 2 == 1}[which]
+                hit = {
+                    "best": abs(order - honest.order) < 0.3,
+                    "all": True,
+                    "odd": round(order * 1e6) % 2 == 1,
+                }[which]
                 return bad if hit else original(phase, order)
 
             patch.setattr(renyi, "step_log_moment", broken)
@@ -319,7 +394,9 @@ def test_a_broken_order_never_lowers_epsilon(resnet, plain, monkeypatch, bad, wh
 def test_the_grid_widens_until_the_best_order_is_inside():
     low = renyi.epsilon(Settings(sample_rate=0.5, steps=100_000, noise_multiplier=0.5), delta=DELTA)
     assert 1.001 < low.order < 1.05
-    high = renyi.epsilon(Settings(sample_rate=1e-4, steps=10, noise_multiplier=20.0, mixing=5.0), delta=1e-9)
+    high = renyi.epsilon(
+        Settings(sample_rate=1e-4, steps=10, noise_multiplier=20.0, mixing=5.0), delta=1e-9
+    )
     assert 1000 < high.order < 65537
 
 
@@ -334,7 +411,10 @@ def test_unbounded_is_infinite_with_a_reason():
     bound = renyi.epsilon(Settings(sample_rate=0.1, steps=1, noise_multiplier=1e-200), delta=DELTA)
     assert bound.upper == inf
     assert "overflow" in bound.reason
-    assert renyi.delta(Settings(sample_rate=0.1, steps=1, noise_multiplier=1e-200), epsilon=5.0).upper == 1.0
+    assert (
+        renyi.delta(Settings(sample_rate=0.1, steps=1, noise_multiplier=1e-200), epsilon=5.0).upper
+        == 1.0
+    )
 
 
 @pytest.mark.parametrize("delta", [1e-300, 1e-30, 0.5, 0.999999])
@@ -357,7 +437,10 @@ def test_hostile_settings_are_finite_and_silent(delta, z, mixing):
         (lambda s: renyi.delta(s, epsilon=inf), r"`epsilon` must be in"),
         (lambda s: renyi.epsilon(s, delta=DELTA, orders=[1.0]), r"`orders` must be in \(1, inf\)"),
         (lambda s: renyi.epsilon(s, delta=DELTA, orders=[]), r"`orders`"),
-        (lambda s: renyi.epsilon(s, delta=DELTA, conversion="best"), r"`conversion` must be one of"),
+        (
+            lambda s: renyi.epsilon(s, delta=DELTA, conversion="best"),
+            r"`conversion` must be one of",
+        ),
         (lambda s: renyi.epsilon([], delta=DELTA), r"`settings` must be"),
         (lambda s: renyi.epsilon([s, 3], delta=DELTA), r"`settings` must be"),
         (lambda s: renyi.epsilon(3, delta=DELTA), r"`settings` must be"),

@@ -20,24 +20,33 @@ from mmaccount.kernels.complex_moments import lines_of_moments_of_law
 
 
 @pytest.mark.parametrize(
-    ("q", "z", "t", "y"), [(1 - 1e-9, 1.0, 0.5, 6.3), (1 - 1e-12, 1.0, 1.0, 7.0), (0.3, 0.5, 1e-3, 0.01)]
+    ("q", "z", "t", "y"),
+    [(1 - 1e-9, 1.0, 0.5, 6.3), (1 - 1e-12, 1.0, 1.0, 7.0), (0.3, 0.5, 1e-3, 0.01)],
 )
 def test_small_moments_keep_their_error(q, z, t, y):
-    """|E[r^k]| of 1e-9 came out wrong by its own size, through |E|^2 - 1; and k near 1 makes the two terms cancel."""
+    """|E[r^k]| of 1e-9 came out wrong by its own size, through |E|^2 - 1; and k near 1 makes the
+    two terms cancel."""
     nodes = loss.subsampled_nodes(z, q, 1.0 + t, y, 1e3)
     real, imag, error = loss.log_mgf(1.0 + t, np.array([y]), *nodes)
     with mpmath.workdps(40):
-        k, rate, shift, step = mpmath.mpc(1 + t, y), mpmath.mpf(q), 1 / mpmath.mpf(z), mpmath.mpf(min(1.0, z)) / 10
+        k, rate, shift, step = (
+            mpmath.mpc(1 + t, y),
+            mpmath.mpf(q),
+            1 / mpmath.mpf(z),
+            mpmath.mpf(min(1.0, z)) / 10,
+        )
         points = (step * j for j in range(int(-15 / step), int((15 + 2 / z) / step)))
         exact = step * mpmath.fsum(
-            mpmath.npdf(x) * (1 - rate + rate * mpmath.exp(shift * (x - shift / 2))) ** k for x in points
+            mpmath.npdf(x) * (1 - rate + rate * mpmath.exp(shift * (x - shift / 2))) ** k
+            for x in points
         )
         off = abs(mpmath.exp(mpmath.mpc(float(real[0]), float(imag[0]))) - exact)
     assert off <= float(error[0])
 
 
 @pytest.mark.parametrize(
-    ("q", "z", "order"), [(0.01, 1.0, 3.9), (0.3, 0.2, 1.05), (1e-6, 2.0, 40.0), (0.9, 0.5, -6.0), (0.01, 5.0, -900.0)]
+    ("q", "z", "order"),
+    [(0.01, 1.0, 3.9), (0.3, 0.2, 1.05), (1e-6, 2.0, 40.0), (0.9, 0.5, -6.0), (0.01, 5.0, -900.0)],
 )
 def test_uniform_parts_fit_under_the_density_of_the_loss(q, z, order):
     """Also between nodes, where it had been taken to be at least 0.9 of what it is at them."""
@@ -68,7 +77,9 @@ def test_masses_of_cells_far_out():
         with mpmath.workdps(40):
             left, right = (float(x) / 2 + mpmath.mpf(1) for x in (low[i], low[i + 1]))
             exact = [mpmath.ncdf(m - left) - mpmath.ncdf(m - right) for m in (0, 2)]
-        assert without[i] == pytest.approx(float(exact[0]), rel=4e-14, abs=0)  # of which 3e-14 are the ends of the cell
+        assert without[i] == pytest.approx(
+            float(exact[0]), rel=4e-14, abs=0
+        )  # of which 3e-14 are the ends of the cell
         assert moved[i] == pytest.approx(float(exact[1]), rel=4e-14, abs=0)
 
 
@@ -78,10 +89,14 @@ def test_transforms_err_by_less_than_is_granted(size):
     masses = np.random.default_rng(size).pareto(1.0, size)
     angle = 2 * np.arctan2(np.longdouble(0), np.longdouble(-1)) * np.arange(size) / size
     turns = np.cos(angle) - 1j * np.sin(angle)
-    exact = np.array([np.sum(masses * turns[k * np.arange(size) % size]) for k in range(size // 2 + 1)])
+    exact = np.array(
+        [np.sum(masses * turns[k * np.arange(size) % size]) for k in range(size // 2 + 1)]
+    )
     found, granted = np.fft.rfft(masses), pld.FFT_ERROR * np.log2(size)
     assert np.max(np.abs(found - exact)) < granted * np.sum(masses)
-    assert np.linalg.norm((found - exact).astype(complex)) < granted * size**0.5 * np.linalg.norm(masses)
+    assert np.linalg.norm((found - exact).astype(complex)) < granted * size**0.5 * np.linalg.norm(
+        masses
+    )
     assert np.linalg.norm(np.fft.irfft(found, size) - masses) < 2 * granted * np.linalg.norm(masses)
 
 
@@ -113,22 +128,34 @@ def test_mass_without_a_loss_is_not_forgotten_where_epsilon_is_0():
 
 def test_huge_truncation_does_not_underflow():
     """(1/z)^2 is left however small the shift of one coordinate."""
-    assert geometry(mm.Settings(sample_rate=1.0, steps=1, noise_multiplier=1e20, truncation=1e308)).copies > 0.0
+    assert (
+        geometry(
+            mm.Settings(sample_rate=1.0, steps=1, noise_multiplier=1e20, truncation=1e308)
+        ).copies
+        > 0.0
+    )
 
 
 @pytest.mark.parametrize("case", [(0.3, 33.6, 100.0), (0.545, 10.2, 25.0), (1.0, 3.0, 10.0)])
 def test_both_directions_of_the_envelope_are_the_same(case):
-    """Slopes near x = 0 are rounding: adding a record once came out 3e-2 too large, and 0 where it is 1e-20."""
+    """Slopes near x = 0 are rounding: adding a record once came out 3e-2 too large, and 0 where it
+    is 1e-20."""
     pair = envelopes.envelope(Geometry("gaussian", *case))
     assert np.sum(pair.masses) + pair.absent == pytest.approx(1.0, rel=1e-13)
     for epsilon in (0.0, 1.0, 5.0, 12.0):
-        remove = np.sum(pair.masses * np.maximum(0.0, np.exp(pair.losses) - exp(epsilon))) + pair.infinite
-        add = np.sum(pair.masses * np.maximum(0.0, 1.0 - np.exp(pair.losses + epsilon))) + pair.absent
+        remove = (
+            np.sum(pair.masses * np.maximum(0.0, np.exp(pair.losses) - exp(epsilon)))
+            + pair.infinite
+        )
+        add = (
+            np.sum(pair.masses * np.maximum(0.0, 1.0 - np.exp(pair.losses + epsilon))) + pair.absent
+        )
         assert add == pytest.approx(remove, rel=1e-10)
 
 
 def test_no_frequency_is_compared_too_far(monkeypatch):
-    """e^|A| - 1 - |A| was cut off at |A| = 50 and used beyond. Where the comparison ends must not lower the envelope."""
+    """e^|A| - 1 - |A| was cut off at |A| = 50 and used beyond. Where the comparison ends must not
+    lower the envelope."""
     shift, width, copies = 0.4, 20.0, 30.0
     epsilons = np.linspace(0.0, 6.0, 40)
     (line,) = envelopes.lines(Geometry("gaussian", shift, width, copies), (1.0,), 0.07, 25.0)
@@ -139,7 +166,8 @@ def test_no_frequency_is_compared_too_far(monkeypatch):
 
 
 def test_moments_at_high_frequencies_keep_their_error():
-    """Errors of log r count |w| times: 1e-14 was granted at every frequency, and mixing by other laws went beyond."""
+    """Errors of log r count |w| times: 1e-14 was granted at every frequency, and mixing by other
+    laws went beyond."""
     shift, width, tilt, spacing, count = 0.1, 4.0, 2.0, 200.0, 4
     law = smooth_density.named("raised-cosine", width)
     made, real = lines_of_moments_of_law(np.array([shift]), law, np.array([tilt]), spacing, count)
@@ -168,7 +196,8 @@ def test_moments_at_high_frequencies_keep_their_error():
 
 
 def test_the_bound_next_to_the_sparse_shift_covers_a_function_that_dips():
-    """Between the last two grid shifts a negative value at the first one was taken off in full from what is missed."""
+    """Between the last two grid shifts a negative value at the first one was taken off in full from
+    what is missed."""
     step = Geometry("gaussian", 0.4, 20.0, 30.0)
     (line,) = envelopes.lines(step, (1.0,), 0.07, 25.0)
     v = np.sqrt(line.parts)  # s = 1
@@ -191,7 +220,8 @@ def test_a_star_that_is_too_small_is_not_accepted(part):
     values = norm.cdf(0.25 - 2 * epsilons) - np.exp(epsilons) * norm.cdf(-0.25 - 2 * epsilons)
     spacing = -np.log1p(-0.1) / 32
     cell, star = (
-        mixing_tight._law(epsilons, np.where(values < 1e-4, 1.0, share) * values, 0.1, spacing) for share in (1.0, part)
+        mixing_tight._law(epsilons, np.where(values < 1e-4, 1.0, share) * values, 0.1, spacing)
+        for share in (1.0, part)
     )
     beside = mixing_tight._smooth(4.0 * deviation, 5.0, spacing)
     assert mixing_tight._dominated(cell, cell, beside)

@@ -14,7 +14,13 @@ from scipy.integrate import trapezoid
 
 from mmaccount import BoundError, Settings
 from mmaccount.accounting import step_moments
-from mmaccount.accounting.step_moments import Geometry, check_worst_shift, fisher_information, geometry, step_log_moment
+from mmaccount.accounting.step_moments import (
+    Geometry,
+    check_worst_shift,
+    fisher_information,
+    geometry,
+    step_log_moment,
+)
 from mmaccount.kernels import gaussian, laplace
 
 WIDTHS = st.just(0.0) | st.floats(step_moments.SMALLEST_WIDTH, 200)
@@ -30,7 +36,9 @@ def above(value: float, exact: str) -> float:
         return float(mpmath.mpf(value) / mpmath.mpf(exact) - 1)
 
 
-@pytest.mark.parametrize("row", table("subsampled_gaussian"), ids=lambda row: f"{row['q']} {row['z']} {row['alpha']}")
+@pytest.mark.parametrize(
+    "row", table("subsampled_gaussian"), ids=lambda row: f"{row['q']} {row['z']} {row['alpha']}"
+)
 def test_plain_dp_sgd_is_bounded_from_above_within_the_promise(row):
     settings = run(sample_rate=float(row["q"]), noise_multiplier=float(row["z"]))
     assert 0 <= above(step_log_moment(settings, float(row["alpha"])), row["log_moment"]) < PROMISED
@@ -38,7 +46,11 @@ def test_plain_dp_sgd_is_bounded_from_above_within_the_promise(row):
 
 @pytest.mark.parametrize(
     "row",
-    [row for row in table("subsampled_mixing") if float(row["alpha"]).is_integer() or row["q"] == "1"],
+    [
+        row
+        for row in table("subsampled_mixing")
+        if float(row["alpha"]).is_integer() or row["q"] == "1"
+    ],
     ids=lambda row: f"{row['q']} {row['v']} {row['L']} {row['alpha']}",
 )
 def test_modelmix_is_bounded_from_above_within_the_promise(row):
@@ -49,7 +61,11 @@ def test_modelmix_is_bounded_from_above_within_the_promise(row):
 
 @pytest.mark.parametrize(
     "row",
-    [row for row in table("subsampled_mixing") if not float(row["alpha"]).is_integer() and row["q"] != "1"],
+    [
+        row
+        for row in table("subsampled_mixing")
+        if not float(row["alpha"]).is_integer() and row["q"] != "1"
+    ],
     ids=lambda row: f"{row['q']} {row['v']} {row['L']} {row['alpha']}",
 )
 def test_fractional_orders_of_modelmix_stay_above_the_one_hot_pair(row):
@@ -58,7 +74,9 @@ def test_fractional_orders_of_modelmix_stay_above_the_one_hot_pair(row):
     assert above(step_log_moment(settings, float(row["alpha"])), row["log_moment"]) >= 0
 
 
-@pytest.mark.parametrize("row", table("laplace"), ids=lambda row: f"{row['k']} {row['v']} {row['L']}")
+@pytest.mark.parametrize(
+    "row", table("laplace"), ids=lambda row: f"{row['k']} {row['v']} {row['L']}"
+)
 def test_laplace_without_subsampling(row):
     z = 1 / float(row["v"])
     settings = run(sample_rate=1.0, noise_multiplier=z, mixing=float(row["L"]) * z, noise="laplace")
@@ -66,21 +84,29 @@ def test_laplace_without_subsampling(row):
 
 
 def test_half_known_values_of_mtz():
-    """Sign-correct fractional orders, where dp_accounting 0.6.0 is 3 % high or diverges (spec literature F1)."""
-    assert step_log_moment(run(sample_rate=0.2, noise_multiplier=0.7), 1.1) / 0.1 == pytest.approx(0.075953, rel=1e-5)
-    assert step_log_moment(run(sample_rate=0.04, noise_multiplier=0.5), 1.3) / 0.3 == pytest.approx(0.0221984, rel=1e-5)
+    """Sign-correct fractional orders, where dp_accounting 0.6.0 is 3 % high or diverges (spec
+    literature F1)."""
+    assert step_log_moment(run(sample_rate=0.2, noise_multiplier=0.7), 1.1) / 0.1 == pytest.approx(
+        0.075953, rel=1e-5
+    )
+    assert step_log_moment(run(sample_rate=0.04, noise_multiplier=0.5), 1.3) / 0.3 == pytest.approx(
+        0.0221984, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("noise", ["gaussian", "laplace"])
 @pytest.mark.parametrize("mixing", [0.0, 0.5, 11.25])
 def test_integer_orders_follow_from_the_definition_of_the_worst_product_pair(noise, mixing):
-    """E[(1-q+qR)^3] over p equal coordinates, expanded by hand: 1 + 3 q^2 (1-q) (A_2 - 1) + q^3 (A_3 - 1)."""
+    """E[(1-q+qR)^3] over p equal coordinates, expanded by hand: 1 + 3 q^2 (1-q) (A_2 - 1) + q^3
+    (A_3 - 1)."""
     q, z, p = 0.1, 0.8, 9.0
     shift, width = 1 / z / p**0.5, mixing / z
     copies, kernel = (p, gaussian) if noise == "gaussian" else (p**0.5, laplace)
     a2, a3 = np.expm1(copies * kernel.log_moments(np.array([2.0, 3.0]), shift, width))
     settings = run(sample_rate=q, noise_multiplier=z, truncation=p, mixing=mixing, noise=noise)
-    assert step_log_moment(settings, 3) == pytest.approx(np.log1p(3 * q**2 * (1 - q) * a2 + q**3 * a3), rel=1e-9)
+    assert step_log_moment(settings, 3) == pytest.approx(
+        np.log1p(3 * q**2 * (1 - q) * a2 + q**3 * a3), rel=1e-9
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -92,7 +118,8 @@ def test_integer_orders_follow_from_the_definition_of_the_worst_product_pair(noi
     cuts=st.lists(st.floats(0.001, 1), min_size=1, max_size=6),
 )
 def test_no_way_to_spread_a_gradient_costs_more(noise, width, shift, order, cuts):
-    """(S): sum_j h_k(v_j) <= copies * h_k(s) whenever |v_j| <= s and sum |v_j|^power is within the budget."""
+    """(S): sum_j h_k(v_j) <= copies * h_k(s) whenever |v_j| <= s and sum |v_j|^power is within the
+    budget."""
     power, kernel = step_moments.POWER[noise], step_moments.KERNELS[noise]
     parts = shift * np.array(cuts)
     copies = np.sum((parts / shift) ** power)
@@ -128,7 +155,9 @@ def test_add_direction_is_smaller(q, z, mixing, p, order, noise):
     shift, width = 1 / z / p**0.5, mixing / z
     module = gaussian if noise == "gaussian" else laplace
     reach = 30 + order * shift
-    x = np.linspace(-width - reach, shift + reach, 20_001)  # the reflection x -> v - x maps this grid to itself
+    x = np.linspace(
+        -width - reach, shift + reach, 20_001
+    )  # the reflection x -> v - x maps this grid to itself
 
     def log_p(points):
         if width == 0.0:
@@ -147,7 +176,8 @@ def test_add_direction_is_smaller(q, z, mixing, p, order, noise):
 
 @pytest.mark.parametrize("order", [1.05, 1.3, 1.7, 1.99])
 def test_am_gm_bound_holds_for_pairs_that_are_not_worst(order):
-    """Spread shifts at fractional order with subsampling: the 2-coordinate integral stays below the bound."""
+    """Spread shifts at fractional order with subsampling: the 2-coordinate integral stays below the
+    bound."""
     q, z, mixing = 0.1, 0.7, 3.0
     bound = step_log_moment(run(sample_rate=q, noise_multiplier=z, mixing=mixing), order)
     x = np.linspace(-mixing / z - 12, 14, 1201)
@@ -184,7 +214,9 @@ def test_tiny_shifts_are_raised_never_lowered(noise):
     step = geometry(settings)
     assert step.shift == step_moments.SMALLEST_SHIFT
     norm = 1 / settings.noise_multiplier
-    assert step.copies * step.shift ** step_moments.POWER[noise] == pytest.approx(norm ** step_moments.POWER[noise])
+    assert step.copies * step.shift ** step_moments.POWER[noise] == pytest.approx(
+        norm ** step_moments.POWER[noise]
+    )
 
 
 def test_outside_the_range_of_the_kernels_mixing_is_not_credited():
@@ -203,12 +235,16 @@ def test_overflow_is_infinite_not_nan():
     for hostile in (run(noise_multiplier=1e-200), run(noise_multiplier=1e-200, mixing=1.0)):
         for order in (1.5, 2, 7.3, 100):
             assert step_log_moment(hostile, order) == inf
-    assert step_log_moment(run(noise_multiplier=1e-200, noise="laplace"), 2.0) == pytest.approx(1e200)
+    assert step_log_moment(run(noise_multiplier=1e-200, noise="laplace"), 2.0) == pytest.approx(
+        1e200
+    )
 
 
 def test_worst_shift_check_raises_when_spreading_out_is_worse(resnet, monkeypatch):
     check_worst_shift(resnet, 4)
-    monkeypatch.setitem(step_moments.KERNELS, "gaussian", lambda orders, shift, width: orders * shift**1.9)
+    monkeypatch.setitem(
+        step_moments.KERNELS, "gaussian", lambda orders, shift, width: orders * shift**1.9
+    )
     with pytest.raises(BoundError, match="costs more"):
         check_worst_shift(resnet, 4)
 
@@ -221,7 +257,9 @@ def test_fisher_information():
     for width, times_variance in zip(curve["L_over_sigma"], curve["IV"], strict=True):
         found = fisher_information(run(mixing=width)) * (1 + width**2 / 12)
         assert found == pytest.approx(times_variance, abs=1.1e-4)
-    assert fisher_information(run(mixing=1e5)) * 1e5 == pytest.approx(2 * known["kappa_int_phi2_over_Phi"], rel=1e-7)
+    assert fisher_information(run(mixing=1e5)) * 1e5 == pytest.approx(
+        2 * known["kappa_int_phi2_over_Phi"], rel=1e-7
+    )
     assert fisher_information(run(mixing=0.0)) == 1.0
 
 
@@ -236,4 +274,6 @@ def test_mixing_is_post_processing_at_every_order():
 def test_laplace_without_mixing_is_mironovs_formula():
     a, v = 3.0, 1 / 0.7
     exact = log((a * exp((a - 1) * v) + (a - 1) * exp(-a * v)) / (2 * a - 1))
-    assert step_log_moment(run(sample_rate=1.0, noise_multiplier=0.7, noise="laplace"), a) == pytest.approx(exact, rel=1e-10)
+    assert step_log_moment(
+        run(sample_rate=1.0, noise_multiplier=0.7, noise="laplace"), a
+    ) == pytest.approx(exact, rel=1e-10)

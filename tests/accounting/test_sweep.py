@@ -41,7 +41,9 @@ def test_runs_outside_of_the_fast_path_are_priced_exactly():
     runs = [
         Settings(sample_rate=0.01, steps=100, noise_multiplier=1.0),
         Settings(sample_rate=0.01, steps=100, noise_multiplier=2.0, mixing=3.0, noise="laplace"),
-        Settings(sample_rate=1.0, steps=3, noise_multiplier=2.0, mixing=3.0, mixing_law="raised-cosine"),
+        Settings(
+            sample_rate=1.0, steps=3, noise_multiplier=2.0, mixing=3.0, mixing_law="raised-cosine"
+        ),
         Settings(sample_rate=1e-3, steps=10, noise_multiplier=0.02, mixing=3.0),
     ]
     found = mm.sweep(runs, delta=DELTA)

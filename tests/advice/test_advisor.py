@@ -1,4 +1,5 @@
-"""Advice: meets the target by the accountant, follows from the probe, pays for private probes, refuses bad input."""
+"""Advice: meets the target by the accountant, follows from the probe, pays for private probes,
+refuses bad input."""
 
 import json
 from dataclasses import replace
@@ -32,7 +33,9 @@ def advice(gradients):
 def private(gradients):
     counts = histogram.true_counts(np.linalg.norm(np.tile(gradients, (14, 1)), axis=1)[:2000])
     noise = 5.0 * np.random.default_rng(1).normal(size=len(counts))
-    return mm.NormHistogram(counts=counts + noise, noise_multiplier=5.0, dataset_size=2000, dimension=40, loss=log(10))
+    return mm.NormHistogram(
+        counts=counts + noise, noise_multiplier=5.0, dataset_size=2000, dimension=40, loss=log(10)
+    )
 
 
 def test_the_target_is_met_by_the_accountant_and_hardly_undershot(advice):
@@ -48,7 +51,9 @@ def test_what_it_says(gradients, advice):
         f"cosine {mm.probe.from_gradients(gradients).cosine(advice.plan.phases[0].clip_norm):.4f}"
         in advice.reasons["clip_norm"]
     )
-    assert {row["noise_multiplier"] for row in advice.curve()} == {advice.plan.phases[0].noise_multiplier}
+    assert {row["noise_multiplier"] for row in advice.curve()} == {
+        advice.plan.phases[0].noise_multiplier
+    }
     assert set(advice.reasons) >= {
         "clip_norm",
         "noise_multiplier",
@@ -63,11 +68,15 @@ def test_what_it_says(gradients, advice):
     assert "public" in advice.plan.assumptions[0]
     floor = float(advice.rejected["theory's clip norm"].split()[0])
     assert floor > advice.plan.phases[0].clip_norm
-    assert all("\n" not in text and "nan" not in text for text in [*advice.reasons.values(), *advice.rejected.values()])
+    assert all(
+        "\n" not in text and "nan" not in text
+        for text in [*advice.reasons.values(), *advice.rejected.values()]
+    )
 
 
 def test_the_clip_norm_scales_with_the_gradients(gradients, advice):
-    """In other units of the loss everything but noise, batch and steps scales: c like the gradient, eta like its inverse."""
+    """In other units of the loss everything but noise, batch and steps scales: c like the gradient,
+    eta like its inverse."""
     scaled = mm.advise(gradients * 100.0, **COMMON)
     one, other = advice.plan.phases[0], scaled.plan.phases[0]
     assert other.clip_norm == pytest.approx(100.0 * one.clip_norm, rel=0.01)
@@ -76,7 +85,13 @@ def test_the_clip_norm_scales_with_the_gradients(gradients, advice):
 
 def test_it_beats_its_own_neighbours_in_the_forecast(advice):
     rows = sensitivity.around(advice)
-    assert {row.knob for row in rows} == {"clip_norm", "learning_rate", "noise_multiplier", "steps", "batch_size"}
+    assert {row.knob for row in rows} == {
+        "clip_norm",
+        "learning_rate",
+        "noise_multiplier",
+        "steps",
+        "batch_size",
+    }
     here = [row for row in rows if row.factor == 1.0]
     assert all(row.epsilon == here[0].epsilon <= 2.0 for row in here)
     for row in rows:
@@ -89,9 +104,16 @@ def test_it_beats_its_own_neighbours_in_the_forecast(advice):
 
 
 def test_what_the_user_fixes_stays(gradients):
-    made = mm.advise(gradients, **COMMON, batch_size=100, steps=50, clip_norm=2.0, learning_rate=0.125)
+    made = mm.advise(
+        gradients, **COMMON, batch_size=100, steps=50, clip_norm=2.0, learning_rate=0.125
+    )
     phase = made.plan.phases[0]
-    assert (made.plan.batch_size, phase.steps, phase.clip_norm, phase.learning_rate) == (100.0, 50, 2.0, 0.125)
+    assert (made.plan.batch_size, phase.steps, phase.clip_norm, phase.learning_rate) == (
+        100.0,
+        50,
+        2.0,
+        0.125,
+    )
     assert mm.advise(gradients, **COMMON, steps=80).plan.batch_size == 500.0
 
 
@@ -104,21 +126,33 @@ def test_a_forced_gap_says_what_it_costs(gradients):
     plain = mm.advise(gradients, **COMMON, steps=100).plan.phases[0].noise_multiplier
     assert plain**2 < phase.noise_multiplier**2 + rho**2 / 12.0
     assert "times the energy" in made.reasons["gap"]
-    assert made.noise[:-1] == pytest.approx(np.sort(made.noise[:-1]), rel=1e-3)  # a larger clip norm is mixed less
-    assert np.interp(np.log(phase.clip_norm), np.log(made.evidence.curves[0].clip_norms), made.noise) == pytest.approx(
-        phase.noise_multiplier, rel=0.05
-    )
-    rows = {knob: [row for row in sensitivity.around(made) if row.knob == knob] for knob in ("gap", "truncation")}
+    assert made.noise[:-1] == pytest.approx(
+        np.sort(made.noise[:-1]), rel=1e-3
+    )  # a larger clip norm is mixed less
+    assert np.interp(
+        np.log(phase.clip_norm), np.log(made.evidence.curves[0].clip_norms), made.noise
+    ) == pytest.approx(phase.noise_multiplier, rel=0.05)
+    rows = {
+        knob: [row for row in sensitivity.around(made) if row.knob == knob]
+        for knob in ("gap", "truncation")
+    }
     for knob, found in rows.items():
-        assert [row.value for row in found] == pytest.approx([getattr(phase, knob) * row.factor for row in found])
-        assert [row.epsilon for row in found] == sorted((row.epsilon for row in found), reverse=True)
+        assert [row.value for row in found] == pytest.approx(
+            [getattr(phase, knob) * row.factor for row in found]
+        )
+        assert [row.epsilon for row in found] == sorted(
+            (row.epsilon for row in found), reverse=True
+        )
     assert rows["gap"][0].remaining < rows["gap"][-1].remaining
 
 
 def test_a_smoother_law_costs_less(gradients):
     """The plan says the law, is priced by it, and energies are those of its variance."""
     options = COMMON | {"gap": 0.05, "steps": 100, "clip_norm": 2.0}
-    made = [mm.advise(gradients, **options, mixing_law=law) for law in ("uniform", "raised-cosine", "beta-2")]
+    made = [
+        mm.advise(gradients, **options, mixing_law=law)
+        for law in ("uniform", "raised-cosine", "beta-2")
+    ]
     energies = []
     for one, law in zip(made, ("uniform", "raised-cosine", "beta-2"), strict=True):
         run = one.plan.settings()[0]
@@ -127,11 +161,15 @@ def test_a_smoother_law_costs_less(gradients):
         energies.append(run.noise_multiplier**2 + mixing_laws.variance(law) * run.mixing**2)
         assert law in one.reasons["gap"]
         at = one.evidence.at(2.0)
-        assert one.curve()[0]["descent"] == pytest.approx(one.evidence.curves[0].descent(400.0, _energy(one, law))[0])
+        assert one.curve()[0]["descent"] == pytest.approx(
+            one.evidence.curves[0].descent(400.0, _energy(one, law))[0]
+        )
         assert one.forecast.first == pytest.approx(_first(at, one, energies[-1]), rel=1e-9)
     assert energies[1] < energies[0]
     assert energies[2] < energies[0]
-    assert mm.advise(gradients, **COMMON, mixing_law="beta-2").plan.phases[0].mixing_law == "uniform"  # gap 0
+    assert (
+        mm.advise(gradients, **COMMON, mixing_law="beta-2").plan.phases[0].mixing_law == "uniform"
+    )  # gap 0
     with pytest.raises(ValueError, match="mixing_law"):
         mm.advise(gradients, **COMMON, mixing_law="normal")
 
@@ -144,7 +182,10 @@ def _energy(advice, law):
 
 def _first(curve, advice, energy):
     eta = advice.forecast.learning_rate / advisor.RECOVERY
-    return float(eta * curve.signal[0] - eta**2 * (curve.bend_square[0] + curve.noise(400.0, energy)[0]) / 2.0)
+    return float(
+        eta * curve.signal[0]
+        - eta**2 * (curve.bend_square[0] + curve.noise(400.0, energy)[0]) / 2.0
+    )
 
 
 @pytest.mark.parametrize("law", ["uniform", "raised-cosine", "beta-3"])
@@ -167,10 +208,16 @@ def test_adaptive_clipping_is_paid_for(gradients, advice):
     assert phase.adaptive == AdaptiveClipping.usual(batch, 0.4)
     assert 1.999 < mm.epsilon(made.plan.settings(), delta=1e-5).upper == made.bound.upper <= 2.0
     same = mm.advise(gradients, **COMMON, batch_size=batch, steps=phase.steps).plan.phases[0]
-    assert phase.noise_multiplier > same.noise_multiplier == pytest.approx(phase.priced_noise_multiplier, rel=1e-7)
+    assert (
+        phase.noise_multiplier
+        > same.noise_multiplier
+        == pytest.approx(phase.priced_noise_multiplier, rel=1e-7)
+    )
     assert "quantile" in made.reasons["adaptive"]
     assert "adaptive" not in advice.reasons
-    assert all(row.epsilon == made.bound.upper for row in sensitivity.around(made) if row.factor == 1.0)
+    assert all(
+        row.epsilon == made.bound.upper for row in sensitivity.around(made) if row.factor == 1.0
+    )
     for change, message in [
         ({"adaptive_clipping": 2}, "adaptive_clipping"),
         ({"adaptive_clipping": 0.5, "gap": 0.1}, "gap"),
@@ -180,14 +227,23 @@ def test_adaptive_clipping_is_paid_for(gradients, advice):
 
 
 def test_adaptive_clipping_leaves_out_batches_too_small_to_count_in(gradients):
-    """Where a step takes more noise than twice that of the count, no noise on the gradients is enough."""
+    """Where a step takes more noise than twice that of the count, no noise on the gradients is
+    enough."""
     target = COMMON | {"epsilon": 0.02, "epochs": 1.0}
     made = mm.advise(gradients, **target, adaptive_clipping=0.5)
     assert made.bound.upper <= 0.02
     plain = mm.advise(gradients, **target)
-    assert made.rejected["other schedules"].count("batch") < plain.rejected["other schedules"].count("batch")
+    assert made.rejected["other schedules"].count("batch") < plain.rejected[
+        "other schedules"
+    ].count("batch")
     with pytest.raises(Infeasible, match="best reachable"):
-        mm.advise(gradients, **(target | {"epsilon": 1e-4}), adaptive_clipping=0.5, batch_size=1, steps=2000)
+        mm.advise(
+            gradients,
+            **(target | {"epsilon": 1e-4}),
+            adaptive_clipping=0.5,
+            batch_size=1,
+            steps=2000,
+        )
 
 
 def test_schedules_stay_within_the_limit():
@@ -198,7 +254,7 @@ def test_schedules_stay_within_the_limit():
     assert schedule.middle([1.0]) == 0
 
 
-# ------------------------------------------------------------------------------------------------------ private probes
+# ---------------------------------------------------------------------------------- private probes
 
 
 def test_a_private_probe_is_paid_for(private):
@@ -218,7 +274,9 @@ def test_batch_steps_and_noise_do_not_depend_on_a_private_probe(private):
     other = replace(private, counts=np.roll(private.counts, 7))
     one, two = (mm.advise(probe, **COMMON).plan for probe in (private, other))
     assert one.sample_rate == two.sample_rate
-    assert [(p.steps, p.noise_multiplier) for p in one.phases] == [(p.steps, p.noise_multiplier) for p in two.phases]
+    assert [(p.steps, p.noise_multiplier) for p in one.phases] == [
+        (p.steps, p.noise_multiplier) for p in two.phases
+    ]
     assert one.phases[0].clip_norm != two.phases[0].clip_norm
     with pytest.raises(ValueError, match="clip_norm"):
         mm.advise(private, **COMMON, gap=0.1)
@@ -252,7 +310,7 @@ def test_one_record_changes_one_count_by_one(gradients):
         assert np.abs(change).sum() == 1.0
 
 
-# ----------------------------------------------------------------------------------------------------------- bad input
+# --------------------------------------------------------------------------------------- bad input
 
 
 @pytest.mark.parametrize(
@@ -299,7 +357,7 @@ def test_tan_is_a_cross_check(advice):
     assert reasons.tan_epsilon(advice.plan) == pytest.approx(advice.bound.upper, rel=0.5)
 
 
-# -------------------------------------------------------------------------------------------------------- command line
+# ------------------------------------------------------------------------------------ command line
 
 
 def test_command_line(gradients, tmp_path, capsys):

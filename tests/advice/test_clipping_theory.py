@@ -1,4 +1,5 @@
-"""Clipping theory: the paper's example, closed forms at 50 digits, and every inequality by Monte Carlo with a known law."""
+"""Clipping theory: the paper's example, closed forms at 50 digits, and every inequality by Monte
+Carlo with a known law."""
 
 from math import exp, inf, log
 
@@ -9,7 +10,9 @@ import pytest
 from mmaccount.advice import clipping_theory
 from mmaccount.advice.clipping_theory import Problem
 
-PROBLEM = Problem(beta=2.0, initial_loss=3.0, dimension=10, dataset_size=1000, epsilon=1.0, delta=1e-5)
+PROBLEM = Problem(
+    beta=2.0, initial_loss=3.0, dimension=10, dataset_size=1000, epsilon=1.0, delta=1e-5
+)
 
 
 def exponential_noise(rng, count, dimension, kappa):
@@ -20,7 +23,8 @@ def exponential_noise(rng, count, dimension, kappa):
 
 
 def test_example_3_1_of_the_paper():
-    """f(w) = (w - x)^2 / 2 for x = -20, -10, 90 at w = 0: the gradient is -20, the mean clipped one +1/3."""
+    """f(w) = (w - x)^2 / 2 for x = -20, -10, 90 at w = 0: the gradient is -20, the mean clipped one
+    +1/3."""
     gradients = -np.array([[-20.0], [-10.0], [90.0]])
     found = clipping_theory.bias(gradients, 1.0)
     assert gradients.mean() == -20.0
@@ -31,7 +35,9 @@ def test_example_3_1_of_the_paper():
 
 @pytest.mark.parametrize("kappa", [0.3, 1.0])
 @pytest.mark.parametrize("ratio", [4.0, 4 * log(10), 20.0])
-@pytest.mark.parametrize("norm", [0.05, 0.5, 0.74, 0.76, 1.0, 3.0])  # of the gradient, in clip norms
+@pytest.mark.parametrize(
+    "norm", [0.05, 0.5, 0.74, 0.76, 1.0, 3.0]
+)  # of the gradient, in clip norms
 def test_alignment_holds_for_exponential_noise(kappa, ratio, norm):
     c, rng = ratio * kappa, np.random.default_rng(0)
     mean = np.zeros(3)
@@ -48,10 +54,14 @@ def test_alignment_at_the_clip_norm_of_the_theorem():
     assert clipping_theory.alignment(1e-300, 1.0).offset == inf
 
 
-@pytest.mark.parametrize(("law", "c"), [("normal", 0.5), ("normal", 3.0), ("cauchy", 2.0), ("exponential", 1.0)])
+@pytest.mark.parametrize(
+    ("law", "c"), [("normal", 0.5), ("normal", 3.0), ("cauchy", 2.0), ("exponential", 1.0)]
+)
 def test_bias_bounds(law, c):
     rng = np.random.default_rng(1)
-    noise = {"normal": rng.normal, "cauchy": rng.standard_cauchy, "exponential": rng.exponential}[law](size=(5000, 4))
+    noise = {"normal": rng.normal, "cauchy": rng.standard_cauchy, "exponential": rng.exponential}[
+        law
+    ](size=(5000, 4))
     found = clipping_theory.bias(noise - 0.2, c)
     assert 0.0 < found.norm <= found.excess <= found.second_moment
     assert found.excess <= found.near
@@ -93,11 +103,15 @@ def test_the_clip_floor_meets_the_condition_of_the_proof_and_no_smaller_one_does
     c = clipping_theory.clip_floor(PROBLEM, kappa)
 
     def met(c):
-        return c >= 4 * kappa * log(10) and c / (2 * kappa) - log((c / 4 + kappa) ** 2 / c) >= 0.4 - log(PROBLEM.floor)
+        return c >= 4 * kappa * log(10) and c / (2 * kappa) - log(
+            (c / 4 + kappa) ** 2 / c
+        ) >= 0.4 - log(PROBLEM.floor)
 
     assert met(c * (1 + 1e-12))
     assert not met(c * (1 - 1e-8))
-    assert clipping_theory.alignment(c, kappa).offset <= exp(-0.4) / 0.81 * c * PROBLEM.floor * (1 + 1e-9)
+    assert clipping_theory.alignment(c, kappa).offset <= exp(-0.4) / 0.81 * c * PROBLEM.floor * (
+        1 + 1e-9
+    )
 
 
 def test_the_rate_follows_from_the_mean_alignment_and_the_floor():
@@ -114,12 +128,14 @@ def test_the_rate_follows_from_the_mean_alignment_and_the_floor():
             noise_multiplier=z,
         )
         assert (
-            made + clipping_theory.alignment(c, kappa).offset <= clipping_theory.rate(PROBLEM, c, v) * 1.001
+            made + clipping_theory.alignment(c, kappa).offset
+            <= clipping_theory.rate(PROBLEM, c, v) * 1.001
         )  # steps are rounded
 
 
 def run_quadratic(problem, *, kappa, c, eta, steps, batch, z, gap, runs=200):
-    """DP-SGD or ModelMix on F = beta |w|^2 / 2 with exponential noise; the gradients of all steps, [steps, runs, d]."""
+    """DP-SGD or ModelMix on F = beta |w|^2 / 2 with exponential noise; the gradients of all steps,
+    [steps, runs, d]."""
     rng, d, n = np.random.default_rng(2), problem.dimension, problem.dataset_size
     w = np.zeros((runs, d))
     w[:, 0] = (2 * problem.initial_loss / problem.beta) ** 0.5
@@ -127,7 +143,9 @@ def run_quadratic(problem, *, kappa, c, eta, steps, batch, z, gap, runs=200):
     for _ in range(steps):
         seen.append(problem.beta * w)
         size = rng.binomial(n, batch / n)
-        noisy = seen[-1][:, None] + exponential_noise(rng, runs * size, d, kappa).reshape(runs, size, d)
+        noisy = seen[-1][:, None] + exponential_noise(rng, runs * size, d, kappa).reshape(
+            runs, size, d
+        )
         norms = np.maximum(np.linalg.norm(noisy, axis=2), c)
         total = (noisy * (c / norms)[..., None]).sum(1) + z * c * rng.normal(size=w.shape)
         mixed = w
@@ -140,26 +158,39 @@ def run_quadratic(problem, *, kappa, c, eta, steps, batch, z, gap, runs=200):
 
 @pytest.mark.parametrize("gap", [0.0, 0.05])
 def test_rates_of_nonconvex_training_by_simulation(gap):
-    problem = Problem(beta=1.0, initial_loss=2.0, dimension=5, dataset_size=200, epsilon=0.5, delta=1e-3)
+    problem = Problem(
+        beta=1.0, initial_loss=2.0, dimension=5, dataset_size=200, epsilon=0.5, delta=1e-3
+    )
     kappa, batch, steps = 0.02, 20.0, round(clipping_theory.horizon(problem))
     c, z = clipping_theory.clip_floor(problem, kappa), 8.0
     eta = clipping_theory.step_size(problem, c, 1.0 if gap == 0.0 else batch / problem.dataset_size)
-    norms = np.linalg.norm(run_quadratic(problem, kappa=kappa, c=c, eta=eta, steps=steps, batch=batch, z=z, gap=gap), axis=2)
+    norms = np.linalg.norm(
+        run_quadratic(problem, kappa=kappa, c=c, eta=eta, steps=steps, batch=batch, z=z, gap=gap),
+        axis=2,
+    )
     reached = np.minimum(9 / 20 * norms**2, c / 20 * norms).mean()
     v = clipping_theory.noise_constant(problem, z, batch, steps)
     bound = clipping_theory.rate(problem, c, v)
     if gap:
         energy = steps * problem.dimension * (gap * eta) ** 2
-        bound = clipping_theory.rate_mixing(problem, clip_norm=c, noise=v, sample_rate=0.1, mixing_energy=energy)
+        bound = clipping_theory.rate_mixing(
+            problem, clip_norm=c, noise=v, sample_rate=0.1, mixing_energy=energy
+        )
     assert 0.0 < reached <= bound
 
 
 @pytest.mark.parametrize("gap", [0.0, 0.1])
 def test_rate_of_convex_training_by_simulation(gap):
-    """Smoothed |w - x_i| in two dimensions (Huber, 1-Lipschitz, beta = 10), records on a circle: the minimum is at 0."""
+    """Smoothed |w - x_i| in two dimensions (Huber, 1-Lipschitz, beta = 10), records on a circle:
+    the minimum is at 0."""
     rng, n, steps, q, z, beta, g, runs = np.random.default_rng(3), 40, 60, 0.25, 1.0, 10.0, 0.3, 300
     angles = 2 * np.pi * np.arange(n) / n
-    x, w, batch, eta = np.stack([np.cos(angles), np.sin(angles)], 1), np.zeros((300, 2)), q * n, g / steps**0.5
+    x, w, batch, eta = (
+        np.stack([np.cos(angles), np.sin(angles)], 1),
+        np.zeros((300, 2)),
+        q * n,
+        g / steps**0.5,
+    )
 
     def loss(w):
         r = np.linalg.norm(w[:, None] - x, axis=2)

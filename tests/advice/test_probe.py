@@ -1,4 +1,5 @@
-"""What a probe says: against the definitions on whole gradient matrices; the file; the tail's confidence; bad input."""
+"""What a probe says: against the definitions on whole gradient matrices; the file; the tail's
+confidence; bad input."""
 
 from math import inf
 
@@ -21,7 +22,9 @@ def test_statistics_by_definition(gradients):
     noise = np.linalg.norm(gradients - mean, axis=1) * (120 / 119) ** 0.5
     assert made.noise_norms == pytest.approx(noise, rel=1e-10)
     assert made.fisher == pytest.approx(np.square(gradients).sum(1).mean(), rel=1e-12)
-    assert made.beta == pytest.approx(np.linalg.eigvalsh(gradients.T @ gradients / 120)[-1], rel=1e-10)
+    assert made.beta == pytest.approx(
+        np.linalg.eigvalsh(gradients.T @ gradients / 120)[-1], rel=1e-10
+    )
     assert made.gap_to_minimum == 1.0 > mean @ mean / (2 * made.beta)
     steep = probe.Probe(gram=100.0 * made.gram, dimension=30, kept=made.kept, smoothness=1.0)
     assert steep.gap_to_minimum == pytest.approx(100.0 * mean @ mean / 2, rel=1e-10)
@@ -44,12 +47,20 @@ def test_chunks_make_the_same_gram_matrix(gradients):
     parts = [gradients[:50], gradients[50:100], gradients[100:]]
     made = probe.gram_matrix([lambda part=part: part for part in parts])
     assert made == pytest.approx(gradients @ gradients.T, rel=1e-12, abs=1e-12)
-    assert probe.kept_by_truncation(parts) == pytest.approx(probe.from_gradients(gradients).kept, rel=1e-12)
+    assert probe.kept_by_truncation(parts) == pytest.approx(
+        probe.from_gradients(gradients).kept, rel=1e-12
+    )
 
 
 def test_round_trip_and_bare_arrays(gradients, tmp_path):
     made = probe.Probe(
-        gram=gradients @ gradients.T, dimension=30, kept=np.ones(41), loss=2.3, later=np.eye(120), public=False, about="x"
+        gram=gradients @ gradients.T,
+        dimension=30,
+        kept=np.ones(41),
+        loss=2.3,
+        later=np.eye(120),
+        public=False,
+        about="x",
     )
     made.save(tmp_path / "probe.npz")
     back = probe.load(tmp_path / "probe.npz")
@@ -58,20 +69,27 @@ def test_round_trip_and_bare_arrays(gradients, tmp_path):
     np.save(tmp_path / "bare.npy", gradients)
     np.savez(tmp_path / "bare.npz", anything=gradients)
     for name in ("bare.npy", "bare.npz"):
-        assert np.array_equal(probe.load(tmp_path / name).gram, probe.from_gradients(gradients).gram)
+        assert np.array_equal(
+            probe.load(tmp_path / name).gram, probe.from_gradients(gradients).gram
+        )
 
 
 @pytest.mark.parametrize(("law", "kappa"), [("exponential", 2.0), ("repeated", 2.0)])
 def test_the_upper_limit_of_kappa_covers_the_true_one(law, kappa):
-    """Exponential norms have kappa exactly; rounded up to whole numbers P(norm >= t) = exp(-(t - 1) / 2) at whole t, so the
-    sup over t in [start, largest] is at the largest or the smallest of them."""
+    """Exponential norms have kappa exactly; rounded up to whole numbers P(norm >= t) = exp(-(t - 1)
+    / 2) at whole t, so the sup over t in [start, largest] is at the largest or the smallest of
+    them."""
     missed = 0
     for seed in range(200):
         norms = np.random.default_rng(seed).exponential(kappa, 200)
         norms = np.ceil(norms) if law == "repeated" else norms
         found = probe.tail(norms)
         points = np.unique(norms[norms >= found.start])
-        true = kappa if law == "exponential" else (points * kappa / np.maximum(points - 1.0, 1e-9)).max()
+        true = (
+            kappa
+            if law == "exponential"
+            else (points * kappa / np.maximum(points - 1.0, 1e-9)).max()
+        )
         assert found.estimate < found.upper
         missed += found.upper < true
     assert missed <= 15  # 5 % of 200 and 1.6 standard deviations
@@ -81,7 +99,9 @@ def test_tail_by_definition():
     norms = np.arange(1.0, 101.0)
     found = probe.tail(norms)
     assert found.start == pytest.approx(90.1)
-    assert found.estimate == pytest.approx(max(t / -np.log((101 - t) / 100) for t in range(91, 101)), rel=1e-12)
+    assert found.estimate == pytest.approx(
+        max(t / -np.log((101 - t) / 100) for t in range(91, 101)), rel=1e-12
+    )
     assert probe.tail(np.ones(10)).upper == inf
 
 
@@ -123,7 +143,7 @@ def test_bad_files_are_one_clear_line(tmp_path, gradients):
             probe.load(tmp_path / name)
 
 
-# ------------------------------------------------------------------------------------------------------------- descent
+# ----------------------------------------------------------------------------------------- descent
 
 
 def test_curve_by_definition_and_without_counting_noise_as_signal():
@@ -169,11 +189,17 @@ def test_the_forecast_is_an_optimum_and_no_step_overshoots(gradients):
     made = descent.curve(probe.from_gradients(gradients))
     options = {"index": 10, "batch_size": 50.0, "energy": 9.0, "loss": 2.0}
     best = made.signal[10] / (made.bend_square + made.noise(50.0, 9.0))[10]
-    firsts = [descent.forecast(made, steps=1, learning_rate=best * x, **options).first for x in (0.9, 1.0, 1.1)]
+    firsts = [
+        descent.forecast(made, steps=1, learning_rate=best * x, **options).first
+        for x in (0.9, 1.0, 1.1)
+    ]
     assert max(firsts) == firsts[1] == pytest.approx(made.descent(50.0, 9.0)[10] / 2, rel=1e-12)
     long = descent.forecast(made, steps=100_000, **options)
     left = [
-        descent.forecast(made, steps=100_000, learning_rate=long.learning_rate * x, **options).remaining for x in (0.9, 1.1)
+        descent.forecast(
+            made, steps=100_000, learning_rate=long.learning_rate * x, **options
+        ).remaining
+        for x in (0.9, 1.1)
     ]
     assert long.learning_rate < best
     assert min(left) > long.remaining
@@ -181,7 +207,9 @@ def test_the_forecast_is_an_optimum_and_no_step_overshoots(gradients):
     top = np.linalg.eigvalsh(gradients.T @ gradients / 120)[-1]
     longest = min(made.signal[10] / made.bend_square[10], 2.0 / (top * factor))
     quiet = options | {"energy": 1e-12, "batch_size": 1e12}
-    assert descent.forecast(made, steps=1, **quiet).learning_rate == pytest.approx(longest, rel=1e-9)
+    assert descent.forecast(made, steps=1, **quiet).learning_rate == pytest.approx(
+        longest, rel=1e-9
+    )
 
 
 def test_a_clip_norm_at_which_gradients_point_nowhere_is_refused():

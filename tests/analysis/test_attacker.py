@@ -1,4 +1,5 @@
-"""The profile, the trade-off curve and what follows from them: closed forms inside, both bounds sound by themselves."""
+"""The profile, the trade-off curve and what follows from them: closed forms inside, both bounds
+sound by themselves."""
 
 from dataclasses import replace
 from math import exp, log, log1p
@@ -31,7 +32,7 @@ def gaussian_trade_off(mu: float, rates):
     return norm.cdf(norm.isf(rates) - mu)
 
 
-# --------------------------------------------------------------------------------------------------------- closed forms
+# ------------------------------------------------------------------------------------ closed forms
 
 
 @pytest.mark.parametrize("mu", [0.05, 0.5, 1.0, 3.0])
@@ -49,7 +50,9 @@ def test_gaussian_trade_off(mu):
     made, exact = mm.trade_off(gaussian(mu), RATES), gaussian_trade_off(mu, RATES)
     assert np.all(made.lower <= exact + TIGHT)
     assert np.all(made.upper >= exact - TIGHT)
-    assert np.max((made.upper - made.lower)[1:]) < 1.5e-3  # at rate 0 the bounds are those of small rates
+    assert (
+        np.max((made.upper - made.lower)[1:]) < 1.5e-3
+    )  # at rate 0 the bounds are those of small rates
 
 
 @pytest.mark.parametrize("mu", [0.1, 1.0, 4.0])
@@ -69,14 +72,20 @@ def test_gaussian_summary(mu):
 
 
 def test_one_subsampled_step_keeps_its_directions_apart():
-    """With the record the output is q N(1/z, 1) + (1 - q) N(0, 1); claiming "in" has f = q G + (1 - q) (1 - a)."""
+    """With the record the output is q N(1/z, 1) + (1 - q) N(0, 1); claiming "in" has f = q G + (1 -
+    q) (1 - a)."""
     q, z = 0.4, 0.8
     run = mm.Settings(sample_rate=q, steps=1, noise_multiplier=z)
-    made, exact = mm.trade_off(run, RATES), q * gaussian_trade_off(1 / z, RATES) + (1 - q) * (1 - RATES)
+    made, exact = (
+        mm.trade_off(run, RATES),
+        q * gaussian_trade_off(1 / z, RATES) + (1 - q) * (1 - RATES),
+    )
     assert np.all(made.lower <= exact + TIGHT)
     assert np.all(made.upper >= exact - TIGHT)
     assert np.max(made.upper - made.lower) < 5e-3
-    sure = 1 / (1 + (1 - q) / 1.01)  # adding a record is pure DP: nothing tells "out" from "in" at this prior
+    sure = 1 / (
+        1 + (1 - q) / 1.01
+    )  # adding a record is pure DP: nothing tells "out" from "in" at this prior
     assert mm.bayes_success(run, prior=sure).upper == pytest.approx(sure, rel=1e-12)
     out = mm.bayes_success(run, prior=1 - sure)
     assert sure < out.lower <= out.upper
@@ -90,11 +99,13 @@ def test_pure_dp_of_adding_a_record():
     assert made.add[1] == 0.0 < made.remove[1]
 
 
-# ------------------------------------------------------------------------------------------------- others, and ModelMix
+# ---------------------------------------------------------------------------- others, and ModelMix
 
 
 def test_dp_accounting_lies_inside(plain):
-    pld = privacy_loss_distribution.from_gaussian_mechanism(1.0, sampling_prob=0.01, value_discretization_interval=1e-3)
+    pld = privacy_loss_distribution.from_gaussian_mechanism(
+        1.0, sampling_prob=0.01, value_discretization_interval=1e-3
+    )
     pld = pld.self_compose(10_000)
     epsilons = [0.0, 0.5, 1.0, 3.0, 6.0]
     made = mm.privacy_profile(plain, epsilons)
@@ -112,7 +123,9 @@ def test_modelmix(resnet):
     assert np.all(np.diff(made.lower) <= 0.0)
     for i in (0, 10, 31):
         alone = mm.delta(resnet, epsilon=float(EPSILONS[i]))
-        assert alone.lower < made.upper[i] <= alone.upper * (1 + 1e-3)  # the catalyst, which `delta` takes where it must
+        assert (
+            alone.lower < made.upper[i] <= alone.upper * (1 + 1e-3)
+        )  # the catalyst, which `delta` takes where it must
         assert made.lower[i] == pytest.approx(alone.lower, rel=1e-3)
     loose = mm.privacy_profile(resnet, EPSILONS, tight=False)
     assert np.all(loose.upper >= made.upper)
@@ -125,7 +138,8 @@ def test_modelmix(resnet):
 
 
 def test_an_attack_on_mixing_has_the_error_rates_of_its_test():
-    """One step, one coordinate: noise U + N shifted by v. Half-lines are best, so f(a) = F(F^-1(1 - a) - v)."""
+    """One step, one coordinate: noise U + N shifted by v. Half-lines are best, so f(a) = F(F^-1(1 -
+    a) - v)."""
     run = mm.Settings(sample_rate=1, steps=1, noise_multiplier=0.5, mixing=1.5)
     width, shift, x = 3.0, 2.0, np.linspace(-15, 15, 300_001)
     primitive = x[:, None] + np.array([0.5, -0.5]) * width
@@ -133,7 +147,9 @@ def test_an_attack_on_mixing_has_the_error_rates_of_its_test():
     made = profile((run,), np.linspace(0.0, 7.0, 100))
     rates = np.linspace(0.01, 0.99, 50)
     exact = np.interp(np.interp(1 - rates, tail, x) - shift, x, tail)
-    found = attacker._attack(made.epsilons, *made.attacks["gradient spread evenly over p coordinates"], rates)
+    found = attacker._attack(
+        made.epsilons, *made.attacks["gradient spread evenly over p coordinates"], rates
+    )
     assert np.all(found >= exact - 1e-6)
     assert np.max(found - exact) < 5e-3
     curve = mm.trade_off(run, rates)
@@ -159,10 +175,14 @@ def test_laplace_has_an_upper_side_only():
 def test_replacing_a_record_looks_the_same_from_both_sides():
     run = mm.Settings(sample_rate=0.05, steps=200, noise_multiplier=1.0, neighbours="replace-one")
     made = mm.meaning_of(run, prior=0.3)
-    assert made.bayes_success.upper == pytest.approx(mm.bayes_success(run, prior=0.7).upper, rel=1e-4)
+    assert made.bayes_success.upper == pytest.approx(
+        mm.bayes_success(run, prior=0.7).upper, rel=1e-4
+    )
     assert made.advantage.upper == pytest.approx(mm.delta(run, epsilon=0.0).upper, rel=2e-4)
     always = mm.Settings(sample_rate=1, steps=4, noise_multiplier=8.0, neighbours="replace-one")
-    assert mm.advantage(always).upper == pytest.approx(2 * norm.cdf(0.25) - 1, rel=1e-5)  # moves twice as far
+    assert mm.advantage(always).upper == pytest.approx(
+        2 * norm.cdf(0.25) - 1, rel=1e-5
+    )  # moves twice as far
 
 
 def test_a_group_has_the_error_rates_of_its_test():
@@ -193,7 +213,7 @@ def test_phases_and_unbounded_runs(plain):
     assert mm.trade_off(hopeless, [0.1]).lower[0] == 0.0
 
 
-# ------------------------------------------------------------------------------------------------------------ properties
+# -------------------------------------------------------------------------------------- properties
 
 
 @settings(max_examples=6)
@@ -204,12 +224,18 @@ def test_bounds_are_ordered_monotone_and_convex(q, z, steps):
     assert np.all((made.lower >= 0.0) & (made.lower <= made.upper) & (made.upper <= 1.0))
     assert np.all(np.diff(made.upper) <= 0.0)
     curve = mm.trade_off(run, np.linspace(0.0, 1.0, 21))
-    assert np.all((curve.lower >= 0.0) & (curve.lower <= curve.upper) & (curve.upper <= 1.0 - curve.false_positive_rates))
+    assert np.all(
+        (curve.lower >= 0.0)
+        & (curve.lower <= curve.upper)
+        & (curve.upper <= 1.0 - curve.false_positive_rates)
+    )
     for side in (curve.lower, curve.upper):
         assert np.all(np.diff(side) <= 0.0)
         assert np.all(np.diff(side, 2)[:-1] >= -1e-12)  # the last one is 0 by itself
     summary = mm.meaning_of(run)
-    assert summary.bayes_success.upper == pytest.approx(0.5 + 0.5 * summary.advantage.upper, rel=1e-6)
+    assert summary.bayes_success.upper == pytest.approx(
+        0.5 + 0.5 * summary.advantage.upper, rel=1e-6
+    )
 
 
 numbers = st.floats(0.0, 1.0)
@@ -222,7 +248,9 @@ numbers = st.floats(0.0, 1.0)
     slack=st.lists(st.tuples(st.floats(0.0, 0.3), st.floats(0.0, 0.3)), min_size=9, max_size=9),
     rate=numbers,
 )
-def test_the_attack_side_is_above_every_concave_function_within_the_bounds(lines, gaps, slack, rate):
+def test_the_attack_side_is_above_every_concave_function_within_the_bounds(
+    lines, gaps, slack, rate
+):
     def c(x):
         return np.min([offset + slope * x for offset, slope in lines], axis=0)
 
@@ -231,10 +259,12 @@ def test_the_attack_side_is_above_every_concave_function_within_the_bounds(lines
     found = attacker._highest(x, c(x) - below, c(x) + above, np.array([rate]))[0]
     everywhere = np.linspace(0.0, x[-1], 2001)
     assert found >= np.max(c(everywhere) - rate * everywhere) - 1e-12
-    assert found <= np.max(c(x) + above - rate * x) + np.max(gaps)  # never worse than a step function's
+    assert found <= np.max(c(x) + above - rate * x) + np.max(
+        gaps
+    )  # never worse than a step function's
 
 
-# ---------------------------------------------------------------------------------------------------------- GDP, inputs
+# ------------------------------------------------------------------------------------- GDP, inputs
 
 
 @pytest.mark.parametrize("mu", [0.01, 1.0, 7.0])
@@ -251,7 +281,9 @@ def test_gdp_mu_is_no_guarantee(plain):
     assert mm.epsilon(gaussian(mu), delta=1e-10).upper < mm.epsilon(plain, delta=1e-10).lower
 
 
-@pytest.mark.parametrize(("epsilon", "delta"), [(0.0, 0.5), (300.0, 1e-5), (1.0, 1e-300), (1e6, 0.999), (1e-5, 1e-12)])
+@pytest.mark.parametrize(
+    ("epsilon", "delta"), [(0.0, 0.5), (300.0, 1e-5), (1.0, 1e-300), (1e6, 0.999), (1e-5, 1e-12)]
+)
 def test_gdp_mu_far_out(epsilon, delta):
     mu = mm.gdp_mu(epsilon, delta)
     log_inside = norm.logcdf(mu / 2 - epsilon / mu)
@@ -262,9 +294,18 @@ def test_gdp_mu_far_out(epsilon, delta):
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda run: mm.privacy_profile(run, [-1.0]), r"`epsilons` must be in \[0, inf\), got -1.0"),
-        (lambda run: mm.privacy_profile(run, [1.0, 0.5]), "`epsilons` must be one or more ascending numbers"),
-        (lambda run: mm.privacy_profile(run, []), "`epsilons` must be one or more ascending numbers"),
+        (
+            lambda run: mm.privacy_profile(run, [-1.0]),
+            r"`epsilons` must be in \[0, inf\), got -1.0",
+        ),
+        (
+            lambda run: mm.privacy_profile(run, [1.0, 0.5]),
+            "`epsilons` must be one or more ascending numbers",
+        ),
+        (
+            lambda run: mm.privacy_profile(run, []),
+            "`epsilons` must be one or more ascending numbers",
+        ),
         (lambda run: mm.trade_off(run, [0.5, 1.5]), r"`rates` must be in \[0, 1\], got 1.5"),
         (lambda run: mm.trade_off(run, [float("nan")]), r"`rates` must be in \[0, 1\], got nan"),
         (lambda run: mm.bayes_success(run, prior=1.0), r"`prior` must be in \(0, 1\), got 1.0"),

@@ -36,7 +36,10 @@ def test_the_answer_is_safe_and_next_to_the_edge(run, name, epsilon, request):
 def test_the_tight_answer_is_safe_and_less_private_than_the_fast_one(resnet, name, move):
     found = mm.solve(resnet, name, epsilon=3.0, delta=DELTA)
     assert mm.epsilon(found, delta=DELTA).upper <= 3.0
-    value, fast = (getattr(run, name) for run in (found, mm.solve(resnet, name, epsilon=3.0, delta=DELTA, tight=False)))
+    value, fast = (
+        getattr(run, name)
+        for run in (found, mm.solve(resnet, name, epsilon=3.0, delta=DELTA, tight=False))
+    )
     assert value < 0.9 * fast if name == "noise_multiplier" else value > 1.1 * fast
     beyond = round(value * move) if name == "steps" else value * move
     assert mm.epsilon(replace(found, **{name: beyond}), delta=DELTA).upper > 3.0
@@ -46,12 +49,18 @@ def test_truncation():
     run = Settings(sample_rate=0.02, steps=5000, noise_multiplier=0.366945, mixing=7.5)
     found = mm.solve(run, "truncation", epsilon=8.0, delta=DELTA, tight=False)
     assert mm.epsilon(found, delta=DELTA, tight=False).upper <= 8.0
-    assert mm.epsilon(replace(found, truncation=found.truncation * 0.99), delta=DELTA, tight=False).upper > 8.0
+    assert (
+        mm.epsilon(
+            replace(found, truncation=found.truncation * 0.99), delta=DELTA, tight=False
+        ).upper
+        > 8.0
+    )
     assert 25 < found.truncation < 100  # 8.20 at p = 25, 7.18 at p = 100
 
 
 def test_noise_for_epsilon_three_agrees_with_the_optimum_of_a_peer():
-    """dp_accounting's PLD at grid 1e-5: 1.564966 (its calibration returns 1.564987, opacus' 1.572266)."""
+    """dp_accounting's PLD at grid 1e-5: 1.564966 (its calibration returns 1.564987, opacus'
+    1.572266)."""
     run = Settings(sample_rate=0.01, steps=10_000, noise_multiplier=1.0)
     found = mm.solve(run, "noise_multiplier", epsilon=3.0, delta=DELTA).noise_multiplier
     assert found == pytest.approx(1.564966, rel=1e-5)
@@ -59,7 +68,9 @@ def test_noise_for_epsilon_three_agrees_with_the_optimum_of_a_peer():
 
 def test_where_the_search_starts_does_not_matter(plain):
     found = [
-        mm.solve(replace(plain, noise_multiplier=z), "noise_multiplier", epsilon=3.0, delta=DELTA).noise_multiplier
+        mm.solve(
+            replace(plain, noise_multiplier=z), "noise_multiplier", epsilon=3.0, delta=DELTA
+        ).noise_multiplier
         for z in (1e-9, 0.1, 1.6, 50.0, 1e9)
     ]
     assert found == pytest.approx([found[0]] * 5, rel=3e-9)
@@ -73,13 +84,16 @@ def test_a_target_met_at_the_useful_end_needs_no_search(resnet):
 
 def test_infeasible_says_the_best_and_which_knob_would_do(resnet):
     with pytest.raises(
-        Infeasible, match=r"`truncation` alone cannot reach epsilon 3.*noise_multiplier = 1.20884 would"
+        Infeasible,
+        match=r"`truncation` alone cannot reach epsilon 3.*noise_multiplier = 1.20884 would",
     ) as caught:
         mm.solve(resnet, "truncation", epsilon=3.0, delta=DELTA, tight=False)
     most = replace(resnet, truncation=KNOBS["truncation"].private)
     assert caught.value.best == mm.epsilon(most, delta=DELTA, tight=False).upper
     with pytest.raises(Infeasible, match=r"`steps` alone .* at steps = 1\."):
-        mm.solve(replace(resnet, noise_multiplier=0.05, mixing=0.0), "steps", epsilon=0.1, delta=1e-12)
+        mm.solve(
+            replace(resnet, noise_multiplier=0.05, mixing=0.0), "steps", epsilon=0.1, delta=1e-12
+        )
 
 
 def test_infeasible_for_every_knob(resnet, monkeypatch):
@@ -104,7 +118,12 @@ def test_bad_arguments(plain, arguments, message):
 
 
 @settings(max_examples=200, deadline=None)
-@given(edge=st.floats(1e-6, 1e6), slope=st.floats(0.01, 100), low=st.floats(1.01, 1e3), high=st.floats(1.01, 1e3))
+@given(
+    edge=st.floats(1e-6, 1e6),
+    slope=st.floats(0.01, 100),
+    low=st.floats(1.01, 1e3),
+    high=st.floats(1.01, 1e3),
+)
 def test_safe_end_brackets_any_monotone_function(edge, slope, low, high):
     tried = []
 
@@ -126,11 +145,18 @@ def test_safe_end_on_whole_numbers_is_the_last_one_that_meets(edge, jump):
 
 
 def test_a_larger_batch_at_fixed_gap_is_not_monotone(resnet):
-    """Widening the mixing can outweigh the higher rate: 4.3 at one record, 18 at 50, 5.9 near 660, and up again."""
+    """Widening the mixing can outweigh the higher rate: 4.3 at one record, 18 at 50, 5.9 near 660,
+    and up again."""
 
     def build(batch):
         return Settings.from_training(
-            dataset_size=50_000, batch_size=batch, steps=3400, noise_multiplier=0.335, clip_norm=20, gap=0.15, truncation=100
+            dataset_size=50_000,
+            batch_size=batch,
+            steps=3400,
+            noise_multiplier=0.335,
+            clip_norm=20,
+            gap=0.15,
+            truncation=100,
         )
 
     def upper(batch):

@@ -29,12 +29,19 @@ def test_noise_whose_square_is_no_number(z):
     assert (made.as_given.upper > 1e300) == (z < 1)
 
 
-DENSE = [(0.366945, 3.75, 12.4967), (0.366945, 7.5, 6.4462), (0.366945, 15, 3.8466), (1.0, 3.75, 5.0188), (1.0, 15, 2.0383)]
+DENSE = [
+    (0.366945, 3.75, 12.4967),
+    (0.366945, 7.5, 6.4462),
+    (0.366945, 15, 3.8466),
+    (1.0, 3.75, 5.0188),
+    (1.0, 15, 2.0383),
+]
 
 
 @pytest.mark.parametrize(("z", "rho", "epsilon"), DENSE)
 def test_fast_lower_bound_of_mixing_is_the_spread_out_gradient(z, rho, epsilon):
-    """Computed independently from the Fisher information with dp_accounting's PLD (pessimistic at a grid of 1e-4)."""
+    """Computed independently from the Fisher information with dp_accounting's PLD (pessimistic at a
+    grid of 1e-4)."""
     run = mm.Settings(sample_rate=0.02, steps=5000, noise_multiplier=z, mixing=rho, truncation=25)
     assert mm.epsilon(run, delta=DELTA, tight=False).lower == pytest.approx(epsilon, rel=3e-5)
 
@@ -45,13 +52,22 @@ def test_effective_lies_between_the_noise_and_the_equal_energy_noise(resnet, z, 
     """Cramer-Rao: 1/I <= 1 + L^2/12, so z <= z_eff <= z_eq."""
     made = mm.compare(replace(resnet, noise_multiplier=z, mixing=rho), delta=DELTA)
     assert z <= made.effective_noise_multiplier <= made.equal_noise_multiplier * (1 + 1e-6)
-    assert made.equal_noise.upper <= made.as_given.upper * (1 + 1e-6) <= made.without_mixing.upper * (1 + 2e-6)
+    assert (
+        made.equal_noise.upper
+        <= made.as_given.upper * (1 + 1e-6)
+        <= made.without_mixing.upper * (1 + 2e-6)
+    )
 
 
 def test_without_mixing_all_three_agree(plain):
     made = mm.compare(plain, delta=DELTA)
     assert made.as_given == made.without_mixing == made.equal_noise
-    assert made.noise_multiplier == made.effective_noise_multiplier == made.equal_noise_multiplier == 1.0
+    assert (
+        made.noise_multiplier
+        == made.effective_noise_multiplier
+        == made.equal_noise_multiplier
+        == 1.0
+    )
 
 
 def test_laplace(resnet):
@@ -74,7 +90,10 @@ def test_figures_ours_of_the_specification():
 def test_the_scripts_integration_range_under_reports():
     row = paper.integration_range()
     assert row.script_range < 0.75 * row.full_range
-    assert row.full_range == mm.epsilon(row.settings, delta=DELTA, conversion="mironov", orders=range(2, 20)).upper
+    assert (
+        row.full_range
+        == mm.epsilon(row.settings, delta=DELTA, conversion="mironov", orders=range(2, 20)).upper
+    )
 
 
 def test_a_range_cut_short_explains_the_one_hot_figures():
@@ -82,4 +101,7 @@ def test_a_range_cut_short_explains_the_one_hot_figures():
     assert made == pytest.approx([57.67, 40.36, 31.70], abs=0.01)
     published = [57.2, 40.4, 31.7]
     full = [row.paper_way for row in paper.rows()[1:4]]
-    assert all(abs(cut - there) < abs(whole - there) for cut, there, whole in zip(made, published, full, strict=True))
+    assert all(
+        abs(cut - there) < abs(whole - there)
+        for cut, there, whole in zip(made, published, full, strict=True)
+    )

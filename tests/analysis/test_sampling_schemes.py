@@ -17,7 +17,11 @@ def gaussian_epsilon(mu, delta):
     """Balle and Wang 2018, Theorem 8."""
 
     def excess(epsilon):
-        return norm.cdf(mu / 2 - epsilon / mu) - exp(epsilon) * norm.cdf(-mu / 2 - epsilon / mu) - delta
+        return (
+            norm.cdf(mu / 2 - epsilon / mu)
+            - exp(epsilon) * norm.cdf(-mu / 2 - epsilon / mu)
+            - delta
+        )
 
     return brentq(excess, 0.0, mu * mu + 40 * mu, xtol=1e-13)
 
@@ -27,21 +31,34 @@ def gaussian_epsilon(mu, delta):
     [(0.4, 10**4, 14.45, 14.45), (0.5, 10**4, 11.0, 10.99), (1.0, 1000, 4.89, 3.72)],
 )
 def test_one_epoch_has_the_published_numbers(z, batches, deterministic, attack):
-    """Evaluated from Chua et al. 2024, arXiv 2403.17673, at delta 1e-6, to two digits after the point."""
+    """Evaluated from Chua et al. 2024, arXiv 2403.17673, at delta 1e-6, to two digits after the
+    point."""
     run = mm.Settings(sample_rate=1 / batches, steps=batches, noise_multiplier=z)
     found = mm.once_per_epoch(run, delta=1e-6)
-    assert (found.upper, found.lower) == (pytest.approx(deterministic, abs=5e-3), pytest.approx(attack, abs=5e-3))
+    assert (found.upper, found.lower) == (
+        pytest.approx(deterministic, abs=5e-3),
+        pytest.approx(attack, abs=5e-3),
+    )
     assert found.upper >= gaussian_epsilon(1 / z, 1e-6) * (1 - 1e-12)
     assert found.attack == LARGEST_BATCH
     assert found.lower > mm.epsilon(run, delta=1e-6).upper
 
 
-@pytest.mark.parametrize(("relation", "times"), [({}, 1), ({"neighbours": "replace-one"}, 2), ({"group_size": 3}, 3)])
+@pytest.mark.parametrize(
+    ("relation", "times"), [({}, 1), ({"neighbours": "replace-one"}, 2), ({"group_size": 3}, 3)]
+)
 def test_epochs_compose_to_a_gaussian(relation, times):
-    run = mm.Settings(sample_rate=0.03, steps=3400, noise_multiplier=20.0, **relation)  # 33 batches, 104 epochs begun
+    run = mm.Settings(
+        sample_rate=0.03, steps=3400, noise_multiplier=20.0, **relation
+    )  # 33 batches, 104 epochs begun
     found = mm.once_per_epoch(run, delta=1e-5)
     assert found.upper == pytest.approx(gaussian_epsilon(times * 104**0.5 / 20.0, 1e-5), rel=1e-6)
-    assert found.lower <= mm.once_per_epoch(mm.Settings(sample_rate=0.03, steps=34, noise_multiplier=20.0), delta=1e-5).upper
+    assert (
+        found.lower
+        <= mm.once_per_epoch(
+            mm.Settings(sample_rate=0.03, steps=34, noise_multiplier=20.0), delta=1e-5
+        ).upper
+    )
 
 
 def test_mixing_is_credited_step_by_step(resnet):
@@ -63,7 +80,9 @@ def test_the_attack_is_simulated():
         moves = np.zeros_like(noise)
         moves[np.arange(size), place] = moved
         sums.append((noise + moves).max(axis=1))
-    claimed = mm.once_per_epoch(mm.Settings(sample_rate=1 / batches, steps=batches, noise_multiplier=z), delta=delta).lower
+    claimed = mm.once_per_epoch(
+        mm.Settings(sample_rate=1 / batches, steps=batches, noise_multiplier=z), delta=delta
+    ).lower
     best = 0.0
     for threshold in np.linspace(1.0, 4.5, 36):
         present, absent = (float(np.mean(side > threshold)) for side in sums)
@@ -78,7 +97,16 @@ def test_shorter_runs_have_no_attack():
     assert mm.once_per_epoch(mm.Settings(**run.to_dict() | {"steps": 100}), delta=1e-6).lower > 1.0
 
 
-OPTIONS = ["--sample-rate", "0.001", "--steps", "1000", "--noise-multiplier", "1", "--delta", "1e-6"]
+OPTIONS = [
+    "--sample-rate",
+    "0.001",
+    "--steps",
+    "1000",
+    "--noise-multiplier",
+    "1",
+    "--delta",
+    "1e-6",
+]
 
 
 def test_the_command_refuses_with_the_numbers_beside_it(capsys):
@@ -101,7 +129,9 @@ def test_poisson_is_not_refused(capsys):
     assert json.loads(capsys.readouterr().out)["epsilon"] < 0.2
     run = mm.Settings(sample_rate=0.001, steps=1000, noise_multiplier=1.0)
     assert mm.refuse_unless_poisson("poisson", run, delta=1e-6) is None
-    with pytest.raises(ValueError, match="`sampling` must be one of poisson, shuffle, balls-in-bins"):
+    with pytest.raises(
+        ValueError, match="`sampling` must be one of poisson, shuffle, balls-in-bins"
+    ):
         mm.refuse_unless_poisson("random", run, delta=1e-6)
     with pytest.raises(ValueError, match="shuffle is not Poisson sampling"):
         mm.refuse_unless_poisson("shuffle", run, delta=1e-6)

@@ -1,4 +1,5 @@
-"""tune_cost: the published formulas against brute force on small finite mechanisms, and against definitions."""
+"""tune_cost: the published formulas against brute force on small finite mechanisms, and against
+definitions."""
 
 from math import exp, inf, log
 
@@ -41,7 +42,9 @@ def divergence(p, q, order):
 
 
 def hockey_stick(p, q, epsilon):
-    return max(np.maximum(p - exp(epsilon) * q, 0.0).sum(), np.maximum(q - exp(epsilon) * p, 0.0).sum())
+    return max(
+        np.maximum(p - exp(epsilon) * q, 0.0).sum(), np.maximum(q - exp(epsilon) * p, 0.0).sum()
+    )
 
 
 @pytest.mark.parametrize("law", [*tuning.SHAPES, "Poisson"])
@@ -100,15 +103,22 @@ def test_composition_is_the_naive_price_and_random_tries_beat_it(plain):
 
 
 def test_one_try_costs_one_run(plain):
-    assert min(cost.epsilon for cost in mm.tune_cost(plain, tries=1, delta=1e-5)) == mm.epsilon(plain, delta=1e-5).upper
+    assert (
+        min(cost.epsilon for cost in mm.tune_cost(plain, tries=1, delta=1e-5))
+        == mm.epsilon(plain, delta=1e-5).upper
+    )
 
 
 def test_more_tries_cost_more(plain):
-    few, many = ({c.law: c.epsilon for c in mm.tune_cost(plain, tries=k, delta=1e-5)} for k in (5, 50))
+    few, many = (
+        {c.law: c.epsilon for c in mm.tune_cost(plain, tries=k, delta=1e-5)} for k in (5, 50)
+    )
     assert all(few[law] < many[law] for law in few)
 
 
-@pytest.mark.parametrize(("name", "value"), [("tries", 0), ("tries", 2.5), ("delta", 0.0), ("delta", float("nan"))])
+@pytest.mark.parametrize(
+    ("name", "value"), [("tries", 0), ("tries", 2.5), ("delta", 0.0), ("delta", float("nan"))]
+)
 def test_bad_input(plain, name, value):
     with pytest.raises(ValueError, match=name):
         mm.tune_cost(plain, **({"tries": 5, "delta": 1e-5} | {name: value}))

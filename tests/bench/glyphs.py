@@ -1,7 +1,8 @@
 """How hard glyphs are, without privacy: python tests/bench/glyphs.py [MODEL] [RECORDS] [EPOCHS]
 
-MODEL is linear (by default; seconds) or resnet20 (50,000 records: three to five minutes an epoch on one core). Trains with
-Adam and a learning rate that rises and falls to 0; prints held-out accuracy after every epoch.
+MODEL is linear (by default; seconds) or resnet20 (50,000 records: three to five minutes an epoch on
+one core). Trains with Adam and a learning rate that rises and falls to 0; prints held-out accuracy
+after every epoch.
 """
 
 import sys
@@ -30,7 +31,10 @@ def train(name: str, data: Dataset, epochs: int, rate: float) -> float:
             optimizer.step()
             schedule.step()
         made = accuracy(model, data, "cpu")
-        print(f"{name}, epoch {epoch}/{epochs}: {made:.4f} after {time.monotonic() - started:.0f} s", flush=True)
+        print(
+            f"{name}, epoch {epoch}/{epochs}: {made:.4f} after {time.monotonic() - started:.0f} s",
+            flush=True,
+        )
     return made
 
 
@@ -38,7 +42,10 @@ def main(name: str = "linear", records: str = "50000", epochs: str = "5") -> Non
     """Generate, train, print."""
     started = time.monotonic()
     data = glyphs(int(records), 10_000)
-    print(f"{len(data.x)} + {len(data.held_out_x)} images in {time.monotonic() - started:.1f} s", flush=True)
+    print(
+        f"{len(data.x)} + {len(data.held_out_x)} images in {time.monotonic() - started:.1f} s",
+        flush=True,
+    )
     train(name, data, int(epochs), 3e-3 if name == "resnet20" else 1e-3)
 
 

@@ -1,6 +1,8 @@
-"""Time certified brackets against dp-accounting, opacus, prv-accountant and riskcal, in one run: make bench
+"""Time certified brackets against dp-accounting, opacus, prv-accountant and riskcal, in one run:
+make bench
 
-Medians of repeated calls after one warm-up, in milliseconds, and the ratio peer / ours. Cases as in published comparisons.
+Medians of repeated calls after one warm-up, in milliseconds, and the ratio peer / ours. Cases as in
+published comparisons.
 """
 
 import os
@@ -36,7 +38,16 @@ PRV_CASES = "ADE"  # the others take it 8 s and 2.5 GB, or do not fit in memory
 
 def shell() -> None:
     """`mmaccount epsilon` as a command: with machine code on disk, and the very first time."""
-    words = [sys.executable, "-m", "mmaccount", "epsilon", "--sample-rate", "0.01", "--steps", "10000"]
+    words = [
+        sys.executable,
+        "-m",
+        "mmaccount",
+        "epsilon",
+        "--sample-rate",
+        "0.01",
+        "--steps",
+        "10000",
+    ]
     words += ["--noise-multiplier", "1", "--delta", "1e-5"]
 
     def run(**extra: str) -> float:
@@ -66,7 +77,12 @@ def sweeping() -> None:
     ]
 
     def progress(done: int, total: int) -> None:
-        print(f"\r{done} of {total} runs", end="" if done < total else "\n", file=sys.stderr, flush=True)
+        print(
+            f"\r{done} of {total} runs",
+            end="" if done < total else "\n",
+            file=sys.stderr,
+            flush=True,
+        )
 
     mm.sweep(runs[:2], delta=1e-5)
     start = time.perf_counter()
@@ -107,14 +123,18 @@ def microsoft(q: float, z: float, steps: int, delta: float) -> float:
     from prv_accountant import PRVAccountant as MicrosoftAccountant
 
     law = PoissonSubsampledGaussianMechanism(noise_multiplier=z, sampling_probability=q)
-    accountant = MicrosoftAccountant(prvs=[law], max_self_compositions=[steps], eps_error=0.01, delta_error=delta / 1000)
+    accountant = MicrosoftAccountant(
+        prvs=[law], max_self_compositions=[steps], eps_error=0.01, delta_error=delta / 1000
+    )
     return accountant.compute_epsilon(delta=delta, num_self_compositions=[steps])[2]
 
 
 def main() -> None:
     warnings.simplefilter("ignore")
     print(f"Python {platform.python_version()}, {platform.machine()}, {platform.system()}")
-    heads = "".join(f"{name:>16}{'ratio':>7}" for name in ("dp-accounting", "opacus PRV", "prv-accountant"))
+    heads = "".join(
+        f"{name:>16}{'ratio':>7}" for name in ("dp-accounting", "opacus PRV", "prv-accountant")
+    )
     print(f"{'case':6}{'epsilon':>24}{'ours ms':>10}{heads}")
     for name, case in CASES.items():
         q, z, steps, delta = case
@@ -138,11 +158,19 @@ def main() -> None:
 def calibration() -> None:
     """The noise for epsilon 3 at q 0.01, 10,000 steps, delta 1e-5."""
     start = mm.Settings(sample_rate=0.01, noise_multiplier=1.0, steps=10_000)
-    ours, found = timed(lambda: mm.solve(start, "noise_multiplier", epsilon=3.0, delta=1e-5).noise_multiplier, 5)
-    peer, other = timed(
-        lambda: calibrate_dp_mechanism(PLDAccountant, lambda z: event(0.01, z, 10_000), 3.0, 1e-5, tol=1e-6), 3
+    ours, found = timed(
+        lambda: mm.solve(start, "noise_multiplier", epsilon=3.0, delta=1e-5).noise_multiplier, 5
     )
-    print(f"noise for epsilon 3: ours {found:.6f} in {ours:.0f} ms, dp-accounting {other:.6f} in {peer:.0f} ms", end="")
+    peer, other = timed(
+        lambda: calibrate_dp_mechanism(
+            PLDAccountant, lambda z: event(0.01, z, 10_000), 3.0, 1e-5, tol=1e-6
+        ),
+        3,
+    )
+    print(
+        f"noise for epsilon 3: ours {found:.6f} in {ours:.0f} ms, dp-accounting {other:.6f} in {peer:.0f} ms",
+        end="",
+    )
     print(f", ratio {peer / ours:.0f}")
 
 
@@ -154,19 +182,25 @@ def advantage() -> None:
     run = mm.Settings(sample_rate=q, noise_multiplier=z, steps=steps)
     ours, found = timed(lambda: mm.advantage(run).upper, 5)
     peer, other = timed(lambda: get_advantage_for_dpsgd(z, q, steps), 3)
-    print(f"advantage: ours {found:.6f} in {ours:.0f} ms, riskcal {other:.6f} in {peer:.0f} ms, ratio {peer / ours:.0f}")
+    print(
+        f"advantage: ours {found:.6f} in {ours:.0f} ms, riskcal {other:.6f} in {peer:.0f} ms, ratio {peer / ours:.0f}"
+    )
 
 
 def mixing() -> None:
     """The paper's Resnet-20 run, where no peer has an answer."""
-    run = mm.Settings(sample_rate=0.03, steps=3400, noise_multiplier=0.335, mixing=11.25, truncation=100)
+    run = mm.Settings(
+        sample_rate=0.03, steps=3400, noise_multiplier=0.335, mixing=11.25, truncation=100
+    )
 
     def price() -> float:
         step_moments._table.cache_clear()
         return upper_epsilon([run], 1e-5)
 
     upper, _ = timed(price, 15)
-    print(f"ModelMix, the paper's settings: upper bound in {upper:.1f} ms, compiled code warm, no moments remembered")
+    print(
+        f"ModelMix, the paper's settings: upper bound in {upper:.1f} ms, compiled code warm, no moments remembered"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Certificates by contours: independent moments and epsilons, hostile settings, tampering, the checker as a file."""
+"""Certificates by contours: independent moments and epsilons, hostile settings, tampering, the
+checker as a file."""
 
 import json
 import random
@@ -38,7 +39,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(plain_certificate, "LOOSE", QUICK)
 
 
-# ------------------------------------------------------------------------------------------------------- the moments
+# ------------------------------------------------------------------------------------- the moments
 
 
 def as_arb(interval) -> arb:
@@ -47,9 +48,12 @@ def as_arb(interval) -> arb:
 
 
 def moment_by_arb(order: Fraction, frequency: Fraction, q: Fraction, z: Fraction) -> acb:
-    """E[R^(order + i frequency)] over +-60 standard deviations, by adaptive quadrature with enclosures."""
+    """E[R^(order + i frequency)] over +-60 standard deviations, by adaptive quadrature with
+    enclosures."""
     rate, shift = arb(q.numerator) / q.denominator, arb(z.denominator) / z.numerator
-    power = acb(arb(order.numerator) / order.denominator, arb(frequency.numerator) / frequency.denominator)
+    power = acb(
+        arb(order.numerator) / order.denominator, arb(frequency.numerator) / frequency.denominator
+    )
 
     def integrand(x: acb, analytic: bool) -> acb:
         ratio = 1 - rate + rate * (shift * x - shift * shift / 2).exp()
@@ -80,10 +84,17 @@ def test_moments_hold_those_of_arb_and_are_narrow(order, spacing, q, z, monkeypa
 
 
 def test_real_moments_hold_the_reference_table():
-    rows = [row for row in table("subsampled_gaussian") if float(row["z"]) >= 0.5 and float(row["alpha"]) < 100][::14]
+    rows = [
+        row
+        for row in table("subsampled_gaussian")
+        if float(row["z"]) >= 0.5 and float(row["alpha"]) < 100
+    ][::14]
     for row in rows:
         (moment,) = verify_plain._moments(
-            *(Fraction(row[name]) for name in ("alpha",)), Fraction(1), *(Fraction(row[name]) for name in ("q", "z")), 1
+            *(Fraction(row[name]) for name in ("alpha",)),
+            Fraction(1),
+            *(Fraction(row[name]) for name in ("q", "z")),
+            1,
         )
         found = verify_plain.iv.log(moment.real)
         low, high = verify_plain._fraction(found.a), verify_plain._fraction(found.b)
@@ -93,12 +104,15 @@ def test_real_moments_hold_the_reference_table():
 
 
 def test_a_contour_that_is_too_coarse_is_refused():
-    """Frequencies so high that cosines are not known: their errors would no longer add up as is assumed."""
+    """Frequencies so high that cosines are not known: their errors would no longer add up as is
+    assumed."""
     with pytest.raises(ValueError, match="too coarse"):
-        verify_plain._moments(Fraction(2), Fraction(10) ** 80, Fraction(1, 2), Fraction(10) ** 80, 3)
+        verify_plain._moments(
+            Fraction(2), Fraction(10) ** 80, Fraction(1, 2), Fraction(10) ** 80, 3
+        )
 
 
-# ----------------------------------------------------------------------------------------------------- what is certified
+# ------------------------------------------------------------------------------- what is certified
 
 
 @pytest.mark.parametrize(
@@ -121,7 +135,13 @@ def test_certificate_is_near_the_reported_epsilon(phases, delta, above, tmp_path
 
 @pytest.mark.parametrize(
     ("steps", "noise", "delta"),
-    [(100, 10.0, 1e-5), (10_000, 100.0, 1e-14), (1, 1e4, 0.5), (10**6, 1.0, 1e-9), (1, 1.0, 1e-300)],
+    [
+        (100, 10.0, 1e-5),
+        (10_000, 100.0, 1e-14),
+        (1, 1e4, 0.5),
+        (10**6, 1.0, 1e-9),
+        (1, 1.0, 1e-300),
+    ],
 )
 def test_full_batches_are_certified_as_their_closed_form(steps, noise, delta, tmp_path):
     made = certify(run((1.0, steps, noise)), delta=delta)
@@ -142,7 +162,11 @@ def test_full_batches_are_certified_as_their_closed_form(steps, noise, delta, tm
 def hostile_or_not(seed: int) -> tuple[list[mm.Settings], float]:
     rng = random.Random(seed)
     phases = [
-        (rng.choice([1.0, 10 ** rng.uniform(-6, 0), 1 - 1e-9]), int(10 ** rng.uniform(0, 6)), 10 ** rng.uniform(-1.0, 3.0))
+        (
+            rng.choice([1.0, 10 ** rng.uniform(-6, 0), 1 - 1e-9]),
+            int(10 ** rng.uniform(0, 6)),
+            10 ** rng.uniform(-1.0, 3.0),
+        )
         for _ in range(rng.choice([1, 1, 2]))
     ]
     return run(*phases), rng.choice([10 ** rng.uniform(-14, -1), 1e-200, 0.5])
@@ -157,7 +181,10 @@ def test_certified_epsilon_is_above_the_lower_bound(seed, quick):
     assert found.lower * (1 - 1e-12) <= certified(made) < inf
 
 
-@pytest.mark.parametrize(("q", "z", "delta"), [(0.01, 1.0, 1e-5), (0.3, 0.5, 1e-10), (0.999, 3.0, 1e-3), (0.1, 0.2, 1e-8)])
+@pytest.mark.parametrize(
+    ("q", "z", "delta"),
+    [(0.01, 1.0, 1e-5), (0.3, 0.5, 1e-10), (0.999, 3.0, 1e-3), (0.1, 0.2, 1e-8)],
+)
 def test_one_step_is_certified_above_its_exact_epsilon(q, z, delta):
     """delta of one step in closed form: R crosses e^eps once."""
     with workdps(50):
@@ -173,25 +200,39 @@ def test_one_step_is_certified_above_its_exact_epsilon(q, z, delta):
 
 @pytest.mark.parametrize("seed", range(16))
 def test_any_contour_bounds_delta(seed):
-    """Whatever t, spacing, count and added step: the sum is above what an attack reaches, in both directions together."""
+    """Whatever t, spacing, count and added step: the sum is above what an attack reaches, in both
+    directions together."""
     rng = random.Random(seed)
     phases = [
-        {"sample_rate": rng.choice([0.001, 0.05, 0.5, 1.0]), "steps": int(10 ** rng.uniform(0, 4)), "noise_multiplier": z}
+        {
+            "sample_rate": rng.choice([0.001, 0.05, 0.5, 1.0]),
+            "steps": int(10 ** rng.uniform(0, 4)),
+            "noise_multiplier": z,
+        }
         for z in (10 ** rng.uniform(-0.5, 1.5), 10 ** rng.uniform(-0.3, 1.0))
     ]
     runs = [mm.Settings(**phase) for phase in phases]
     delta = 10 ** rng.uniform(-12, -2)
     epsilon = round(mm.epsilon(runs, delta=delta).upper * rng.uniform(0.8, 1.2) + 1e-3, 6)
     reached = mm.delta(runs, epsilon=epsilon).lower
-    contour = {"t": rng.choice([0.1, 1.0, 4.0, 20.0]), "spacing": rng.choice([0.05, 0.5, 5.0]) * rng.uniform(0.5, 2.0)}
+    contour = {
+        "t": rng.choice([0.1, 1.0, 4.0, 20.0]),
+        "spacing": rng.choice([0.05, 0.5, 5.0]) * rng.uniform(0.5, 2.0),
+    }
     contour |= {"count": rng.choice([1, 5, 40]), "added": rng.choice([0, 1e-4, 0.1])}
-    made = {"schema": 2, "phases": [phase | {"noise": "gaussian"} for phase in phases], "delta": 1e-5}
+    made = {
+        "schema": 2,
+        "phases": [phase | {"noise": "gaussian"} for phase in phases],
+        "delta": 1e-5,
+    }
     made |= {"contours": {"remove": contour, "add": contour}, "values": {"epsilon": str(epsilon)}}
     values = verify_plain.recompute(as_read(made))
-    assert max(Fraction(values[f"{name}: log delta"][1]) for name in ("remove", "add")) >= Fraction(float(log(reached)))
+    assert max(Fraction(values[f"{name}: log delta"][1]) for name in ("remove", "add")) >= Fraction(
+        float(log(reached))
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------ tampering
+# --------------------------------------------------------------------------------------- tampering
 
 COARSE = {
     "schema": 2,
@@ -257,7 +298,7 @@ def test_what_is_out_of_range_cannot_be_checked(path, value, tmp_path):
     assert status(tampered(COARSE, path, value), tmp_path) == 2
 
 
-# ------------------------------------------------------------------------------------------------- the checker as a file
+# --------------------------------------------------------------------------- the checker as a file
 
 
 def test_each_checker_refuses_the_certificates_of_the_other(tmp_path):

@@ -1,4 +1,5 @@
-"""Certificates: intervals hold independent values, what is certified is near what is reported, tampering is seen."""
+"""Certificates: intervals hold independent values, what is certified is near what is reported,
+tampering is seen."""
 
 import json
 from fractions import Fraction
@@ -15,10 +16,22 @@ from mmaccount.certificates.certificate import FIELDS, certify, enclosure
 
 CHECKER = ROOT / "mmaccount" / "certificates" / "verify_renyi.py"
 PLAIN = {"sample_rate": 0.01, "steps": 10_000, "noise_multiplier": 1.0}
-MIXED = {"sample_rate": 0.02, "steps": 500, "noise_multiplier": 0.7, "mixing": 2.0, "truncation": 100}
+MIXED = {
+    "sample_rate": 0.02,
+    "steps": 500,
+    "noise_multiplier": 0.7,
+    "mixing": 2.0,
+    "truncation": 100,
+}
 ONE_HOT = {"sample_rate": 0.02, "steps": 500, "noise_multiplier": 0.4, "mixing": 1.0}
 TINY_MIXING = {"sample_rate": 0.02, "steps": 500, "noise_multiplier": 1.5, "mixing": 1e-9}
-HOSTILE = {"sample_rate": 1e-9, "steps": 10**7, "noise_multiplier": 1e4, "mixing": 1e9, "truncation": 1e7}
+HOSTILE = {
+    "sample_rate": 1e-9,
+    "steps": 10**7,
+    "noise_multiplier": 1e4,
+    "mixing": 1e9,
+    "truncation": 1e7,
+}
 
 
 def runs(*phases: dict) -> list[mm.Settings]:
@@ -27,7 +40,9 @@ def runs(*phases: dict) -> list[mm.Settings]:
 
 def filled(phase: dict, delta: float, order: float, rule) -> dict:
     """A certificate with an order and a rule of our choosing."""
-    shown = {name: value for name, value in mm.Settings(**phase).to_dict().items() if name in FIELDS}
+    shown = {
+        name: value for name, value in mm.Settings(**phase).to_dict().items() if name in FIELDS
+    }
     made = {"schema": 1, "phases": [shown], "delta": delta, "order": order, "rules": [rule]}
     return made | {"values": verify_renyi.recompute(as_read(made))}
 
@@ -41,14 +56,31 @@ def as_arb(end) -> arb:
     return arb(exact.numerator) / exact.denominator
 
 
-# ------------------------------------------------------------------------------------------------------ the intervals
+# ----------------------------------------------------------------------------------- the intervals
 
 
 @pytest.mark.parametrize("bits", [180, 250])
 def test_normal_tail_holds_arb_and_is_narrow(bits, monkeypatch):
     monkeypatch.setattr(verify_renyi.iv, "prec", bits)
     monkeypatch.setattr(ctx, "prec", 2000)
-    places = ["-40", "-1.5", "-1", "-0.9", "0", "1e-30", "0.3", "3", "15.5", "16", "16.5", "17", "18.5", "19", "60", "200"]
+    places = [
+        "-40",
+        "-1.5",
+        "-1",
+        "-0.9",
+        "0",
+        "1e-30",
+        "0.3",
+        "3",
+        "15.5",
+        "16",
+        "16.5",
+        "17",
+        "18.5",
+        "19",
+        "60",
+        "200",
+    ]
     for text in places:
         found = verify_renyi._tail(verify_renyi._interval(Fraction(text)))
         truth = (arb(text) / arb(2).sqrt()).erfc() / 2
@@ -57,21 +89,31 @@ def test_normal_tail_holds_arb_and_is_narrow(bits, monkeypatch):
 
 
 def held(interval, text: str) -> bool:
-    """A table value of 30 digits lies in the interval, but for the rounding of its last digit; the interval is narrower."""
+    """A table value of 30 digits lies in the interval, but for the rounding of its last digit; the
+    interval is narrower."""
     low, high = verify_renyi._fraction(interval.a), verify_renyi._fraction(interval.b)
     last = Fraction(text) / 10**29
     return low - last <= Fraction(text) <= high + last and high - low < last
 
 
-MIXING_ROWS = [row for row in table("mixing") if float(row["k"]) < 10 and 1e-5 <= float(row["v"]) <= 2][::4]
-SUBSAMPLED_ROWS = [row for row in table("subsampled_gaussian") if float(row["z"]) >= 0.5 and float(row["alpha"]) < 1000][::6]
+MIXING_ROWS = [
+    row for row in table("mixing") if float(row["k"]) < 10 and 1e-5 <= float(row["v"]) <= 2
+][::4]
+SUBSAMPLED_ROWS = [
+    row
+    for row in table("subsampled_gaussian")
+    if float(row["z"]) >= 0.5 and float(row["alpha"]) < 1000
+][::6]
 
 
 @pytest.mark.parametrize("row", MIXING_ROWS, ids=lambda row: "k {k} v {v} L {L}".format(**row))
 def test_moments_of_mixing_hold_the_reference_table(row, monkeypatch):
     monkeypatch.setattr(verify_renyi.iv, "prec", 240)
     (moment,) = verify_renyi._moments(
-        [Fraction(row["k"])], Fraction(1), verify_renyi._interval(Fraction(row["v"])), Fraction(row["L"])
+        [Fraction(row["k"])],
+        Fraction(1),
+        verify_renyi._interval(Fraction(row["v"])),
+        Fraction(row["L"]),
     )
     assert held(verify_renyi.iv.log(moment), row["h"])
 
@@ -85,7 +127,7 @@ def test_moments_of_subsampling_hold_the_reference_table(monkeypatch):
     assert len(SUBSAMPLED_ROWS) > 10
 
 
-# ---------------------------------------------------------------------------------------------------- what is certified
+# ------------------------------------------------------------------------------- what is certified
 
 
 @pytest.mark.parametrize(
@@ -97,7 +139,8 @@ def test_moments_of_subsampling_hold_the_reference_table(monkeypatch):
     ],
 )
 def test_certificate_is_the_renyi_bound(phases, delta, rules, tmp_path):
-    """Never above the reported Renyi bound, to which about 1e-11 is added for float arithmetic, and not far below."""
+    """Never above the reported Renyi bound, to which about 1e-11 is added for float arithmetic, and
+    not far below."""
     made = certify(runs(*phases), delta=delta)
     reported = mm.epsilon(runs(*phases), delta=delta, conversion="improved").upper
     assert made["rules"] == rules
@@ -128,14 +171,18 @@ def test_a_certificate_is_checked_by_the_checker_of_its_schema(tmp_path):
     path.write_text(json.dumps(made))
     assert certificate.check(str(path)) == verify_renyi.check(str(path))
     path.write_text(json.dumps(made | {"rules": ["unknown"]}))
-    assert certificate.check(str(path)) == verify_renyi.check(str(path)) != verify_plain.check(str(path))
+    assert (
+        certificate.check(str(path))
+        == verify_renyi.check(str(path))
+        != verify_plain.check(str(path))
+    )
     for text in ("[]", "{", '{"schema": 3}'):
         path.write_text(text)
         assert certificate.check(str(path))[0] == 2
     assert certificate.check(str(tmp_path / "none"))[0] == 2
 
 
-# ------------------------------------------------------------------------------------------------------------ tampering
+# --------------------------------------------------------------------------------------- tampering
 
 
 def changed(value) -> list:
@@ -161,13 +208,18 @@ def test_every_change_is_seen(name, tmp_path):
 
 def test_changes_of_a_mixed_run_are_seen(tmp_path):
     made = certify(runs(MIXED), delta=1e-5)
-    for name, value in [("steps", 499), ("noise_multiplier", 0.701), ("mixing", 2.0001), ("truncation", 101)]:
+    for name, value in [
+        ("steps", 499),
+        ("noise_multiplier", 0.701),
+        ("mixing", 2.0001),
+        ("truncation", 101),
+    ]:
         assert status(tampered(made, ("phases", 0, name), value), tmp_path) == 1
     assert status(tampered(made, ("order",), made["order"] + 1), tmp_path) == 1
     assert status(tampered(made, ("values", "epsilon"), "1.5"), tmp_path) == 1
 
 
-# ------------------------------------------------------------------------------------------------- the checker as a file
+# --------------------------------------------------------------------------- the checker as a file
 
 
 def test_checker_needs_only_mpmath(tmp_path):
@@ -177,7 +229,16 @@ def test_checker_needs_only_mpmath(tmp_path):
 
 def test_command_line_writes_and_verifies(tmp_path, capsys):
     path = tmp_path / "certificate.json"
-    words = ["--sample-rate", "0.01", "--steps", "10000", "--noise-multiplier", "1", "--delta", "1e-5"]
+    words = [
+        "--sample-rate",
+        "0.01",
+        "--steps",
+        "10000",
+        "--noise-multiplier",
+        "1",
+        "--delta",
+        "1e-5",
+    ]
     assert main.main(["epsilon", *words, "--exact", "--certificate", str(path)]) == 0
     out = capsys.readouterr().out
     assert "% above the first line, which does without the added step" in out

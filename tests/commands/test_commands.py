@@ -1,4 +1,5 @@
-"""The command line: numbers as the library gives them; bad input is one line and exit status 2, never a traceback."""
+"""The command line: numbers as the library gives them; bad input is one line and exit status 2,
+never a traceback."""
 
 import json
 import subprocess
@@ -73,7 +74,10 @@ def test_epsilon_json(capsys, resnet, form):
         "note": None,
         "settings": resnet.to_dict(),
         "without_mixing": made.without_mixing.upper,
-        "equal_noise": {"noise_multiplier": made.equal_noise_multiplier, "epsilon": made.equal_noise.upper},
+        "equal_noise": {
+            "noise_multiplier": made.equal_noise_multiplier,
+            "epsilon": made.equal_noise.upper,
+        },
         "effective_noise_multiplier": made.effective_noise_multiplier,
     }
     assert set(meaning) == {"advantage", "bayes_success", "true_positive_rate", "gdp_mu"}
@@ -82,7 +86,18 @@ def test_epsilon_json(capsys, resnet, form):
 
 
 def test_meaning_is_what_the_library_says(capsys, plain):
-    options = ["--sample-rate", "0.01", "--steps", "10000", "--noise-multiplier", "1", "--delta", "1e-5", "--prior", "0.1"]
+    options = [
+        "--sample-rate",
+        "0.01",
+        "--steps",
+        "10000",
+        "--noise-multiplier",
+        "1",
+        "--delta",
+        "1e-5",
+        "--prior",
+        "0.1",
+    ]
     meaning = as_json(capsys, "epsilon", *options)["meaning"]
     del meaning["gdp_mu"]
     assert meaning == mm.meaning_of(plain, prior=0.1).to_dict()
@@ -93,7 +108,13 @@ def test_meaning_is_what_the_library_says(capsys, plain):
 
 
 def test_a_loose_bracket_says_which_side_is_believed_loose(capsys):
-    options = {"--sample-rate": "0.01", "--steps": "100", "--noise-multiplier": "1", "--mixing": "1000", "--delta": "1e-5"}
+    options = {
+        "--sample-rate": "0.01",
+        "--steps": "100",
+        "--noise-multiplier": "1",
+        "--mixing": "1000",
+        "--delta": "1e-5",
+    }
     given = ("epsilon", *words(options))
     assert "both bounds may be loose" in as_json(capsys, *given, "--fast")["note"]
     status, out, _ = call(capsys, *given, "--fast")
@@ -110,42 +131,99 @@ def test_delta_json(capsys, resnet):
 @pytest.mark.parametrize("knob", main.SOLVABLE)
 def test_solve_json(capsys, knob):
     form = SHORT if knob in ("sample-rate", "mixing") else RUN
-    data = as_json(capsys, "solve", "--fast", "--for", knob, "--target-epsilon", "7.2", "--delta", "1e-5", *words(form))
+    data = as_json(
+        capsys,
+        "solve",
+        "--fast",
+        "--for",
+        knob,
+        "--target-epsilon",
+        "7.2",
+        "--delta",
+        "1e-5",
+        *words(form),
+    )
     assert data["epsilon"] <= 7.2
-    assert data["epsilon"] == mm.epsilon(mm.Settings.from_dict(data["settings"]), delta=1e-5, tight=False).upper
+    assert (
+        data["epsilon"]
+        == mm.epsilon(mm.Settings.from_dict(data["settings"]), delta=1e-5, tight=False).upper
+    )
     name = knob.replace("-", "_")
     again = form | {f"--{knob}": repr(data[name])}
-    assert as_json(capsys, "epsilon", "--fast", *words(again), "--delta", "1e-5")["epsilon"] == data["epsilon"]
+    assert (
+        as_json(capsys, "epsilon", "--fast", *words(again), "--delta", "1e-5")["epsilon"]
+        == data["epsilon"]
+    )
 
 
 @pytest.mark.parametrize("knob", main.SOLVABLE)
 def test_the_knob_solved_for_need_not_be_given(capsys, knob):
     form = SHORT if knob in ("sample-rate", "mixing") else RUN
     without = {option: value for option, value in form.items() if option != f"--{knob}"}
-    data = as_json(capsys, "solve", "--fast", "--for", knob, "--target-epsilon", "7.2", "--delta", "1e-5", *words(without))
+    data = as_json(
+        capsys,
+        "solve",
+        "--fast",
+        "--for",
+        knob,
+        "--target-epsilon",
+        "7.2",
+        "--delta",
+        "1e-5",
+        *words(without),
+    )
     assert data["epsilon"] <= 7.2
 
 
 @pytest.mark.parametrize("knob", main.SOLVABLE)
 def test_the_printed_solution_meets_the_target_too(capsys, knob):
     form = SHORT if knob in ("sample-rate", "mixing") else RUN
-    _, out, _ = call(capsys, "solve", "--fast", "--for", knob, "--target-epsilon", "7.2", "--delta", "1e-5", *words(form))
+    _, out, _ = call(
+        capsys,
+        "solve",
+        "--fast",
+        "--for",
+        knob,
+        "--target-epsilon",
+        "7.2",
+        "--delta",
+        "1e-5",
+        *words(form),
+    )
     name, value = out.splitlines()[0].split(" = ")
     assert name == knob.replace("-", "_")
-    assert as_json(capsys, "epsilon", "--fast", *words(form | {f"--{knob}": value}), "--delta", "1e-5")["epsilon"] <= 7.2
+    assert (
+        as_json(
+            capsys, "epsilon", "--fast", *words(form | {f"--{knob}": value}), "--delta", "1e-5"
+        )["epsilon"]
+        <= 7.2
+    )
 
 
 def test_solve_infeasible_is_status_1_with_the_reason(capsys):
     status, out, err = call(
-        capsys, "solve", "--fast", "--for", "truncation", "--target-epsilon", "3", "--delta", "1e-5", *words(RUN)
+        capsys,
+        "solve",
+        "--fast",
+        "--for",
+        "truncation",
+        "--target-epsilon",
+        "3",
+        "--delta",
+        "1e-5",
+        *words(RUN),
     )
     assert (status, out) == (1, "")
-    assert err.startswith("mmaccount: `truncation` alone cannot reach epsilon 3: the best reachable is")
+    assert err.startswith(
+        "mmaccount: `truncation` alone cannot reach epsilon 3: the best reachable is"
+    )
     assert "noise_multiplier =" in err
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError("division by zero"), MemoryError("no room for an array")])
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("division by zero"), MemoryError("no room for an array")]
+)
 def test_numbers_too_extreme_to_compute_are_status_1_in_one_line(capsys, monkeypatch, error):
     def compare(*given, **options):
         raise error
@@ -157,7 +235,11 @@ def test_numbers_too_extreme_to_compute_are_status_1_in_one_line(capsys, monkeyp
 
 def test_compare_json_and_text(capsys, resnet):
     data = as_json(capsys, "compare", *words(RUN), "--delta", "1e-5")
-    assert data["noise_multiplier"] < data["effective_noise_multiplier"] < data["equal_noise"]["noise_multiplier"]
+    assert (
+        data["noise_multiplier"]
+        < data["effective_noise_multiplier"]
+        < data["equal_noise"]["noise_multiplier"]
+    )
     assert data["equal_noise"]["epsilon"] < data["epsilon"] < data["without_mixing"]
     assert [(row["law"], row["matched"]) for row in data["laws"][:3]] == [
         ("uniform", "itself"),
@@ -190,7 +272,10 @@ def test_unbounded_is_null_with_a_reason(capsys):
     assert "unbounded" in out
 
 
-@pytest.mark.parametrize(("value", "text"), [(7.250185, "7.25019"), (3.0, "3"), (1.0000001, "1.00001"), (2.5e-7, "2.5e-07")])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(7.250185, "7.25019"), (3.0, "3"), (1.0000001, "1.00001"), (2.5e-7, "2.5e-07")],
+)
 def test_printed_bounds_are_rounded_up(value, text):
     assert main.up(value) == text
     assert float(main.up(value)) >= value
@@ -201,14 +286,31 @@ def test_rounding_up_never_understates(value):
     assert value <= float(main.up(value)) <= value * 1.0001
 
 
-# ------------------------------------------------------------------------------------------------------ bad arguments
+# ----------------------------------------------------------------------------------- bad arguments
 
-NUMERIC = ["--dataset-size", "--batch-size", "--steps", "--noise-multiplier", "--clip-norm", "--truncation", "--delta"]
-BAD = st.sampled_from(["nan", "inf", "-inf", "-1", "0", "1e999", "abc", "", " ", "1,5", "0x10", "--", "None"])
+NUMERIC = [
+    "--dataset-size",
+    "--batch-size",
+    "--steps",
+    "--noise-multiplier",
+    "--clip-norm",
+    "--truncation",
+    "--delta",
+]
+BAD = st.sampled_from(
+    ["nan", "inf", "-inf", "-1", "0", "1e999", "abc", "", " ", "1,5", "0x10", "--", "None"]
+)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
-@given(option=st.sampled_from([*NUMERIC, "--gap", "--epsilon", "--target-epsilon", "--sample-rate", "--mixing"]), bad=BAD)
+@settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150
+)
+@given(
+    option=st.sampled_from(
+        [*NUMERIC, "--gap", "--epsilon", "--target-epsilon", "--sample-rate", "--mixing"]
+    ),
+    bad=BAD,
+)
 def test_every_bad_argument_is_one_line(capsys, option, bad):
     assume(not (bad == "0" and option in ("--gap", "--mixing", "--epsilon")))
     options = RUN | {"--delta": "1e-5"}
@@ -221,10 +323,16 @@ def test_every_bad_argument_is_one_line(capsys, option, bad):
         options = SHORT | {"--delta": "1e-5"}
     message = refused(capsys, *command, *words(options | {option: bad}))
     name = option.removeprefix("--")
-    assert name in message or name.replace("-", "_") in message or name.removeprefix("target-") in message
+    assert (
+        name in message
+        or name.replace("-", "_") in message
+        or name.removeprefix("target-") in message
+    )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50
+)
 @given(rate=st.floats(0.001, 1), batch=st.integers(1, 50_000))
 def test_batch_and_rate_that_disagree_are_refused(capsys, rate, batch):
     assume(abs(rate * 50_000 / batch - 1) > 1e-8)
@@ -244,23 +352,64 @@ def test_batch_and_rate_that_agree_are_taken(capsys):
         (["guess"], "guess"),
         (["epsilon", "--delta", "1e-5"], "`--steps` is missing"),
         (["epsilon", "--steps", "3", "--delta", "1e-5"], "`--noise-multiplier` is missing"),
-        (["epsilon", "--steps", "3", "--noise-multiplier", "1", "--delta", "1e-5"], "`--sample-rate`, or"),
         (
-            ["epsilon", "--steps", "3", "--noise-multiplier", "1", "--delta", "1e-5", "--batch-size", "5"],
+            ["epsilon", "--steps", "3", "--noise-multiplier", "1", "--delta", "1e-5"],
+            "`--sample-rate`, or",
+        ),
+        (
+            [
+                "epsilon",
+                "--steps",
+                "3",
+                "--noise-multiplier",
+                "1",
+                "--delta",
+                "1e-5",
+                "--batch-size",
+                "5",
+            ],
             "needs `--dataset-size`",
         ),
         (["epsilon", *words(SHORT)], "--delta"),
         (["epsilon", *words(SHORT), "--delta", "1e-5", "--gap", "3"], "`--gap` needs"),
         (["epsilon", *words(SHORT), "--delta", "1e-5", "--noise", "cauchy"], "cauchy"),
         (["epsilon", *words(SHORT), "--delta", "1e-5", "extra"], "extra"),
-        (["epsilon", *words(RUN), "--delta", "1e-5", "--mixing", "3"], "`--mixing` 3 disagrees with 11.25"),
         (
-            ["epsilon", "--dataset-size", "9", "--steps", "1", "--noise-multiplier", "1", "--delta", "1e-5"],
+            ["epsilon", *words(RUN), "--delta", "1e-5", "--mixing", "3"],
+            "`--mixing` 3 disagrees with 11.25",
+        ),
+        (
+            [
+                "epsilon",
+                "--dataset-size",
+                "9",
+                "--steps",
+                "1",
+                "--noise-multiplier",
+                "1",
+                "--delta",
+                "1e-5",
+            ],
             "`--batch-size` is missing",
         ),
         (["solve", *words(RUN), "--delta", "1e-5", "--target-epsilon", "3"], "--for"),
-        (["solve", *words(RUN), "--delta", "1e-5", "--target-epsilon", "3", "--for", "clip-norm"], "clip-norm"),
-        (["solve", *words(RUN), "--delta", "1e-5", "--target-epsilon", "3", "--for", "mixing"], "solve for gap"),
+        (
+            [
+                "solve",
+                *words(RUN),
+                "--delta",
+                "1e-5",
+                "--target-epsilon",
+                "3",
+                "--for",
+                "clip-norm",
+            ],
+            "clip-norm",
+        ),
+        (
+            ["solve", *words(RUN), "--delta", "1e-5", "--target-epsilon", "3", "--for", "mixing"],
+            "solve for gap",
+        ),
         (
             ["solve", *words(SHORT), "--delta", "1e-5", "--target-epsilon", "3", "--for", "gap"],
             "`--dataset-size` is missing",
@@ -272,7 +421,9 @@ def test_messages(capsys, argv, message):
 
 
 def test_mixing_may_stand_beside_the_training_form(capsys):
-    without_gap = {option: value for option, value in RUN.items() if option not in ("--gap", "--clip-norm")}
+    without_gap = {
+        option: value for option, value in RUN.items() if option not in ("--gap", "--clip-norm")
+    }
     data = as_json(capsys, "epsilon", *words(without_gap), "--mixing", "11.25", "--delta", "1e-5")
     assert data["epsilon"] == pytest.approx(6.7689, abs=1e-3)
 
@@ -288,7 +439,15 @@ def test_the_example_in_the_help_runs(capsys, command):
 
 
 def test_laplace_from_the_shell(capsys):
-    data = as_json(capsys, "epsilon", *words(SHORT | {"--noise-multiplier": "1"}), "--noise", "laplace", "--delta", "1e-5")
+    data = as_json(
+        capsys,
+        "epsilon",
+        *words(SHORT | {"--noise-multiplier": "1"}),
+        "--noise",
+        "laplace",
+        "--delta",
+        "1e-5",
+    )
     assert isfinite(data["epsilon"])
     assert data["effective_noise_multiplier"] is None
 
@@ -296,15 +455,23 @@ def test_laplace_from_the_shell(capsys):
 def test_installed_command_and_module_agree():
     argv = ["epsilon", *words(SHORT), "--delta", "1e-5", "--json"]
     command = subprocess.run(
-        [Path(sys.executable).with_name("mmaccount"), *argv], capture_output=True, text=True, check=True
+        [Path(sys.executable).with_name("mmaccount"), *argv],
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    module = subprocess.run([sys.executable, "-m", "mmaccount", *argv], capture_output=True, text=True, check=True)
+    module = subprocess.run(
+        [sys.executable, "-m", "mmaccount", *argv], capture_output=True, text=True, check=True
+    )
     assert command.stdout == module.stdout
     assert json.loads(command.stdout)["epsilon"] == pytest.approx(6.7689, abs=1e-3)
 
 
 def test_bad_input_exit_status_from_the_shell():
     done = subprocess.run(
-        [sys.executable, "-m", "mmaccount", "epsilon", "--steps", "x"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "mmaccount", "epsilon", "--steps", "x"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)

@@ -1,4 +1,5 @@
-"""Ways to lose the guarantee, each a small change of the trainer's own source, made while a test runs."""
+"""Ways to lose the guarantee, each a small change of the trainer's own source, made while a test
+runs."""
 
 import inspect
 import textwrap
@@ -10,11 +11,16 @@ from trainer import engine, mechanism, processes, update
 from trainer.gradients import per_record
 
 
-def rewritten(monkeypatch: pytest.MonkeyPatch, function, *changes: tuple[str, str], users=()) -> None:
-    """Put a version of `function` in its place in which each (old, new) is changed; `old` must be there exactly once."""
+def rewritten(
+    monkeypatch: pytest.MonkeyPatch, function, *changes: tuple[str, str], users=()
+) -> None:
+    """Put a version of `function` in its place in which each (old, new) is changed; `old` must be
+    there exactly once."""
     source = textwrap.dedent(inspect.getsource(function))
     for old, new in changes:
-        assert source.count(old) == 1, f"{function.__qualname__} no longer has {old!r} once: adapt the control"
+        assert source.count(old) == 1, (
+            f"{function.__qualname__} no longer has {old!r} once: adapt the control"
+        )
         source = source.replace(old, new)
     owner = inspect.getmodule(function)
     space = dict(vars(owner))
@@ -62,7 +68,10 @@ def count_without_noise(patch):
 
 def count_over_realised_batch(patch):
     """Counts of short gradients are divided by the number of records that were drawn."""
-    realised = ("next_clip_norm(phase, plan.batch_size,", "next_clip_norm(phase, max(1, len(batch)),")
+    realised = (
+        "next_clip_norm(phase, plan.batch_size,",
+        "next_clip_norm(phase, max(1, len(batch)),",
+    )
     rewritten(patch, mechanism.private_step, realised, users=[engine])
 
 
@@ -89,9 +98,15 @@ def layer_left_out(patch):
 
 def private_momentum(patch):
     """The velocity is fed with the private noisy gradient."""
-    rewritten(patch, mechanism.noisy_update, ("[weights] if phase.gap > 0.0 else [weights, noisy]", "[weights, noisy]"))
+    rewritten(
+        patch,
+        mechanism.noisy_update,
+        ("[weights] if phase.gap > 0.0 else [weights, noisy]", "[weights, noisy]"),
+    )
     fed = 'made["velocity"] = (centre - made["weights"].double()) / phase.learning_rate'
-    rewritten(patch, update.Update.after, (fed, 'made["velocity"] = released.noisy + self.drift(state)'))
+    rewritten(
+        patch, update.Update.after, (fed, 'made["velocity"] = released.noisy + self.drift(state)')
+    )
 
 
 def gradient_at_the_mixed_point(patch):

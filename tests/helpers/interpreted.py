@@ -1,4 +1,5 @@
-"""The Triton kernels by Triton's interpreter: TRITON_INTERPRET=1 python tests/helpers/interpreted.py. Used by test_passes.py.
+"""The Triton kernels by Triton's interpreter: TRITON_INTERPRET=1 python
+tests/helpers/interpreted.py. Used by test_passes.py.
 
 The variable has to be set before triton is loaded, so this is a process of its own.
 """
@@ -25,7 +26,10 @@ def weight_gradients(given: tuple, dtype: torch.dtype) -> None:
     assert found.dtype == torch.float32
     most = 2e-6 if dtype == torch.float32 else 2e-2
     assert float((found - expected).abs().max()) < most * float(expected.abs().max())
-    assert torch.equal(triton_kernels.weight_gradients(x.flip(0).to(dtype), out.flip(0).to(dtype), shape), found.flip(0))
+    assert torch.equal(
+        triton_kernels.weight_gradients(x.flip(0).to(dtype), out.flip(0).to(dtype), shape),
+        found.flip(0),
+    )
 
 
 if __name__ == "__main__":

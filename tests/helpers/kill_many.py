@@ -1,10 +1,12 @@
-"""Kill a training run many times, at random moments and once within a step, and let it finish; prints one JSON object.
+"""Kill a training run many times, at random moments and once within a step, and let it finish;
+prints one JSON object.
 
 Used by test_training.py, or
 
     python tests/helpers/kill_many.py FOLDER [KILLS]
 
-Every result that leaves a step is written to a pipe at once: what arrives there was visible to somebody.
+Every result that leaves a step is written to a pipe at once: what arrives there was visible to
+somebody.
 """
 
 import json
@@ -35,7 +37,8 @@ def plan() -> Plan:
 
 
 def run(out: Path, pipe: int, life: int) -> None:
-    """One life of the run; the first after the early ones dies within a step, charged and with nothing to show for it."""
+    """One life of the run; the first after the early ones dies within a step, charged and with
+    nothing to show for it."""
     torch.manual_seed(0)
     x, y = torch.randn(200, 5), torch.randint(0, 3, (200,))
     loss = torch.nn.CrossEntropyLoss(reduction="none")
@@ -58,7 +61,9 @@ def run(out: Path, pipe: int, life: int) -> None:
 def main(out: Path, kills: int = 50) -> None:
     """Fork, kill, repeat; then let it finish."""
     torch.set_num_threads(1)
-    vmap(grad(lambda w, x: (w @ x).sum()), in_dims=(None, 0))(torch.ones(2), torch.ones(2, 2))  # loads lazily, once for all
+    vmap(grad(lambda w, x: (w @ x).sum()), in_dims=(None, 0))(
+        torch.ones(2), torch.ones(2, 2)
+    )  # loads lazily, once for all
     read, write = os.pipe()
     os.set_blocking(read, False)
     rng, visible, charged, lives = random.Random(0), [], [], 0

@@ -1,12 +1,15 @@
-"""Training runs by several processes, forked, with gloo; prints one JSON list. Used by test_processes.py, or
+"""Training runs by several processes, forked, with gloo; prints one JSON list. Used by
+test_processes.py, or
 
     python tests/helpers/several.py FOLDER PROCESSES WAY [FOLDER PROCESSES WAY ...]
 
-A way is how the run goes: "well", "die", "raise", "full", "no thread", "silent", "resume", "elsewhere" (process 1 has a
-ledger), a part in which process 1 differs, the name of a control of broken.py, or "command ...", arguments of python -m
-trainer; what process r prints is then in FOLDER/printed-r. Otherwise process r leaves its state in FOLDER/state-r.pt.
-Printed for each run: its seconds, exit statuses and, by process,
-the records of every step that it looked at, its errors as [step, type, message], and how many steps it knows to be charged.
+A way is how the run goes: "well", "die", "raise", "full", "no thread", "silent", "resume",
+"elsewhere" (process 1 has a ledger), a part in which process 1 differs, the name of a control of
+broken.py, or "command ...", arguments of python -m trainer; what process r prints is then in
+FOLDER/printed-r. Otherwise process r leaves its state in FOLDER/state-r.pt. Printed for each run:
+its seconds, exit statuses and, by process,
+the records of every step that it looked at, its errors as [step, type, message], and how many steps
+it knows to be charged.
 """
 
 import json
@@ -38,7 +41,9 @@ def plan_of(*phases: Phase) -> Plan:
     return Plan(dataset_size=N, sample_rate=0.3, batch_size=18, phases=phases, delta=1e-4)
 
 
-PLAN = plan_of(replace(PHASE, adaptive=AdaptiveClipping(noise=2.0)), replace(PHASE, gap=0.2, truncation=4.0))
+PLAN = plan_of(
+    replace(PHASE, adaptive=AdaptiveClipping(noise=2.0)), replace(PHASE, gap=0.2, truncation=4.0)
+)
 
 
 def model(hidden: int = 8) -> nn.Module:
@@ -47,11 +52,24 @@ def model(hidden: int = 8) -> nn.Module:
 
 def options(way: str, rank: int) -> dict:
     generator = torch.Generator().manual_seed(0)
-    x, y = torch.randn(N, 1, 4, 4, generator=generator), torch.randint(0, 3, (N,), generator=generator)
-    given = {"module": model(), "data": (x, y), "plan": PLAN, "update": Update(momentum=0.5, ema=0.9), "seed": 1}
+    x, y = (
+        torch.randn(N, 1, 4, 4, generator=generator),
+        torch.randint(0, 3, (N,), generator=generator),
+    )
+    given = {
+        "module": model(),
+        "data": (x, y),
+        "plan": PLAN,
+        "update": Update(momentum=0.5, ema=0.9),
+        "seed": 1,
+    }
     given["augmentation"] = Augmentation(views=2, flip=True, crop=True)
     if way in ("silent", "noise_of_every_process"):  # gradients are 0, the weights show the noise
-        given |= {"module": nn.Linear(WIDE, 3), "data": (torch.zeros(N, WIDE), y), "plan": plan_of(replace(PHASE, steps=1))}
+        given |= {
+            "module": nn.Linear(WIDE, 3),
+            "data": (torch.zeros(N, WIDE), y),
+            "plan": plan_of(replace(PHASE, steps=1)),
+        }
         given |= {"seed": None, "update": Update(), "augmentation": None}
     changed = x.clone()
     changed[-1] += 1e-6
@@ -163,12 +181,18 @@ def start(out: Path, rank: int, size: int, way: str) -> int:
         return child
     made = {"seen": {}, "errors": []}
     if way.startswith("command "):
-        with (out / f"printed-{rank}").open("w") as file, redirect_stdout(file), redirect_stderr(file):
+        with (
+            (out / f"printed-{rank}").open("w") as file,
+            redirect_stdout(file),
+            redirect_stderr(file),
+        ):
             status = command.main(way.split()[1:])
         os._exit(status)
     if size > 1:
         store = f"file://{out}/store-{way}"
-        distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=size, timeout=timedelta(minutes=1))
+        distributed.init_process_group(
+            "gloo", init_method=store, rank=rank, world_size=size, timeout=timedelta(minutes=1)
+        )
     try:
         life(out, rank, way, made)
     except Exception as error:
@@ -184,14 +208,25 @@ def run(out: Path, size: int, way: str) -> dict:
         old.unlink()
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     began = time.monotonic()
-    status = [os.waitpid(child, 0)[1] for child in [start(out, rank, size, way) for rank in range(size)]]
+    status = [
+        os.waitpid(child, 0)[1] for child in [start(out, rank, size, way) for rank in range(size)]
+    ]
     parts = [json.loads(path.read_text()) for path in sorted(out.glob("made-*.json"))]
     return {"seconds": time.monotonic() - began, "status": status, "processes": parts}
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    vmap(grad(lambda w, x: (w @ x).sum()), in_dims=(None, 0))(torch.ones(2), torch.ones(2, 2))  # loads lazily, once for all
+    vmap(grad(lambda w, x: (w @ x).sum()), in_dims=(None, 0))(
+        torch.ones(2), torch.ones(2, 2)
+    )  # loads lazily, once for all
     pricing.within_target(PLAN)  # loads compiled code, once for all
     given = sys.argv[1:]
-    print(json.dumps([run(Path(out), int(size), way) for out, size, way in zip(given[::3], given[1::3], given[2::3])]))
+    print(
+        json.dumps(
+            [
+                run(Path(out), int(size), way)
+                for out, size, way in zip(given[::3], given[1::3], given[2::3])
+            ]
+        )
+    )

@@ -1,4 +1,5 @@
-"""What both checkers of certificates have to stand: changed certificates, and life without the rest of the package."""
+"""What both checkers of certificates have to stand: changed certificates, and life without the rest
+of the package."""
 
 import copy
 import json
@@ -22,7 +23,13 @@ def status_of(check: Check, made: dict, folder: Path) -> int:
 
 
 def leaves(data, path=()):
-    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    items = (
+        data.items()
+        if isinstance(data, dict)
+        else enumerate(data)
+        if isinstance(data, list)
+        else ()
+    )
     found = [leaf for key, value in items for leaf in leaves(value, (*path, key))]
     return found or [path]
 
@@ -36,8 +43,11 @@ def tampered(made: dict, path, value) -> dict:
     return made
 
 
-def see_every_change(check: Check, made: dict, changed: Callable[[object], list], folder: Path) -> None:
-    """Assert that the certificate holds, and not with any leaf changed, or the part around it left out."""
+def see_every_change(
+    check: Check, made: dict, changed: Callable[[object], list], folder: Path
+) -> None:
+    """Assert that the certificate holds, and not with any leaf changed, or the part around it left
+    out."""
     assert status_of(check, made, folder) == 0
     for path in leaves(made):
         value = made
@@ -45,7 +55,11 @@ def see_every_change(check: Check, made: dict, changed: Callable[[object], list]
             value = value[key]
         for other in (other for other in changed(value) if other != value):
             assert status_of(check, tampered(made, path, other), folder) in (1, 2), (path, other)
-        assert status_of(check, tampered(made, path[:-1], {}), folder) in (1, 2) if len(path) > 1 else True
+        assert (
+            status_of(check, tampered(made, path[:-1], {}), folder) in (1, 2)
+            if len(path) > 1
+            else True
+        )
 
 
 def run_alone(checker: Path, made: dict, folder: Path) -> str:
@@ -59,6 +73,8 @@ def run_alone(checker: Path, made: dict, folder: Path) -> str:
         f"sys.argv = [{checker.name!r}, {str(path)!r}]\n"
         f"runpy.run_path({str(checker)!r}, run_name='__main__')\n"
     )
-    done = subprocess.run([sys.executable, "-I", "-c", block], capture_output=True, text=True, cwd=folder, check=False)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", block], capture_output=True, text=True, cwd=folder, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout

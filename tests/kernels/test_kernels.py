@@ -1,4 +1,5 @@
-"""Kernels against tables of 30 digits made from the definitions (tests/reference), and against mpmath."""
+"""Kernels against tables of 30 digits made from the definitions (tests/reference), and against
+mpmath."""
 
 from itertools import pairwise
 from math import inf, log
@@ -11,7 +12,9 @@ from conftest import table
 
 from mmaccount.kernels import gaussian, laplace, logspace, subsampling
 
-ACCURATE = 1e-12  # what the kernels are trusted to; MOMENT_ERROR, STEP_ERROR of step_moments.py rest on it
+ACCURATE = (
+    1e-12  # what the kernels are trusted to; MOMENT_ERROR, STEP_ERROR of step_moments.py rest on it
+)
 
 
 def relative(value: float, exact: str) -> float:
@@ -26,11 +29,14 @@ def name(row: dict) -> str:
 
 def test_the_step_of_the_highest_order_is_the_finest():
     orders = 1.0 + np.geomspace(1e-3, 1e6, 500)
-    assert all(after < before for before, after in pairwise(gaussian._step(order, 1.0) for order in orders))
+    assert all(
+        after < before for before, after in pairwise(gaussian._step(order, 1.0) for order in orders)
+    )
 
 
 def among_others(k: float, v: float, width: float) -> float:
-    """h_k, computed together with orders below and above it: by the recurrence from k - 1 where that is an order."""
+    """h_k, computed together with orders below and above it: by the recurrence from k - 1 where
+    that is an order."""
     orders = np.array([order for order in (0.7 * k, k - 1.0, k, 1.3 * k) if order > 1.0])
     return gaussian.log_moments(orders, v, width)[list(orders).index(k)]
 
@@ -58,13 +64,24 @@ def test_laplace_moments(row):
 @pytest.mark.parametrize("row", table("subsampled_mixing"), ids=name)
 def test_subsampled_one_coordinate(row):
     q, v, width, order = (float(row[key]) for key in ("q", "v", "L", "alpha"))
-    assert abs(relative(gaussian.mixed_log_moment(order, v, width, q), row["log_moment"])) < ACCURATE
+    assert (
+        abs(relative(gaussian.mixed_log_moment(order, v, width, q), row["log_moment"])) < ACCURATE
+    )
     if order.is_integer() and q < 1:
         moments = np.array([0.0, 0.0, *gaussian.log_moments(np.arange(2.0, order + 1), v, width)])
-        assert abs(relative(subsampling.subsampled_log_moment(int(order), q, moments), row["log_moment"])) < ACCURATE
+        assert (
+            abs(
+                relative(
+                    subsampling.subsampled_log_moment(int(order), q, moments), row["log_moment"]
+                )
+            )
+            < ACCURATE
+        )
 
 
-@pytest.mark.parametrize("row", [row for row in table("subsampled_gaussian") if row["q"] != "1"], ids=name)
+@pytest.mark.parametrize(
+    "row", [row for row in table("subsampled_gaussian") if row["q"] != "1"], ids=name
+)
 def test_subsampled_gaussian(row):
     q, z, order = float(row["q"]), float(row["z"]), float(row["alpha"])
     assert abs(relative(gaussian.subsampled_log_moment(order, z, q), row["log_moment"])) < ACCURATE
@@ -78,7 +95,11 @@ def test_subsampled_gaussian(row):
 def test_erfcx(x):
     with mpmath.workdps(40):
         big = mpmath.mpf(x)
-        exact = mpmath.exp(big * big) * mpmath.erfc(big) if x < 100 else 1 / (big * mpmath.sqrt(mpmath.pi))
+        exact = (
+            mpmath.exp(big * big) * mpmath.erfc(big)
+            if x < 100
+            else 1 / (big * mpmath.sqrt(mpmath.pi))
+        )
         error = float(mpmath.mpf(logspace.erfcx(x)) / exact - 1)
     assert abs(error) < (1e-14 if x < 100 else 1 / x**2)
 
@@ -89,7 +110,9 @@ def test_log_excess(order, log_r):
     with mpmath.workdps(80):
         r = mpmath.exp(mpmath.mpf(log_r))
         exact = float(mpmath.log(r ** mpmath.mpf(order) - 1 - mpmath.mpf(order) * (r - 1)))
-    assert logspace.log_excess(order, log_r) == pytest.approx(exact, rel=1e-14, abs=1e-15 / (order - 1) + 1e-14)
+    assert logspace.log_excess(order, log_r) == pytest.approx(
+        exact, rel=1e-14, abs=1e-15 / (order - 1) + 1e-14
+    )
 
 
 def test_log_excess_at_ratio_one_adds_nothing():
@@ -133,7 +156,9 @@ def test_log_of_binomial_coefficients_at_high_order():
         p, n = mpmath.mpf(q), mpmath.mpf(order)
         head = (1 - p) ** n + n * p * (1 - p) ** (n - 1)
         exact = mpmath.log(head + (1 - head) * mpmath.exp(mpmath.mpf(level)))
-    assert subsampling.subsampled_log_moment(order, q, flat) == pytest.approx(float(exact), rel=1e-9)
+    assert subsampling.subsampled_log_moment(order, q, flat) == pytest.approx(
+        float(exact), rel=1e-9
+    )
     assert log(2.0) == pytest.approx(logspace.softplus(0.0))
 
 

@@ -20,7 +20,11 @@ RUNS = [
     [settings()],
     [settings(steps=1)],
     [settings(sample_rate=1.0, noise_multiplier=20.0)],
-    [settings(), settings(noise_multiplier=2.0), settings(sample_rate=1.0, steps=2, noise_multiplier=9.0)],
+    [
+        settings(),
+        settings(noise_multiplier=2.0),
+        settings(sample_rate=1.0, steps=2, noise_multiplier=9.0),
+    ],
     [settings(noise="laplace", steps=5)],
 ]
 
@@ -40,7 +44,9 @@ def test_the_other_accountant_gets_the_same_epsilon(run):
 
 def test_nested_events_multiply():
     gaussian = dp.GaussianDpEvent(1.5)
-    nested = dp.SelfComposedDpEvent(dp.SelfComposedDpEvent(dp.PoissonSampledDpEvent(0.1, gaussian), 7), 3)
+    nested = dp.SelfComposedDpEvent(
+        dp.SelfComposedDpEvent(dp.PoissonSampledDpEvent(0.1, gaussian), 7), 3
+    )
     assert from_dp_event(nested) == [mm.Settings(sample_rate=0.1, steps=21, noise_multiplier=1.5)]
     twice = dp.PoissonSampledDpEvent(0.5, dp.PoissonSampledDpEvent(0.1, gaussian))
     assert from_dp_event(twice) == [mm.Settings(sample_rate=0.05, steps=1, noise_multiplier=1.5)]
@@ -54,17 +60,22 @@ def test_nested_events_multiply():
         dp.GaussianDpEvent(0.0),
         dp.SelfComposedDpEvent(dp.GaussianDpEvent(1.0), 0),
         dp.PoissonSampledDpEvent(0.1, dp.SelfComposedDpEvent(dp.GaussianDpEvent(1.0), 2)),
-        dp.PoissonSampledDpEvent(0.1, dp.ComposedDpEvent([dp.GaussianDpEvent(1.0), dp.GaussianDpEvent(1.0)])),
+        dp.PoissonSampledDpEvent(
+            0.1, dp.ComposedDpEvent([dp.GaussianDpEvent(1.0), dp.GaussianDpEvent(1.0)])
+        ),
         dp.SampledWithoutReplacementDpEvent(100, 10, dp.GaussianDpEvent(1.0)),
     ],
 )
 def test_events_of_other_kinds_are_refused(event):
-    """Two events on one Poisson sample among them: the composed pair would be larger than that of two samples."""
+    """Two events on one Poisson sample among them: the composed pair would be larger than that of
+    two samples."""
     with pytest.raises(ValueError):  # noqa: PT011
         from_dp_event(event)
 
 
-@pytest.mark.parametrize("changes", [{"mixing": 1.0}, {"group_size": 2}, {"neighbours": "replace-one"}])
+@pytest.mark.parametrize(
+    "changes", [{"mixing": 1.0}, {"group_size": 2}, {"neighbours": "replace-one"}]
+)
 def test_what_has_no_event_is_refused(changes):
     with pytest.raises(ValueError, match="dp-accounting"):
         to_dp_event(settings(**changes))
@@ -100,7 +111,9 @@ def test_opacus_trains_with_our_accountant(engine):
             optimizer.step()
     accountant = engine.accountant
     assert accountant.history == [(1.3, 0.1, len(loader))]
-    expected = mm.epsilon(mm.Settings(sample_rate=0.1, steps=len(loader), noise_multiplier=1.3), delta=1e-4)
+    expected = mm.epsilon(
+        mm.Settings(sample_rate=0.1, steps=len(loader), noise_multiplier=1.3), delta=1e-4
+    )
     assert engine.get_epsilon(1e-4) == expected.upper
     assert accountant.bound(1e-4) == expected
     again = type(accountant)()

@@ -1,4 +1,5 @@
-"""Notebooks run from start to end, use public names only, are stored without output and end with what they showed."""
+"""Notebooks run from start to end, use public names only, are stored without output and end with
+what they showed."""
 
 import ast
 
@@ -31,19 +32,30 @@ def test_stored_without_output_and_told_to_the_end(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
 def test_only_public_names(path):
     code = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "code")
-    tree = ast.parse("\n".join("" if line.startswith(("!", "%")) else line for line in code.splitlines()))
+    tree = ast.parse(
+        "\n".join("" if line.startswith(("!", "%")) else line for line in code.splitlines())
+    )
     names = [node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
-    names += [alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names]
+    names += [
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    ]
     assert not [one for one in names if one.startswith("_")]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
 def test_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    made = NotebookClient(read(path), timeout=PATIENCE, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    made = NotebookClient(
+        read(path), timeout=PATIENCE, resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
     for cell in made.cells:
         if "plots." in cell.source or "plot_advice.figure" in cell.source:
-            assert any("image/png" in output.get("data", {}) for output in cell.outputs), cell.source
+            assert any("image/png" in output.get("data", {}) for output in cell.outputs), (
+                cell.source
+            )
 
 
 def test_there_are_five():

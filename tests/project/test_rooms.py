@@ -22,7 +22,10 @@ ROOMS = [  # each may import from those above it, and from itself
     {"__main__", "__init__"},
 ]
 LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}
-CHECKERS = ("verify_renyi.py", "verify_plain.py")  # of certificates: mpmath alone, and nothing of ours
+CHECKERS = (
+    "verify_renyi.py",
+    "verify_plain.py",
+)  # of certificates: mpmath alone, and nothing of ours
 
 
 def room(path: Path) -> str:
@@ -30,21 +33,27 @@ def room(path: Path) -> str:
 
 
 def imported(path: Path) -> list[str]:
-    """Every module a file imports, inside functions too; relative imports are refused by ruff's style here."""
+    """Every module a file imports, inside functions too; relative imports are refused by ruff's
+    style here."""
     names = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} uses a relative import"
-            if node.module.split(".")[0] in ("mmaccount", "trainer"):  # what is imported may be a module, or in one
+            if node.module.split(".")[0] in (
+                "mmaccount",
+                "trainer",
+            ):  # what is imported may be a module, or in one
                 names += [f"{node.module}.{alias.name}" for alias in node.names]
             if node.module not in ("mmaccount", "trainer"):
                 names.append(node.module)
     return names
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
 def test_imports_point_one_way(path):
     here = room(path)
     assert here in LEVEL, f"{here} is no room: add it to ROOMS and to CONTRIBUTING.md"
@@ -55,7 +64,9 @@ def test_imports_point_one_way(path):
             assert path.name not in CHECKERS
             assert there == here or LEVEL[there] < LEVEL[here], f"{here} must not import {there}"
         elif here == "records":
-            assert name.split(".")[0] in sys.stdlib_module_names, f"{path.name}: records need the standard library only"
+            assert name.split(".")[0] in sys.stdlib_module_names, (
+                f"{path.name}: records need the standard library only"
+            )
         elif path.name in CHECKERS:
             assert name.split(".")[0] in {*sys.stdlib_module_names, "mpmath"}
 
@@ -67,9 +78,12 @@ SEES = {  # what modules of the trainer may import besides the records
 }
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "trainer").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "trainer").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_the_trainer_sees_only_records(path):
-    """No module but trainer/pricing.py may ask an accountant; the mechanism knows nothing but the plan."""
+    """No module but trainer/pricing.py may ask an accountant; the mechanism knows nothing but the
+    plan."""
     if path.name == "pricing.py":
         return
     names = imported(path)
@@ -89,9 +103,17 @@ def module(path: Path) -> str:
 
 
 def test_no_module_imports_itself_on_a_detour():
-    """Imports inside functions count: such a circle breaks as soon as one of them moves to the top of its file."""
-    files = {module(path): path for name in ("mmaccount", "trainer") for path in (ROOT / name).rglob("*.py")}
-    left = {name: {other for other in imported(path) if other in files} - {name} for name, path in files.items()}
+    """Imports inside functions count: such a circle breaks as soon as one of them moves to the top
+    of its file."""
+    files = {
+        module(path): path
+        for name in ("mmaccount", "trainer")
+        for path in (ROOT / name).rglob("*.py")
+    }
+    left = {
+        name: {other for other in imported(path) if other in files} - {name}
+        for name, path in files.items()
+    }
     while left:
         ready = {name for name, needed in left.items() if not needed & left.keys()}
         assert ready, f"a circle goes through some of {sorted(left)}"
@@ -122,7 +144,9 @@ def test_plan_and_ledger_load_without_torch(tmp_path):
         "assert Ledger.load('ledger.json').charged == 1;"
         "print([name for name in ('torch', 'numba', 'matplotlib', 'scipy', 'numpy') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
     assert done.stdout.strip() == "[]"
 
 

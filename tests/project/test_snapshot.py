@@ -1,6 +1,8 @@
-"""What users have come to rely on stays as it is: public names, options and their help, JSON keys, exit statuses, files.
+"""What users have come to rely on stays as it is: public names, options and their help, JSON keys,
+exit statuses, files.
 
-`python tests/project/test_snapshot.py` writes tests/reference/snapshot.json again, after a change that is meant.
+`python tests/project/test_snapshot.py` writes tests/reference/snapshot.json again, after a change
+that is meant.
 """
 
 import inspect
@@ -23,7 +25,19 @@ CERTIFICATES = sorted((HERE / "certificates").glob("*.json"))
 PLAIN = ["--sample-rate", "0.1", "--steps", "10", "--noise-multiplier", "2"]
 TRAINING = ["--dataset-size", "100", "--batch-size", "10", "--steps", "3", "--clip-norm", "1"]
 NOISE = ["--noise-multiplier", "2"]
-COMMANDS = ["epsilon", "delta", "solve", "compare", "verify", "plan", "spent", "advise", "tune-cost", "plot", "report"]
+COMMANDS = [
+    "epsilon",
+    "delta",
+    "solve",
+    "compare",
+    "verify",
+    "plan",
+    "spent",
+    "advise",
+    "tune-cost",
+    "plot",
+    "report",
+]
 COMMANDS += ["audit", "reproduce"]
 
 
@@ -52,10 +66,16 @@ def help_of(words: list[str]) -> str:
 
 def plan() -> mm.Plan:
     """A plan with everything in it."""
-    first = mm.Phase(steps=5, noise_multiplier=1.0, clip_norm=2.0, learning_rate=0.5, gap=0.1, truncation=4)
+    first = mm.Phase(
+        steps=5, noise_multiplier=1.0, clip_norm=2.0, learning_rate=0.5, gap=0.1, truncation=4
+    )
     adaptive = mm.AdaptiveClipping(quantile=0.5, rate=0.2, noise=10.0)
-    second = mm.Phase(steps=3, noise_multiplier=1.5, clip_norm=1.0, learning_rate=0.25, adaptive=adaptive)
-    return mm.Plan(dataset_size=1000, sample_rate=0.1, batch_size=100, phases=(first, second), delta=1e-5)
+    second = mm.Phase(
+        steps=3, noise_multiplier=1.5, clip_norm=1.0, learning_rate=0.25, adaptive=adaptive
+    )
+    return mm.Plan(
+        dataset_size=1000, sample_rate=0.1, batch_size=100, phases=(first, second), delta=1e-5
+    )
 
 
 def answers(folder: Path) -> dict[str, object]:
@@ -65,9 +85,22 @@ def answers(folder: Path) -> dict[str, object]:
         "epsilon": call("epsilon", *PLAIN, "--delta", "1e-5", "--json"),
         "epsilon --exact": call("epsilon", *PLAIN, "--delta", "1e-5", "--exact", "--json"),
         "delta": call("delta", *PLAIN, "--epsilon", "1", "--json"),
-        "solve": call("solve", "--for", "steps", "--target-epsilon", "3", "--delta", "1e-5", *PLAIN, "--json"),
+        "solve": call(
+            "solve", "--for", "steps", "--target-epsilon", "3", "--delta", "1e-5", *PLAIN, "--json"
+        ),
         "compare": call("compare", *PLAIN, "--delta", "1e-5", "--json"),
-        "plan": call("plan", *TRAINING, *NOISE, "--learning-rate", "1", "--delta", "1e-5", "--out", str(path), "--json"),
+        "plan": call(
+            "plan",
+            *TRAINING,
+            *NOISE,
+            "--learning-rate",
+            "1",
+            "--delta",
+            "1e-5",
+            "--out",
+            str(path),
+            "--json",
+        ),
         "tune-cost": call("tune-cost", str(path), "--tries", "5", "--json"),
     }
     ledger = mm.LedgerFile(folder / "ledger.json", mm.Plan.load(path))
@@ -112,7 +145,9 @@ def parameters(name: str) -> str:
 def trainer_help() -> str:
     environment = os.environ | {"COLUMNS": "100"}
     command = [sys.executable, "-m", "trainer", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=HERE.parents[1])
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=environment, cwd=HERE.parents[1]
+    )
     return " ".join(done.stdout.split())
 
 
@@ -153,7 +188,10 @@ def test_nothing_is_left_out(now):
 @pytest.mark.parametrize("path", CERTIFICATES, ids=lambda path: path.stem)
 def test_a_certificate_of_before_still_verifies(path):
     status, out = call("verify", str(path))
-    assert (status, out.split(" at ")[0]) == (0, f"proven: epsilon <= {json.loads(path.read_text())['values']['epsilon']}")
+    assert (status, out.split(" at ")[0]) == (
+        0,
+        f"proven: epsilon <= {json.loads(path.read_text())['values']['epsilon']}",
+    )
 
 
 if __name__ == "__main__":

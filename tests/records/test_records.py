@@ -16,14 +16,24 @@ from mmaccount.commands import main
 
 @pytest.fixture
 def plan():
-    first = Phase(steps=5, noise_multiplier=1.0, clip_norm=2.0, learning_rate=0.5, gap=0.1, truncation=4)
+    first = Phase(
+        steps=5, noise_multiplier=1.0, clip_norm=2.0, learning_rate=0.5, gap=0.1, truncation=4
+    )
     second = Phase(steps=3, noise_multiplier=1.5, clip_norm=1.0, learning_rate=0.25)
-    return Plan(dataset_size=1000, sample_rate=0.1, batch_size=100, phases=(first, second), delta=1e-5)
+    return Plan(
+        dataset_size=1000, sample_rate=0.1, batch_size=100, phases=(first, second), delta=1e-5
+    )
 
 
 def test_settings_are_what_from_training_makes(plan):
     first = Settings.from_training(
-        dataset_size=1000, batch_size=100, steps=5, noise_multiplier=1.0, clip_norm=2.0, gap=0.1, truncation=4
+        dataset_size=1000,
+        batch_size=100,
+        steps=5,
+        noise_multiplier=1.0,
+        clip_norm=2.0,
+        gap=0.1,
+        truncation=4,
     )
     assert plan.settings() == [first, Settings(sample_rate=0.1, steps=3, noise_multiplier=1.5)]
 
@@ -32,7 +42,16 @@ def test_plan_round_trip_and_fingerprint(plan, tmp_path):
     plan.save(tmp_path / "plan.json")
     assert Plan.load(tmp_path / "plan.json") == plan
     other = replace(plan, delta=1e-6)
-    assert len({plan.fingerprint, other.fingerprint, replace(plan, phases=plan.phases[::-1]).fingerprint}) == 3
+    assert (
+        len(
+            {
+                plan.fingerprint,
+                other.fingerprint,
+                replace(plan, phases=plan.phases[::-1]).fingerprint,
+            }
+        )
+        == 3
+    )
     assert Plan.from_dict(json.loads(json.dumps(other.to_dict()))).fingerprint == other.fingerprint
 
 
@@ -72,14 +91,26 @@ def test_what_was_learnt_before_training_is_in_the_plan_and_in_every_price(plan)
     for step in range(1, 9):
         ledger = ledger.with_step(step)
     assert ledger.settings() == more.settings()
-    assert mm.epsilon(more.settings(), delta=1e-5).upper > mm.epsilon(plan.settings(), delta=1e-5).upper
+    assert (
+        mm.epsilon(more.settings(), delta=1e-5).upper
+        > mm.epsilon(plan.settings(), delta=1e-5).upper
+    )
 
 
 def test_zero_out_is_refused_with_what_was_learnt_before(plan):
-    """A record whose gradient becomes zero leaves one bin of the histogram and enters another: further than one removed."""
+    """A record whose gradient becomes zero leaves one bin of the histogram and enters another:
+    further than one removed."""
     release = mm.Release(what="histogram of norms", noise_multiplier=4.0)
-    assert np.linalg.norm(histogram.true_counts(np.array([1.0])) - histogram.true_counts(np.array([0.0]))) > 1.4
-    assert replace(plan, releases=(release,), neighbours="replace-one").settings()[0].neighbours == "replace-one"
+    assert (
+        np.linalg.norm(
+            histogram.true_counts(np.array([1.0])) - histogram.true_counts(np.array([0.0]))
+        )
+        > 1.4
+    )
+    assert (
+        replace(plan, releases=(release,), neighbours="replace-one").settings()[0].neighbours
+        == "replace-one"
+    )
     with pytest.raises(ValueError, match=r"zero-out.*releases"):
         replace(plan, releases=(release,), neighbours="zero-out")
 
@@ -161,12 +192,17 @@ def test_another_process_is_kept_out(plan, tmp_path):
     assert "in use" in done.stderr
 
 
-RUN = "--dataset-size 1000 --batch-size 100 --steps 8 --clip-norm 1 --learning-rate 0.5 --delta 1e-5"
+RUN = (
+    "--dataset-size 1000 --batch-size 100 --steps 8 --clip-norm 1 --learning-rate 0.5 --delta 1e-5"
+)
 
 
 def test_plan_and_spent_on_the_command_line(tmp_path, capsys):
     path = tmp_path / "plan.json"
-    assert main.main(["plan", *RUN.split(), "--target-epsilon", "3", "--out", str(path), "--json"]) == 0
+    assert (
+        main.main(["plan", *RUN.split(), "--target-epsilon", "3", "--out", str(path), "--json"])
+        == 0
+    )
     made = json.loads(capsys.readouterr().out)
     plan = Plan.load(path)
     assert made["fingerprint"] == plan.fingerprint
@@ -194,7 +230,9 @@ def test_plan_and_spent_on_the_command_line(tmp_path, capsys):
     ],
 )
 def test_bad_plan_commands_end_in_one_line(options, message, tmp_path, capsys):
-    assert main.main(["plan", *RUN.split(), "--out", str(tmp_path / "p.json"), *options.split()]) == 2
+    assert (
+        main.main(["plan", *RUN.split(), "--out", str(tmp_path / "p.json"), *options.split()]) == 2
+    )
     assert message in capsys.readouterr().err
 
 
@@ -208,13 +246,23 @@ def test_spent_refuses_what_is_no_ledger(content, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("runs", "distinct"),
-    [((), 0), (((1, 5),), 5), (((1, 5), (4, 9)), 9), (((1, 5), (2, 3), (7, 7)), 6), (((4, 6), (1, 4), (1, 2)), 6)],
+    [
+        ((), 0),
+        (((1, 5),), 5),
+        (((1, 5), (4, 9)), 9),
+        (((1, 5), (2, 3), (7, 7)), 6),
+        (((4, 6), (1, 4), (1, 2)), 6),
+    ],
 )
 def test_redone_steps_are_told_from_new_ones(runs, distinct):
     phase = Phase(steps=10, noise_multiplier=1.0, clip_norm=1.0, learning_rate=1.0)
     plan = Plan(dataset_size=10, sample_rate=1.0, batch_size=10, phases=(phase,), delta=0.1)
     ledger = Ledger(plan=plan, runs=runs)
-    assert ledger.distinct == distinct == len({step for first, last in runs for step in range(first, last + 1)})
+    assert (
+        ledger.distinct
+        == distinct
+        == len({step for first, last in runs for step in range(first, last + 1)})
+    )
 
 
 def test_records_and_the_lock_work_without_fcntl(tmp_path):
@@ -233,5 +281,7 @@ def test_records_and_the_lock_work_without_fcntl(tmp_path):
         "first.close(); LedgerFile('ledger.json', plan).charge(2);"
         "print(Ledger.load('ledger.json').charged)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
     assert done.stdout.splitlines() == ["ledger ledger.json is in use by another run.", "2"]

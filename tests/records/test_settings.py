@@ -10,8 +10,22 @@ from hypothesis import strategies as st
 
 from mmaccount import Phase, Settings
 
-GOOD = {"sample_rate": 0.1, "steps": 10, "noise_multiplier": 1.0, "mixing": 2.0, "truncation": 3.0, "noise": "gaussian"}
-TRAINING = {"dataset_size": 1000, "batch_size": 100, "steps": 10, "noise_multiplier": 1.0, "clip_norm": 2.0, "gap": 0.1}
+GOOD = {
+    "sample_rate": 0.1,
+    "steps": 10,
+    "noise_multiplier": 1.0,
+    "mixing": 2.0,
+    "truncation": 3.0,
+    "noise": "gaussian",
+}
+TRAINING = {
+    "dataset_size": 1000,
+    "batch_size": 100,
+    "steps": 10,
+    "noise_multiplier": 1.0,
+    "clip_norm": 2.0,
+    "gap": 0.1,
+}
 
 ANY = st.builds(
     Settings,
@@ -79,7 +93,9 @@ def test_messages(changes, message):
 
 
 def test_batch_larger_than_data_set():
-    with pytest.raises(ValueError, match=r"`batch_size` must be in \(0, 1000 = dataset_size\], got 1001"):
+    with pytest.raises(
+        ValueError, match=r"`batch_size` must be in \(0, 1000 = dataset_size\], got 1001"
+    ):
         Settings.from_training(**(TRAINING | {"batch_size": 1001}))
 
 
@@ -90,13 +106,23 @@ def test_gap_needs_a_clip_norm():
 
 def test_training_form_gives_the_papers_dimensionless_numbers():
     run = Settings.from_training(
-        dataset_size=50_000, batch_size=1500, steps=3400, noise_multiplier=0.335, clip_norm=20, gap=0.15, truncation=100
+        dataset_size=50_000,
+        batch_size=1500,
+        steps=3400,
+        noise_multiplier=0.335,
+        clip_norm=20,
+        gap=0.15,
+        truncation=100,
     )
-    assert run == Settings(sample_rate=0.03, steps=3400, noise_multiplier=0.335, mixing=11.25, truncation=100)
+    assert run == Settings(
+        sample_rate=0.03, steps=3400, noise_multiplier=0.335, mixing=11.25, truncation=100
+    )
 
 
 def test_values_are_plain_numbers():
-    run = Settings(**(GOOD | {"steps": 10.0, "sample_rate": np.float32(0.5), "mixing": np.int64(3)}))
+    run = Settings(
+        **(GOOD | {"steps": 10.0, "sample_rate": np.float32(0.5), "mixing": np.int64(3)})
+    )
     assert [type(run.steps), type(run.sample_rate), type(run.mixing)] == [int, float, float]
     with pytest.raises(AttributeError):
         run.steps = 5
@@ -108,21 +134,30 @@ def test_from_dict_refuses_unknown_and_missing_keys(data):
         Settings.from_dict(data)
 
 
-@pytest.mark.parametrize(("given", "kept"), [("beta-2.0", "beta-2"), ("beta-1", "uniform"), ("beta-2.5", "beta-2.5")])
+@pytest.mark.parametrize(
+    ("given", "kept"), [("beta-2.0", "beta-2"), ("beta-1", "uniform"), ("beta-2.5", "beta-2.5")]
+)
 def test_a_mixing_law_has_one_spelling(given, kept):
     assert Settings(**(GOOD | {"mixing_law": given})).mixing_law == kept
-    phase = Phase(steps=1, noise_multiplier=1, clip_norm=1, learning_rate=1, gap=1, mixing_law=given)
+    phase = Phase(
+        steps=1, noise_multiplier=1, clip_norm=1, learning_rate=1, gap=1, mixing_law=given
+    )
     assert phase.mixing_law == kept
 
 
 def test_a_mixing_law_without_mixing_is_none():
     run = Settings(**(GOOD | {"mixing": 0, "mixing_law": "raised-cosine"}))
     assert run == Settings(**(GOOD | {"mixing": 0}))
-    phase = Phase(steps=1, noise_multiplier=1, clip_norm=1, learning_rate=1, mixing_law="raised-cosine")
+    phase = Phase(
+        steps=1, noise_multiplier=1, clip_norm=1, learning_rate=1, mixing_law="raised-cosine"
+    )
     assert phase.mixing_law == "uniform"
 
 
-@pytest.mark.parametrize("law", ["", "beta", "beta-", "beta-0.99", "beta-nan", "beta-10.1", "cosine", "Uniform", None, 2.0])
+@pytest.mark.parametrize(
+    "law",
+    ["", "beta", "beta-", "beta-0.99", "beta-nan", "beta-10.1", "cosine", "Uniform", None, 2.0],
+)
 def test_other_mixing_laws_are_refused(law):
     with pytest.raises(ValueError, match="`mixing_law` must be uniform, raised-cosine or beta-B"):
         Settings(**(GOOD | {"mixing_law": law}))

@@ -1,16 +1,20 @@
-"""Makes brackets.json: 2,000 random runs with an epsilon and the delta there, for the brackets to enclose.
+"""Makes brackets.json: 2,000 random runs with an epsilon and the delta there, for the brackets to
+enclose.
 
-Nothing of the package is used. All is done in balls (python-flint) of about 60 digits, or by mpmath at 40 digits:
-    gaussian     q = 1: Phi(mu/2 - e/mu) - e^e Phi(-mu/2 - e/mu), mu^2 = T/z^2;
-    one step     the likelihood ratio test at the outcome x where (1 - q + q r(x))^{+-1} = e^e, larger direction;
-    two steps    the mean over the first step of the delta of the second at what is left of epsilon, by tanh-sinh;
-    many steps   (D / pi) Re sum_j M(w_j - 1)^T e^{-(w_j - 1) e} / (w_j (w_j - 1)), w_j = 1 + t + i j D, larger direction,
-                 M by the trapezoid rule; t is the saddle point, D makes the aliases, and the last j the rest, < 1e-20 of it;
-    mixed step   one coordinate of U[-L/2, L/2] + N(0, 1), shifted by 1/z with probability q: its likelihood ratio test;
-    mixed steps  the sum of "many steps" for p coordinates shifted by 1/(z sqrt p) each (q = 1), or for one (q < 1);
-    moment       log sum_k C(a, k) (1-q)^(a-k) q^k e^{p h_k}: "epsilon" is the order a, "delta" that log-moment.
-The mixed ones are of an attack that exists, in the direction of removal: lower bounds of what a guarantee must cover.
-Run: python tests/reference/make_brackets.py
+Nothing of the package is used. All is done in balls (python-flint) of about 60 digits, or by mpmath
+    at 40 digits: gaussian     q = 1: Phi(mu/2 - e/mu) - e^e Phi(-mu/2 - e/mu), mu^2 = T/z^2;
+    one step     the likelihood ratio test at the outcome x where (1 - q + q r(x))^{+-1} = e^e,
+    larger direction; two steps    the mean over the first step of the delta of the second at what
+    is left of epsilon, by tanh-sinh; many steps   (D / pi) Re sum_j M(w_j - 1)^T e^{-(w_j - 1) e} /
+    (w_j (w_j - 1)), w_j = 1 + t + i j D, larger direction,
+                 M by the trapezoid rule; t is the saddle point, D makes the aliases, and the last j
+                 the rest, < 1e-20 of it;
+    mixed step   one coordinate of U[-L/2, L/2] + N(0, 1), shifted by 1/z with probability q: its
+    likelihood ratio test; mixed steps  the sum of "many steps" for p coordinates shifted by 1/(z
+    sqrt p) each (q = 1), or for one (q < 1); moment       log sum_k C(a, k) (1-q)^(a-k) q^k e^{p
+    h_k}: "epsilon" is the order a, "delta" that log-moment.
+The mixed ones are of an attack that exists, in the direction of removal: lower bounds of what a
+guarantee must cover. Run: python tests/reference/make_brackets.py
 """
 
 import json
@@ -77,10 +81,20 @@ def two_steps(q, z, epsilon):
             if inside <= 0:
                 return mpmath.mpf(0)
             x = mpmath.log(inside) / v + v / 2
-            return (1 - mpmath.exp(e) * (1 - q)) * mpmath.ncdf(x) - mpmath.exp(e) * q * mpmath.ncdf(x - v)
+            return (1 - mpmath.exp(e) * (1 - q)) * mpmath.ncdf(x) - mpmath.exp(e) * q * mpmath.ncdf(
+                x - v
+            )
 
         def total(f, kink):
-            ends = sorted({mpmath.mpf(-14), mpmath.mpf(0), v, 14 + v, *([kink] if -14 < kink < 14 + v else [])})
+            ends = sorted(
+                {
+                    mpmath.mpf(-14),
+                    mpmath.mpf(0),
+                    v,
+                    14 + v,
+                    *([kink] if -14 < kink < 14 + v else []),
+                }
+            )
             return mpmath.quad(f, ends, maxdegree=8)
 
         def kink(value):  # the x where log r is `value`
@@ -88,19 +102,26 @@ def two_steps(q, z, epsilon):
             return mpmath.log(inside) / v + v / 2 if inside > 0 else mpmath.mpf(-99)
 
         edge = mpmath.log(1 - q)
-        remove = total(lambda x: mpmath.npdf(x) * mpmath.exp(log_r(x)) * removal(epsilon - log_r(x)), kink(epsilon - edge))
+        remove = total(
+            lambda x: mpmath.npdf(x) * mpmath.exp(log_r(x)) * removal(epsilon - log_r(x)),
+            kink(epsilon - edge),
+        )
         add = total(lambda x: mpmath.npdf(x) * addition(epsilon + log_r(x)), kink(-edge - epsilon))
         return arb(mpmath.nstr(max(remove, add), 30))
 
 
 class Law:
-    """One step: nodes with weights phi(x) dx (or p(x) dx) and log-ratios of the losses; `power` equal independent ones."""
+    """One step: nodes with weights phi(x) dx (or p(x) dx) and log-ratios of the losses; `power`
+    equal independent ones."""
 
     def __init__(self, weights, losses, power, add):
         self.losses = [-x if add else x for x in losses]
         self.base = [w * x.exp() for w, x in zip(weights, losses)] if not add else weights
         self.power = power
-        self.rough = [(float(x), math.log(float(w)) if float(w) > 0 else -800.0) for x, w in zip(self.losses, self.base)]
+        self.rough = [
+            (float(x), math.log(float(w)) if float(w) > 0 else -800.0)
+            for x, w in zip(self.losses, self.base)
+        ]
 
     def cumulant(self, t):
         """(K, K', K'') of the whole at t, roughly."""
@@ -113,10 +134,14 @@ class Law:
         return self.power * (top + math.log(total)), self.power * mean, self.power * square
 
     def delta(self, epsilon, t, highest):
-        """None if it takes more than MOST frequencies, or one above `highest`, which the nodes are made for."""
+        """None if it takes more than MOST frequencies, or one above `highest`, which the nodes are
+        made for."""
         here, _, variance = self.cumulant(t)
         wanted = here - t * epsilon - math.log(t * (1 + t) * math.sqrt(variance) + 1) - FAR
-        reach = [(self.cumulant(u)[0] - u * epsilon - wanted) / (u - t) for u in (1.2 * t, 1.6 * t, 2.5 * t, 5 * t)]
+        reach = [
+            (self.cumulant(u)[0] - u * epsilon - wanted) / (u - t)
+            for u in (1.2 * t, 1.6 * t, 2.5 * t, 5 * t)
+        ]
         period = max(-wanted / t, min(reach))
         step = arb(2) * arb.pi() / period
         turns = [acb(0, step * x).exp() for x in self.losses]
@@ -192,7 +217,11 @@ def moment(q, z, length, p, order):
     weights, losses = mixed_nodes(arb(1), shift, length, 0, order)
     total = arb(0)
     for k in range(order + 1):
-        inside = sum((w * (k * x).exp() for w, x in zip(weights, losses)), arb(0)) ** p if k > 1 else arb(1)
+        inside = (
+            sum((w * (k * x).exp() for w, x in zip(weights, losses)), arb(0)) ** p
+            if k > 1
+            else arb(1)
+        )
         total += math.comb(order, k) * (1 - q) ** (order - k) * q**k * inside
     return total.log()
 
@@ -232,7 +261,9 @@ def row(kind):
 
         epsilon, highest, delta = saddle(nodes, steps, t)
         if delta is not None:
-            other = Law(*nodes(highest, 5 * t + 2), steps, True).delta(arb(epsilon), arb(t), highest)
+            other = Law(*nodes(highest, 5 * t + 2), steps, True).delta(
+                arb(epsilon), arb(t), highest
+            )
             delta = None if other is None else delta if delta > other else other
     elif kind == "mixed step":
         z, mixing = draw(0.3, 5), draw(0.3, 60)
@@ -246,11 +277,23 @@ def row(kind):
         else:
             q = float(f"{min(1.0, draw(0.1, 10) * z / math.sqrt(steps)):.4g}")
         shift, length = 1 / (arb(z) * arb(p).sqrt()), arb(mixing) / arb(z)
-        epsilon, _, delta = saddle(lambda f, o: mixed_nodes(arb(q), shift, length, f, o), steps * p, t)
+        epsilon, _, delta = saddle(
+            lambda f, o: mixed_nodes(arb(q), shift, length, f, o), steps * p, t
+        )
     else:
-        q, z, mixing, p, epsilon = draw(1e-4, 0.9), draw(0.3, 20), draw(0.3, 60), int(draw(1, 1000)), random.randint(2, 24)
+        q, z, mixing, p, epsilon = (
+            draw(1e-4, 0.9),
+            draw(0.3, 20),
+            draw(0.3, 60),
+            int(draw(1, 1000)),
+            random.randint(2, 24),
+        )
         delta = moment(arb(q), arb(z), arb(mixing) / arb(z), p, epsilon)
-    if delta is None or not (delta > 1e-30 and delta.rel_accuracy_bits() > 70) or (kind != "moment" and delta > 0.9):
+    if (
+        delta is None
+        or not (delta > 1e-30 and delta.rel_accuracy_bits() > 70)
+        or (kind != "moment" and delta > 0.9)
+    ):
         return None
     values = {"kind": kind, "q": q, "z": z, "T": steps, "rho": mixing, "p": p, "epsilon": epsilon}
     return values | {"delta": delta.str(20, radius=False)}

@@ -3,9 +3,12 @@
     p_L(x) = (1 - e^(-L/2) cosh x)/L for |x| <= L/2,   e^(-|x|) sinh(L/2)/(L/2)/2 for |x| > L/2,
     (L = 0: e^(-|x|)/2),       h = log Int f(x) dx,     f(x) = p_L(x-v)^k p_L(x)^(1-k),    k > 1,
 
-with composite Gauss-Legendre rules between the points -L/2, L/2, v-L/2, v+L/2 (f is analytic between them).
-  * Tails: for x >= v+L/2 and for x <= -L/2 f is a multiple of e^-|x|, so its integral there is f at that point.
-  * Flat part: a distance d inside all edges, p_L(x) = p_L(x-v) = 1/L to e^-d: that part of Int f is its length/L.
+with composite Gauss-Legendre rules between the points -L/2, L/2, v-L/2, v+L/2 (f is analytic
+between them).
+  * Tails: for x >= v+L/2 and for x <= -L/2 f is a multiple of e^-|x|, so its integral there is f at
+    that point.
+  * Flat part: a distance d inside all edges, p_L(x) = p_L(x-v) = 1/L to e^-d: that part of Int f is
+    its length/L.
 Each value is computed with (pieces of length g, 80 nodes, d) and (g/2, 64 nodes, d+20).
 Run: python tests/reference/make_laplace.py
 """
@@ -24,7 +27,9 @@ def density(length):
     edge = length / 2
     factor = edge.sinh() / length if length > 0 else arb(1) / 2
 
-    def p(x, inner):  # inner: whether |x| <= L/2, told by the caller, who knows the piece that x lies in
+    def p(
+        x, inner
+    ):  # inner: whether |x| <= L/2, told by the caller, who knows the piece that x lies in
         if inner:  # e^(-L/2) cosh x without the huge cosh
             return (1 - ((x - edge).exp() + (-x - edge).exp()) / 2) / length
         return (-abs(x)).exp() * factor
@@ -45,7 +50,11 @@ def laplace(setting, k, v, length):
         middle = (a + b) / 2
         inner, inner_v = bool(abs(middle) < edge), bool(abs(middle - v) < edge)
         return gauss(
-            lambda x: (k * p(x - v, inner_v).log() + (1 - k) * p(x, inner).log()).exp(), a, b, piece, RULES[setting]
+            lambda x: (k * p(x - v, inner_v).log() + (1 - k) * p(x, inner).log()).exp(),
+            a,
+            b,
+            piece,
+            RULES[setting],
         )
 
     def tail(x):

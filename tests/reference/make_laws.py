@@ -1,15 +1,19 @@
-"""Makes laws.json, for p the density of mixing on [-L/2, L/2] plus N(0, 1), the mixing having the density
+"""Makes laws.json, for p the density of mixing on [-L/2, L/2] plus N(0, 1), the mixing having the
+density
 
-    f(u) = (2/L) cos^2(pi u/L) (column b is 0)    or    f(u) = (L^2/4 - u^2)^(b-1) / (B(b, b) L^(2b-1)),
+    f(u) = (2/L) cos^2(pi u/L) (column b is 0)    or    f(u) = (L^2/4 - u^2)^(b-1) / (B(b, b)
+    L^(2b-1)),
 
     h = log Int p(x-v)^k p(x)^(1-k) dx,    k > 1,    p(x) = Int f(u) phi(x-u) du.
 
-The inner integral: over all d (distance of u from the edge next to x) with t d + d^2/2 < R^2/2 + (t_-)^2/2, t = |x| - L/2.
-Far from both edges by the trapezoid rule; else by Gauss-Legendre pieces in y, d = y^2 (beyond the middle y^2 is the distance
-from the other edge), as the integrand is analytic in y for whole 2 b.
-The outer one: trapezoid rule on [-L/2 - W, L/2 + k v + W]. What allows it is as in make_mixing.py, since the posterior of u
-given x is log-concave with a factor e^{-(u-x)^2/2}, so its variance is below 1. Each value is computed with two sets of
-steps, windows and precisions that must agree.  Run: python tests/reference/make_laws.py (some minutes)
+The inner integral: over all d (distance of u from the edge next to x) with t d + d^2/2 < R^2/2 +
+(t_-)^2/2, t = |x| - L/2. Far from both edges by the trapezoid rule; else by Gauss-Legendre pieces
+in y, d = y^2 (beyond the middle y^2 is the distance from the other edge), as the integrand is
+analytic in y for whole 2 b.
+The outer one: trapezoid rule on [-L/2 - W, L/2 + k v + W]. What allows it is as in make_mixing.py,
+since the posterior of u given x is log-concave with a factor e^{-(u-x)^2/2}, so its variance is
+below 1. Each value is computed with two sets of steps, windows and precisions that must agree.
+Run: python tests/reference/make_laws.py (some minutes)
 """
 
 from flint import arb
@@ -17,15 +21,27 @@ from flint import arb
 from reference_tools import gauss, gauss_rule, trapezoid, write_table
 
 ROWS = [
-    *(["0", k, v, "5"] for k, v in (("2", "0.001"), ("1.05", "0.3"), ("7", "0.02"), ("64", "0.1"), ("2", "3"))),
+    *(
+        ["0", k, v, "5"]
+        for k, v in (("2", "0.001"), ("1.05", "0.3"), ("7", "0.02"), ("64", "0.1"), ("2", "3"))
+    ),
     *(["0", k, v, "33.58"] for k, v in (("2", "0.2985"), ("1.5", "0.01"))),
     *(["2", k, v, "33.58"] for k, v in (("2", "0.2985"), ("1.5", "2"))),
     *(["2", "12", "0.3", length] for length in ("0.01", "5")),
-    *(["1.5", k, v, length] for k, v, length in (("2", "0.05", "5"), ("7", "0.5", "21"), ("7", "0.05", "25"))),
-    *(["10", k, v, length] for k, v, length in (("7", "0.3", "1"), ("2", "0.3", "22.5"), ("7", "0.09", "40"))),
+    *(
+        ["1.5", k, v, length]
+        for k, v, length in (("2", "0.05", "5"), ("7", "0.5", "21"), ("7", "0.05", "25"))
+    ),
+    *(
+        ["10", k, v, length]
+        for k, v, length in (("7", "0.3", "1"), ("2", "0.3", "22.5"), ("7", "0.09", "40"))
+    ),
     *([b, "2", "0.5", "150"] for b in ("0", "4.5")),
 ]
-SETTINGS = [(16, 12, 23, 1), (17, 13, 27, arb("0.7"))]  # R, W, points of a piece, factor of all steps
+SETTINGS = [
+    (16, 12, 23, 1),
+    (17, 13, 27, arb("0.7")),
+]  # R, W, points of a piece, factor of all steps
 
 
 def density(b, length, reach, points, fine):
@@ -59,7 +75,10 @@ def density(b, length, reach, points, fine):
             a, c = low.sqrt(), min(high, half).sqrt()
             total += gauss(near, a, c, (c - a) / 20 * arb("1.0001"), rule)
         if high > half:
-            a, c = (length - high).sqrt() if high < length else arb(0), (length - max(low, half)).sqrt()
+            a, c = (
+                (length - high).sqrt() if high < length else arb(0),
+                (length - max(low, half)).sqrt(),
+            )
             total += gauss(beyond, a, c, (c - a) / 20 * arb("1.0001"), rule)
         return total.log() - root.log() - (t * t / 2 if t > 0 else 0)
 

@@ -2,14 +2,18 @@
 
     log_moment = log Int phi(x) (1 - q + q exp(x/z - 1/(2 z^2)))^alpha dx      (phi standard normal)
 
-with the trapezoid rule.  With f the integrand and w(x) in (0, 1) the share of the exponential in the bracket,
+with the trapezoid rule.  With f the integrand and w(x) in (0, 1) the share of the exponential in
+the bracket,
 
     (log f)'(x) = -x + alpha w(x)/z,
 
-so left of 0 and right of alpha/z f falls at least as fast as a normal density, which bounds what is cut off
-at -W and alpha/z + W.  For |y| < pi z the bracket has no zero and |f(x+iy)| <= exp(y^2/2) f(x), so the step h
-leaves a relative error near 2 exp(y^2/2 - 2 pi y/h), below 1e-80 for y = min(3 z, 3) and the steps below.
-Each value is computed with (h, W) and (h/2, W+5).  Run: python tests/reference/make_subsampled_gaussian.py
+so left of 0 and right of alpha/z f falls at least as fast as a normal density, which bounds what is
+cut off
+at -W and alpha/z + W.  For |y| < pi z the bracket has no zero and |f(x+iy)| <= exp(y^2/2) f(x), so
+the step h leaves a relative error near 2 exp(y^2/2 - 2 pi y/h), below 1e-80 for y = min(3 z, 3) and
+the steps below.
+Each value is computed with (h, W) and (h/2, W+5).  Run: python
+tests/reference/make_subsampled_gaussian.py
 """
 
 from flint import arb

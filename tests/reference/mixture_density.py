@@ -1,4 +1,5 @@
-"""The density p_L of U[-L/2, L/2] + N(0, 1) in ball arithmetic, for make_mixing.py and make_subsampled_mixing.py."""
+"""The density p_L of U[-L/2, L/2] + N(0, 1) in ball arithmetic, for make_mixing.py and
+make_subsampled_mixing.py."""
 
 from flint import arb
 

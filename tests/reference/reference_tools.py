@@ -1,6 +1,8 @@
-"""Shared by the make_*.py scripts of this folder: quadrature in ball arithmetic, and the writing of tables.
+"""Shared by the make_*.py scripts of this folder: quadrature in ball arithmetic, and the writing of
+tables.
 
-Needs `pip install python-flint`.  An `arb` is a number with a rigorous bound of its rounding error, so only
+Needs `pip install python-flint`.  An `arb` is a number with a rigorous bound of its rounding error,
+so only
 the discretisation and the truncation of the integrals need the comparison made in `write_table`.
 """
 
@@ -58,7 +60,8 @@ def choose(lists, modulus):
 
 
 def write_table(script, description, names, rows, result, compute):
-    """Compute each row with setting 0 and setting 1, compare, and write the JSON file beside the script."""
+    """Compute each row with setting 0 and setting 1, compare, and write the JSON file beside the
+    script."""
     start, worst, values = time.time(), 0.0, []
     for number, row in enumerate(rows, 1):
         both = []
@@ -78,4 +81,6 @@ def write_table(script, description, names, rows, result, compute):
     path = path.with_name(path.stem.removeprefix("make_") + ".json")
     lines = ",\n".join("  " + json.dumps(v) for v in values)
     path.write_text(f'{{"description": {json.dumps(description)},\n "values": [\n{lines}\n]}}\n')
-    print(f"{path.name}: {len(values)} rows, worst relative difference {worst:.1e}, {time.time() - start:.0f} s")
+    print(
+        f"{path.name}: {len(values)} rows, worst relative difference {worst:.1e}, {time.time() - start:.0f} s"
+    )

@@ -1,4 +1,5 @@
-"""Pictures: axes labelled, what is drawn is what the accountant says, files written, bad requests refused."""
+"""Pictures: axes labelled, what is drawn is what the accountant says, files written, bad requests
+refused."""
 
 import json
 import time
@@ -14,7 +15,18 @@ from mmaccount.commands import main
 from mmaccount.analysis.paper import FIGURE_3, figure_3
 
 RUN = mm.Settings(sample_rate=0.02, steps=500, noise_multiplier=0.6, mixing=4.0, truncation=16)
-OPTIONS = ["--sample-rate", "0.02", "--steps", "500", "--noise-multiplier", "0.6", "--mixing", "4", "--truncation", "16"]
+OPTIONS = [
+    "--sample-rate",
+    "0.02",
+    "--steps",
+    "500",
+    "--noise-multiplier",
+    "0.6",
+    "--mixing",
+    "4",
+    "--truncation",
+    "16",
+]
 
 
 @pytest.fixture
@@ -27,17 +39,27 @@ def drawn(ax) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def labelled(ax) -> bool:
-    return bool(ax.get_xlabel() and ax.get_ylabel()) and len(ax.get_legend().get_texts()) == len(ax.lines)
+    return bool(ax.get_xlabel() and ax.get_ylabel()) and len(ax.get_legend().get_texts()) == len(
+        ax.lines
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "values"),
-    [("steps", [100, 500]), ("noise_multiplier", [0.5, 1.0]), ("mixing", [0.0, 4.0]), ("truncation", [4.0, 16.0])],
+    [
+        ("steps", [100, 500]),
+        ("noise_multiplier", [0.5, 1.0]),
+        ("mixing", [0.0, 4.0]),
+        ("truncation", [4.0, 16.0]),
+    ],
 )
 def test_a_sweep_draws_the_bounds(ax, name, values):
     assert plots.sweep(ax, RUN, name, values, delta=1e-5) is ax
     curves = drawn(ax)
-    upper, lower = curves["proven upper bound (fast: Renyi moments)"], curves["an attack reaches this"]
+    upper, lower = (
+        curves["proven upper bound (fast: Renyi moments)"],
+        curves["an attack reaches this"],
+    )
     assert list(upper[0]) == list(lower[0]) == values
     for i, value in enumerate(values):
         bound = mm.epsilon(mm.Settings(**(RUN.to_dict() | {name: value})), delta=1e-5, tight=False)
@@ -48,7 +70,11 @@ def test_a_sweep_draws_the_bounds(ax, name, values):
 
 def test_labels_say_when_bounds_are_the_fast_ones(ax):
     plots.sweep(
-        ax, mm.Settings(sample_rate=0.02, steps=50, noise_multiplier=1.0), "noise_multiplier", [1.0, 2.0], delta=1e-5
+        ax,
+        mm.Settings(sample_rate=0.02, steps=50, noise_multiplier=1.0),
+        "noise_multiplier",
+        [1.0, 2.0],
+        delta=1e-5,
     )
     assert "proven upper bound" in drawn(ax)  # without mixing there is but one
 
@@ -91,7 +117,10 @@ def test_equal_energy(ax):
     made = mm.compare(RUN, delta=1e-5, tight=False)
     mixing, plain = ax.lines
     assert mixing.get_xdata()[1] == plain.get_xdata()[1] == made.equal_noise_multiplier
-    assert (mixing.get_ydata()[1], plain.get_ydata()[1]) == (made.as_given.upper, made.equal_noise.upper)
+    assert (mixing.get_ydata()[1], plain.get_ydata()[1]) == (
+        made.as_given.upper,
+        made.equal_noise.upper,
+    )
     assert mixing.get_ydata()[0] == plain.get_ydata()[0]
     assert labelled(ax)
 
@@ -100,7 +129,10 @@ def test_figure_3_panel(ax):
     plots.figure_3_panel(ax, 0.15, [100, 5000])
     curves = drawn(ax)
     for p in (1, 25, 100):
-        assert curves[f"p = {p}"][1][-1] == mm.epsilon(figure_3(0.15, p), delta=1e-5, tight=False).upper
+        assert (
+            curves[f"p = {p}"][1][-1]
+            == mm.epsilon(figure_3(0.15, p), delta=1e-5, tight=False).upper
+        )
     assert sorted(curves["the paper"][1]) == sorted(FIGURE_3[0.15, p] for p in (1, 25, 100))
     assert labelled(ax)
 
@@ -114,13 +146,15 @@ def test_curves_are_told_apart_without_colour():
     assert upper.get_marker() != lower.get_marker()
 
 
-# ---------------------------------------------------------------------------------------------------------- the command
+# ------------------------------------------------------------------------------------- the command
 
 
 @pytest.mark.parametrize("kind", plots.KINDS)
 def test_every_kind_has_a_labelled_figure(kind, monkeypatch):
     monkeypatch.setattr(plots, "POINTS", 2)
-    made = plots.figure(kind, None if kind == "figure-3" else RUN, delta=1e-5, tight=False, gap_scale=0.1)
+    made = plots.figure(
+        kind, None if kind == "figure-3" else RUN, delta=1e-5, tight=False, gap_scale=0.1
+    )
     assert made.axes[0].get_ylabel()
     assert len(made.axes) == (3 if kind == "figure-3" else 1)
     assert all(ax.get_xlabel() for ax in made.axes)
@@ -132,7 +166,10 @@ def test_files_are_written(ending, tmp_path, capsys):
     out = tmp_path / f"profile.{ending}"
     assert main.main(["plot", "profile", *OPTIONS, "--fast", "--out", str(out), "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
-    assert [curve["label"] for curve in data["curves"]] == ["proven upper bound", "an attack reaches this"]
+    assert [curve["label"] for curve in data["curves"]] == [
+        "proven upper bound",
+        "an attack reaches this",
+    ]
     top = data["curves"][0]
     assert top["y"] == mm.privacy_profile(RUN, top["x"], tight=False).upper.tolist()
     if ending == "png":
@@ -175,7 +212,10 @@ def test_interrupting_is_one_line(monkeypatch, capsys):
     [
         (["pie", *OPTIONS, "--out", "a.png"], "`kind` must be one of profile, "),
         (["profile", *OPTIONS, "--out", "a.jpg"], "`--out` must end in .png or .svg"),
-        (["noise", *OPTIONS, "--out", "a.png"], "`delta` is missing: noise shows epsilon at a delta"),
+        (
+            ["noise", *OPTIONS, "--out", "a.png"],
+            "`delta` is missing: noise shows epsilon at a delta",
+        ),
         (["noise", *OPTIONS, "--delta", "2", "--out", "a.png"], "`delta` must be in (0, 1)"),
         (["profile", "--out", "a.png"], "`--steps` is missing"),
         (["profile", *OPTIONS, "--out", "/nowhere/a.png"], "/nowhere/a.png"),

@@ -1,4 +1,5 @@
-"""The report: says what plan and ledger say, stands by itself, escapes all text, refuses bad input in one line."""
+"""The report: says what plan and ledger say, stands by itself, escapes all text, refuses bad input
+in one line."""
 
 import json
 import re
@@ -34,7 +35,18 @@ CHROMIUM = shutil.which("chromium")
 
 
 def plan_of(*phases, **more):
-    return Plan(**({"dataset_size": 100, "sample_rate": 0.5, "batch_size": 50, "phases": phases, "delta": 1e-4} | more))
+    return Plan(
+        **(
+            {
+                "dataset_size": 100,
+                "sample_rate": 0.5,
+                "batch_size": 50,
+                "phases": phases,
+                "delta": 1e-4,
+            }
+            | more
+        )
+    )
 
 
 def report_of(plan, **files):
@@ -42,7 +54,8 @@ def report_of(plan, **files):
 
 
 class Page(HTMLParser):
-    """Checks that tags close in order, and collects text, tags, identifiers and everything that could be fetched."""
+    """Checks that tags close in order, and collects text, tags, identifiers and everything that
+    could be fetched."""
 
     def __init__(self, html: bytes) -> None:
         super().__init__(convert_charrefs=True)
@@ -98,7 +111,12 @@ def run(tmp_path_factory):
             raise KeyboardInterrupt
         return real(trainer)
 
-    given = (plan_of(PLAIN, target_epsilon=40.0), data.take(data.digits(), 100), out, Options(checkpoint_every=140))
+    given = (
+        plan_of(PLAIN, target_epsilon=40.0),
+        data.take(data.digits(), 100),
+        out,
+        Options(checkpoint_every=140),
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PrivateTrainer, "step", interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -159,13 +177,20 @@ def test_a_plan_with_mixing():
 
 def test_phases_and_releases_are_priced_together(tmp_path):
     paid = Release(what="a histogram of norms", noise_multiplier=5.0)
-    plan = plan_of(PLAIN, MIXED, releases=(paid,), assumptions=("the probe is public",), target_epsilon=0.5)
+    plan = plan_of(
+        PLAIN, MIXED, releases=(paid,), assumptions=("the probe is public",), target_epsilon=0.5
+    )
     made = report_of(plan)
     text = alone(made.html).text
     assert made.bound == mm.epsilon(plan.settings(), delta=1e-4, tight=False)
     equal = [*plan.settings()[:2], of_equal_energy(plan.settings()[2])]
     assert f"2, {equal[2].noise_multiplier:.4g} {up(mm.epsilon(equal, delta=1e-4).upper)}" in text
-    for said in ["Phase 2 of 2", "a histogram of norms 5 1", "Assumed: the probe is public", "Above the target"]:
+    for said in [
+        "Phase 2 of 2",
+        "a histogram of norms 5 1",
+        "Assumed: the probe is public",
+        "Above the target",
+    ]:
         assert said in text
 
 
@@ -196,8 +221,14 @@ def test_an_unbounded_plan_says_why():
             "Measured: epsilon \u2265 50 at delta 0.0001; claimed: \u2264 {claim}. The audit refutes",
         ),
         ({"lower": "<b>", "note": HOSTILE}, "lower <b>"),
-        ({"passed": False, "attacks": [{"name": HOSTILE, "found": 1.5}, {"found": 2.5}]}, "The audit failed"),
-        ({"passed": True, "attacks": [{"name": "plain", "found": 1.5}, {"found": 2.5}]}, "name found plain 1.5 2.5"),
+        (
+            {"passed": False, "attacks": [{"name": HOSTILE, "found": 1.5}, {"found": 2.5}]},
+            "The audit failed",
+        ),
+        (
+            {"passed": True, "attacks": [{"name": "plain", "found": 1.5}, {"found": 2.5}]},
+            "name found plain 1.5 2.5",
+        ),
         ({"attacks": [1, "two"]}, "attacks [1, 'two']"),
     ],
 )
@@ -210,11 +241,16 @@ def test_an_audit_stands_beside_the_claim(audit, said):
 def test_hostile_text_is_text(tmp_path, monkeypatch):
     folder = tmp_path / HOSTILE.replace("/", "|").replace("\ud800", "")
     folder.mkdir()
-    plan = plan_of(PLAIN, assumptions=(HOSTILE,), releases=(Release(what=HOSTILE, noise_multiplier=9.0),))
+    plan = plan_of(
+        PLAIN, assumptions=(HOSTILE,), releases=(Release(what=HOSTILE, noise_multiplier=9.0),)
+    )
     (folder / "ledger.json").write_text(json.dumps(Ledger(plan=plan, runs=((1, 200),)).to_dict()))
     said = {"plan_fingerprint": plan.fingerprint, "data": HOSTILE, HOSTILE: [HOSTILE]}
     (folder / "report.json").write_text(json.dumps(said))
-    rows = [{"step": 3, "epsilon": 1.0, "accuracy": 0.5}, {"step": HOSTILE, "epsilon": 1.0, "accuracy": 1.0}]
+    rows = [
+        {"step": 3, "epsilon": 1.0, "accuracy": 0.5},
+        {"step": HOSTILE, "epsilon": 1.0, "accuracy": 1.0},
+    ]
     rows += [{"step": 4, "epsilon": float("nan"), "accuracy": 1.0}]
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)) + '\n{"step": 6, "eps')
     source = load(folder)
@@ -253,7 +289,11 @@ def test_pictures_of_a_run():
     assert ax.lines[0].get_ydata()[1] == mm.epsilon(first, delta=1e-4).upper
     assert ax.lines[0].get_ydata()[2] == mm.epsilon(both, delta=1e-4).upper
     assert list(ax.lines[1].get_xdata()) == [200.0, 200.0]
-    rows = [{"step": 2, "accuracy": 0.5}, {"step": 4, "accuracy": 0.6}, {"step": 2, "accuracy": 0.7}]
+    rows = [
+        {"step": 2, "accuracy": 0.5},
+        {"step": 4, "accuracy": 0.6},
+        {"step": 2, "accuracy": 0.7},
+    ]
     line = plot_run.learning(Figure().subplots(), rows, "accuracy", "held-out accuracy").lines[0]
     assert (list(line.get_xdata()), list(line.get_ydata())) == ([2, 4], [0.7, 0.6])
 
@@ -276,7 +316,9 @@ def test_bad_input_is_one_line(source, out, message, tmp_path, monkeypatch, caps
     (tmp_path / "bad.json").write_text("{}")
     (tmp_path / "list.json").write_text("[]")
     (tmp_path / "mixed").mkdir()
-    (tmp_path / "mixed" / "ledger.json").write_text(json.dumps(Ledger(plan=plan_of(PLAIN)).to_dict()))
+    (tmp_path / "mixed" / "ledger.json").write_text(
+        json.dumps(Ledger(plan=plan_of(PLAIN)).to_dict())
+    )
     (tmp_path / "mixed" / "report.json").write_text('{"plan_fingerprint": "0"}')
     assert main.main(["report", source, "--out", out, "--fast"]) == 2
     printed, error = capsys.readouterr()
@@ -300,8 +342,18 @@ def test_in_a_browser(made, tmp_path):
     shown = {}
     for width in (400, 1100):
         shot = tmp_path / f"{width}.png"
-        options = ["--host-resolver-rules=MAP * ~NOTFOUND", f"--window-size={width},6000", f"--screenshot={shot}"]
-        subprocess.run([*common, *options, "page.html"], cwd=tmp_path, check=True, capture_output=True, timeout=120)
+        options = [
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            f"--window-size={width},6000",
+            f"--screenshot={shot}",
+        ]
+        subprocess.run(
+            [*common, *options, "page.html"],
+            cwd=tmp_path,
+            check=True,
+            capture_output=True,
+            timeout=120,
+        )
         shown[width] = matplotlib.image.imread(shot)[:, :, :3]
     dark = (shown[1100] < 0.5).all(2)
     assert dark.any(1).mean() > 0.3  # lines of text, pictures
@@ -309,7 +361,13 @@ def test_in_a_browser(made, tmp_path):
     assert (np.abs(shown[1100] - blue).max(2) < 0.02).sum() > 500
     assert (shown[1100][:, -10:] == 1.0).all()
     assert (shown[400][:, -10:] == 1.0).all()
-    dumped = subprocess.run([*common, "--dump-dom", "page.html"], cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    dumped = subprocess.run(
+        [*common, "--dump-dom", "page.html"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
     page = dumped.stdout.decode()
     assert f"epsilon \u2264 {up(made.bound.upper)} at delta 0.0001" in page
     assert page.count("<svg") == 4

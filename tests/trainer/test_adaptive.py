@@ -27,37 +27,52 @@ PHASE = Phase(steps=6, noise_multiplier=1.0, clip_norm=2.0, learning_rate=0.5, a
 
 
 def plan_of(*phases, n=40, rate=0.25, **options):
-    return Plan(dataset_size=n, sample_rate=rate, batch_size=rate * n, phases=phases, delta=1e-4, **options)
+    return Plan(
+        dataset_size=n, sample_rate=rate, batch_size=rate * n, phases=phases, delta=1e-4, **options
+    )
 
 
 def price(plan, delta=1e-4):
     return mm.epsilon(plan.settings(), delta=delta).upper
 
 
-# --------------------------------------------------------------------------------------------------------------- price
+# ------------------------------------------------------------------------------------------- price
 
 
 def both_ways(first, second, epsilon):
     """Hockey-stick divergences of two densities on a grid of cells."""
-    return max(np.maximum(a - exp(epsilon) * b, 0.0).sum() for a, b in ((first, second), (second, first)))
+    return max(
+        np.maximum(a - exp(epsilon) * b, 0.0).sum() for a, b in ((first, second), (second, first))
+    )
 
 
 @pytest.mark.parametrize("relation", ["add-or-remove", "replace-one"])
 @pytest.mark.parametrize("epsilon", [0.1, 0.5, 2.0])
 def test_price_is_that_of_sum_and_count_in_two_dimensions(relation, epsilon):
-    """One step by brute force on the plane of noisy sum and noisy count: the worst record, one coin for both releases."""
+    """One step by brute force on the plane of noisy sum and noisy count: the worst record, one coin
+    for both releases."""
     z, sigma, q = 1.1, 0.8, 0.3
     at = np.arange(-9.0, 9.0, 0.01)
     x, y = at[:, None], at[None, :]
 
     def gaussian(sign):
-        return np.exp(-0.5 * ((x - sign / z) ** 2 + (y - sign * 0.5 / sigma) ** 2)) * 1e-4 / (2.0 * np.pi)
+        return (
+            np.exp(-0.5 * ((x - sign / z) ** 2 + (y - sign * 0.5 / sigma) ** 2))
+            * 1e-4
+            / (2.0 * np.pi)
+        )
 
     present = (1 - q) * gaussian(0.0) + q * gaussian(1.0)
-    absent = gaussian(0.0) if relation == "add-or-remove" else (1 - q) * gaussian(0.0) + q * gaussian(-1.0)
+    absent = (
+        gaussian(0.0)
+        if relation == "add-or-remove"
+        else (1 - q) * gaussian(0.0) + q * gaussian(-1.0)
+    )
     phase = replace(PHASE, steps=1, noise_multiplier=z, adaptive=AdaptiveClipping(noise=sigma))
     found = mm.delta(plan_of(phase, rate=q, neighbours=relation).settings(), epsilon=epsilon)
-    exact = both_ways(present, absent, epsilon)  # off by less than 1e-7: a sum over cells of a smooth function with kinks
+    exact = both_ways(
+        present, absent, epsilon
+    )  # off by less than 1e-7: a sum over cells of a smooth function with kinks
     assert found.lower * (1 - 1e-6) <= exact <= found.upper * (1 + 1e-6)
     assert found.upper <= 1.006 * found.lower  # one step with another record is a lattice
 
@@ -68,7 +83,9 @@ def test_without_sampling_it_is_two_gaussian_mechanisms():
 
     phase = replace(PHASE, steps=7, noise_multiplier=4.0)
     accountant = PLDAccountant()
-    accountant.compose(SelfComposedDpEvent(ComposedDpEvent([GaussianDpEvent(4.0), GaussianDpEvent(2 * 3.0)]), 7))
+    accountant.compose(
+        SelfComposedDpEvent(ComposedDpEvent([GaussianDpEvent(4.0), GaussianDpEvent(2 * 3.0)]), 7)
+    )
     assert price(plan_of(phase, rate=1.0)) == pytest.approx(accountant.get_epsilon(1e-4), rel=1e-3)
 
 
@@ -81,21 +98,33 @@ def test_without_sampling_it_is_two_gaussian_mechanisms():
 def test_no_record_moves_sum_and_count_further_than_is_priced(norms, record, z, sigma):
     c = 2.0
     clipped = [min(norm, c) if norm < inf else 0.0 for norm in (*norms, record)]
-    with_it, without = (torch.tensor(some, dtype=torch.float64) for some in ([*norms, record], norms))
+    with_it, without = (
+        torch.tensor(some, dtype=torch.float64) for some in ([*norms, record], norms)
+    )
     moved = short(with_it, c) - short(without, c)
     assert abs(moved) == 0.5
-    assert hypot(clipped[-1] / (z * c), moved / sigma) <= 1.0 / AdaptiveClipping(noise=sigma).joint(z)
+    assert hypot(clipped[-1] / (z * c), moved / sigma) <= 1.0 / AdaptiveClipping(noise=sigma).joint(
+        z
+    )
 
 
 def test_much_noise_on_the_count_costs_nothing_and_little_costs_much():
     plain = price(plan_of(replace(PHASE, adaptive=None)))
-    found = [price(plan_of(replace(PHASE, adaptive=AdaptiveClipping(noise=noise)))) for noise in (0.2, 1.0, 5.0, 1e9)]
+    found = [
+        price(plan_of(replace(PHASE, adaptive=AdaptiveClipping(noise=noise))))
+        for noise in (0.2, 1.0, 5.0, 1e9)
+    ]
     assert found == sorted(found, reverse=True)
     assert found[-1] == pytest.approx(plain, rel=1e-6)
     assert found[0] > 2 * plain
     formula = [(1.0**-2 + (2 * noise) ** -2) ** -0.5 for noise in (0.2, 1.0)]
-    assert [AdaptiveClipping(noise=noise).joint(1.0) for noise in (0.2, 1.0)] == pytest.approx(formula, rel=1e-14)
-    assert all(AdaptiveClipping(noise=noise).joint(1.0) < f for noise, f in zip((0.2, 1.0), formula, strict=True))
+    assert [AdaptiveClipping(noise=noise).joint(1.0) for noise in (0.2, 1.0)] == pytest.approx(
+        formula, rel=1e-14
+    )
+    assert all(
+        AdaptiveClipping(noise=noise).joint(1.0) < f
+        for noise, f in zip((0.2, 1.0), formula, strict=True)
+    )
 
 
 def test_the_least_noise_pays_for_the_count():
@@ -111,7 +140,7 @@ def test_the_least_noise_pays_for_the_count():
         calibrate.least_noise_multiplier(run, AdaptiveClipping(noise=0.1), **target)
 
 
-# ------------------------------------------------------------------------------------------------------------- records
+# ----------------------------------------------------------------------------------------- records
 
 
 def test_it_is_part_of_plan_and_ledger():
@@ -119,9 +148,18 @@ def test_it_is_part_of_plan_and_ledger():
     assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
     assert ["adaptive" in phase for phase in plan.to_dict()["phases"]] == [True, False]
     others = [
-        replace(PHASE, adaptive=replace(ADAPTIVE, **change)) for change in ({"noise": 4}, {"rate": 1}, {"quantile": 0.5})
+        replace(PHASE, adaptive=replace(ADAPTIVE, **change))
+        for change in ({"noise": 4}, {"rate": 1}, {"quantile": 0.5})
     ]
-    assert len({plan_of(phase).fingerprint for phase in (PHASE, replace(PHASE, adaptive=None), *others)}) == 5
+    assert (
+        len(
+            {
+                plan_of(phase).fingerprint
+                for phase in (PHASE, replace(PHASE, adaptive=None), *others)
+            }
+        )
+        == 5
+    )
     ledger = Ledger(plan=plan)
     for step in (1, 2, 3, 4, 5, 6, 7, 8, 9):
         ledger = ledger.with_step(step)
@@ -166,7 +204,7 @@ def test_usual_noise():
     assert AdaptiveClipping.usual(16.0, 0.3) == AdaptiveClipping(noise=2.0, quantile=0.3, rate=0.2)
 
 
-# ------------------------------------------------------------------------------------------------------------- trainer
+# ----------------------------------------------------------------------------------------- trainer
 
 
 @pytest.mark.parametrize("quantile", [0.2, 0.5, 0.9])
@@ -176,18 +214,27 @@ def test_the_clip_norm_finds_the_quantile(quantile):
     norms = rng.lognormal(1.0, 0.7, 2000)
     for step in range(400):
         batch = torch.from_numpy(norms[rng.random(2000) < q])
-        phase = replace(phase, clip_norm=float(next_clip_norm(phase, 500.0, step, batch, Randomness(0))))
+        phase = replace(
+            phase, clip_norm=float(next_clip_norm(phase, 500.0, step, batch, Randomness(0)))
+        )
         seen.append((norms <= phase.clip_norm).mean())
     assert np.mean(seen[100:]) == pytest.approx(quantile, abs=0.02)
 
 
 def test_the_next_clip_norm_by_definition_and_within_limits():
-    norms, drawn = torch.tensor([1.0, 2.0, 3.0, nan, inf]), float(normals(Randomness(7).words("count", 5), 1))
+    norms, drawn = (
+        torch.tensor([1.0, 2.0, 3.0, nan, inf]),
+        float(normals(Randomness(7).words("count", 5), 1)),
+    )
     share = 0.5 + (2 - 5 / 2 + 3.0 * drawn) / 30.0
     found = float(next_clip_norm(PHASE, 30.0, 5, norms, Randomness(7)))
     assert found == np.float32(2.0 * exp(-0.3 * (share - 0.4)))
     for quiet, limit in ((0.0 * norms[:1], mechanism.SMALLEST), (norms[3:], mechanism.LARGEST)):
-        phase = replace(PHASE, clip_norm=limit * 10.0 ** (1 if limit < 1 else -1), adaptive=replace(ADAPTIVE, noise=1e-9))
+        phase = replace(
+            PHASE,
+            clip_norm=limit * 10.0 ** (1 if limit < 1 else -1),
+            adaptive=replace(ADAPTIVE, noise=1e-9),
+        )
         assert float(next_clip_norm(phase, 1e-6, 5, quiet, Randomness(7))) == limit
 
 
@@ -210,7 +257,8 @@ def clip_norms(trainer):
 
 
 def silent(out, plan, **options):
-    """A run on records without a gradient: all of them are short. Many weights show the size of the noise."""
+    """A run on records without a gradient: all of them are short. Many weights show the size of the
+    noise."""
     x, y = torch.zeros(plan.dataset_size, 4000), torch.zeros(plan.dataset_size, 1)
     module, squares = nn.Linear(4000, 1, bias=False), lambda a, b: (a - b).square().sum(1)
     nn.init.zeros_(module.weight)
@@ -218,7 +266,8 @@ def silent(out, plan, **options):
 
 
 def test_the_noise_goes_with_the_clip_norm_and_the_count_with_the_expected_batch(tmp_path):
-    """Sums of squares of 4,000 noises are off by 1.1 %; shares follow from counts, whatever the size of the batch was."""
+    """Sums of squares of 4,000 noises are off by 1.1 %; shares follow from counts, whatever the
+    size of the batch was."""
     adaptive = AdaptiveClipping(noise=1e-9, quantile=0.9, rate=1.0)
     plan = plan_of(replace(PHASE, steps=30, adaptive=adaptive), n=16)
     trainer, noises, batches = silent(tmp_path, plan), [], []
@@ -227,7 +276,9 @@ def test_the_noise_goes_with_the_clip_norm_and_the_count_with_the_expected_batch
         before = trainer.state["weights"]
         trainer.step()
         c.append(float(trainer.state["clip_norm"]))
-        noises.append(float((trainer.state["weights"] - before).double().std()) * plan.batch_size / 0.5)
+        noises.append(
+            float((trainer.state["weights"] - before).double().std()) * plan.batch_size / 0.5
+        )
         batches.append(len(mechanism.coins(trainer.randomness.words("sampling", step), 16, 0.25)))
     trainer.close()
     assert len(set(batches)) > 4
@@ -244,11 +295,15 @@ def test_the_count_gets_its_noise(tmp_path):
     assert noise.std() == pytest.approx(3.0, rel=5 / sqrt(200))
     assert abs(noise.mean()) < 5 * 3.0 / sqrt(100)
     drawn = [float(normals(Randomness(1).words(kind, 1), 1)) for kind in ("count", "noise")]
-    assert noise[0] == pytest.approx(3.0 * drawn[0], abs=4.0 / 0.01 * 2.0**-24)  # clip norms are float32
+    assert noise[0] == pytest.approx(
+        3.0 * drawn[0], abs=4.0 / 0.01 * 2.0**-24
+    )  # clip norms are float32
     assert drawn[0] != drawn[1]
 
 
-@pytest.mark.parametrize("update", [Update(), Update(momentum=0.9, ema=0.9)], ids=["sgd", "momentum"])
+@pytest.mark.parametrize(
+    "update", [Update(), Update(momentum=0.9, ema=0.9)], ids=["sgd", "momentum"]
+)
 def test_a_seeded_run_that_was_interrupted_ends_bitwise_the_same(tmp_path, update):
     plan = plan_of(PHASE)
     whole = trainer_of(tmp_path / "whole", plan, update=update)
@@ -267,7 +322,11 @@ def test_a_seeded_run_that_was_interrupted_ends_bitwise_the_same(tmp_path, updat
 
 
 def test_a_phase_starts_at_its_own_clip_norm(tmp_path):
-    plan = plan_of(PHASE, replace(PHASE, clip_norm=7.0, steps=2), replace(PHASE, clip_norm=0.5, adaptive=None, steps=2))
+    plan = plan_of(
+        PHASE,
+        replace(PHASE, clip_norm=7.0, steps=2),
+        replace(PHASE, clip_norm=0.5, adaptive=None, steps=2),
+    )
     trainer, seen = trainer_of(tmp_path, plan), []
     while trainer.step_number < plan.steps:
         seen.append(trainer.clip_norm())
@@ -295,7 +354,7 @@ def test_canaries_are_refused(tmp_path):
         train(plan_of(PHASE, n=1437), data.digits(), tmp_path, Options(), quiet=True, canaries=10)
 
 
-# -------------------------------------------------------------------------------------------------------- command line
+# ------------------------------------------------------------------------------------ command line
 
 RUN = "--dataset-size 1437 --batch-size 400 --steps 10 --clip-norm 1 --learning-rate 1 --delta 1e-4 --adaptive-clipping 0.6"
 
@@ -304,7 +363,10 @@ def test_command_line_from_plan_to_report(tmp_path, capsys):
     from trainer import __main__ as trainer
 
     path, out = tmp_path / "plan.json", tmp_path / "run"
-    assert main.main(["plan", *RUN.split(), "--target-epsilon", "2", "--out", str(path), "--json"]) == 0
+    assert (
+        main.main(["plan", *RUN.split(), "--target-epsilon", "2", "--out", str(path), "--json"])
+        == 0
+    )
     made, plan = json.loads(capsys.readouterr().out), Plan.load(path)
     assert plan.phases[0].adaptive == AdaptiveClipping(noise=20.0, quantile=0.6, rate=0.2)
     assert made["epsilon"] == price(plan) <= 2.0
@@ -312,7 +374,12 @@ def test_command_line_from_plan_to_report(tmp_path, capsys):
     assert price(plan_of(replace(plan.phases[0], adaptive=None), n=1437, rate=400 / 1437)) < 2.0
     assert trainer.main(["--plan", str(path), "--data", "digits", "--out", str(out)]) == 0
     capsys.readouterr()
-    assert main.main(["plan", *RUN.split(), "--noise-multiplier", "3", "--out", str(tmp_path / "other.json")]) == 0
+    assert (
+        main.main(
+            ["plan", *RUN.split(), "--noise-multiplier", "3", "--out", str(tmp_path / "other.json")]
+        )
+        == 0
+    )
     assert f"costs what {AdaptiveClipping(noise=20.0).joint(3.0)}"[:18] in capsys.readouterr().out
     assert main.main(["spent", str(out / "ledger.json"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["epsilon"] == made["epsilon"]
@@ -336,7 +403,9 @@ def test_command_line_from_plan_to_report(tmp_path, capsys):
     ],
 )
 def test_bad_commands_end_in_one_line(options, message, tmp_path, capsys):
-    assert main.main(["plan", *RUN.split(), "--out", str(tmp_path / "p.json"), *options.split()]) == 2
+    assert (
+        main.main(["plan", *RUN.split(), "--out", str(tmp_path / "p.json"), *options.split()]) == 2
+    )
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

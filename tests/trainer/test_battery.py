@@ -1,7 +1,8 @@
-"""The trainer under attack: a correct one passes, with power; each broken one of `broken.py` is caught.
+"""The trainer under attack: a correct one passes, with power; each broken one of `broken.py` is
+caught.
 
-Ways to lose it with several processes, the same coins on all of them, coins or noise drawn by each, are caught by
-test_processes.py.
+Ways to lose it with several processes, the same coins on all of them, coins or noise drawn by each,
+are caught by test_processes.py.
 """
 
 import json
@@ -16,7 +17,12 @@ from trainer.attacks import battery
 
 ATTACKS = {attack.name: attack for attack in battery.battery()}
 SLOW = {"mixed by raised-cosine, 20 steps"}
-ENOUGH = {"clipped_after_averaging": 4, "private_momentum": 4, "gradient_at_the_mixed_point": 8, "known_seed": 8}
+ENOUGH = {
+    "clipped_after_averaging": 4,
+    "private_momentum": 4,
+    "gradient_at_the_mixed_point": 8,
+    "known_seed": 8,
+}
 POWER = 0.7  # of what the best attack reaches
 
 
@@ -24,13 +30,17 @@ def marked(names):
     return [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in names]
 
 
-@pytest.mark.parametrize("name", marked(name for name, attack in ATTACKS.items() if attack.scores is battery.likelihood))
+@pytest.mark.parametrize(
+    "name", marked(name for name, attack in ATTACKS.items() if attack.scores is battery.likelihood)
+)
 def test_a_correct_trainer_passes_and_passing_means_something(name):
     row = battery.measure(ATTACKS[name], seed=0)
     assert POWER * row.lower <= row.found <= row.upper
 
 
-@pytest.mark.parametrize("name", [name for name, attack in ATTACKS.items() if attack.scores is not battery.likelihood])
+@pytest.mark.parametrize(
+    "name", [name for name, attack in ATTACKS.items() if attack.scores is not battery.likelihood]
+)
 def test_a_correct_trainer_passes_attacks_on_broken_ones(name):
     attack = ATTACKS[name]
     assert battery.measure(attack, seed=0, runs=max(2, attack.runs // 5)).passed
@@ -44,14 +54,18 @@ def test_a_broken_trainer_is_caught(control, monkeypatch):
     assert not row.passed, row
 
 
-# -------------------------------------------------------------------------------------------------------------- command
+# ----------------------------------------------------------------------------------------- command
 
 
 @pytest.fixture
 def one_attack(monkeypatch):
     """`mmaccount audit --self` with a battery of one."""
     attack = ATTACKS["mixing coefficients known"]
-    monkeypatch.setattr(battery, "battery", lambda: [replace(attack, runs=6), replace(attack, name="slow", quick=False)])
+    monkeypatch.setattr(
+        battery,
+        "battery",
+        lambda: [replace(attack, runs=6), replace(attack, name="slow", quick=False)],
+    )
     return attack
 
 

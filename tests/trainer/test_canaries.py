@@ -1,4 +1,5 @@
-"""Canaries in a real run: planted as said, silent when left out, and guessed from where noise is missing."""
+"""Canaries in a real run: planted as said, silent when left out, and guessed from where noise is
+missing."""
 
 import json
 
@@ -22,11 +23,22 @@ N, WIDTH, CLASSES = 300, 1000, 3  # so wide that records hardly share directions
 def data_of(n=N):
     generator = torch.Generator().manual_seed(1)
     x, y = torch.randn(n, WIDTH, generator=generator), torch.arange(n) % CLASSES
-    return Dataset(name="made up", x=x, y=y, held_out_x=x[:6], held_out_y=y[:6], classes=CLASSES, centre=0.0, scale=1.0)
+    return Dataset(
+        name="made up",
+        x=x,
+        y=y,
+        held_out_x=x[:6],
+        held_out_y=y[:6],
+        classes=CLASSES,
+        centre=0.0,
+        scale=1.0,
+    )
 
 
 def run(out, *, gap=0.0, noise=1.0, count=200, seed=3):
-    phase = Phase(steps=8, noise_multiplier=noise, clip_norm=1.0, learning_rate=2.0, gap=gap, truncation=4.0)
+    phase = Phase(
+        steps=8, noise_multiplier=noise, clip_norm=1.0, learning_rate=2.0, gap=gap, truncation=4.0
+    )
     plan = Plan(dataset_size=N, sample_rate=1.0, batch_size=N, phases=(phase,), delta=1e-6)
     return train(plan, data_of(), out, Options(), seed=seed, quiet=True, canaries=count)
 
@@ -35,7 +47,10 @@ def test_coins_are_fair_and_labels_wrong():
     planted, data = Canaries(data_of(30_000), 30_000, seed=0), data_of(30_000)
     assert abs(float(planted.kept.double().mean()) - 0.5) < 5 * 0.5 / 30_000**0.5
     assert bool((planted.y != data.y).all())
-    assert abs(float(((planted.y - data.y) % CLASSES == 1).double().mean()) - 0.5) < 5 * 0.5 / 30_000**0.5
+    assert (
+        abs(float(((planted.y - data.y) % CLASSES == 1).double().mean()) - 0.5)
+        < 5 * 0.5 / 30_000**0.5
+    )
     other = Canaries(data, 30_000)  # the operating system's coins
     assert not torch.equal(other.kept, planted.kept)
     few = Canaries(data, 10, seed=0)
@@ -72,7 +87,9 @@ def test_a_run_that_keeps_its_promise_passes(gap, tmp_path, capsys):
 
 
 def test_a_run_without_its_noise_is_caught(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(mechanism, "normals", lambda words, size: torch.zeros(size, dtype=torch.float64))
+    monkeypatch.setattr(
+        mechanism, "normals", lambda words, size: torch.zeros(size, dtype=torch.float64)
+    )
     run(tmp_path, noise=30.0)
     assert main.main(["audit", str(tmp_path)]) == 1
     assert "BROKEN" in capsys.readouterr().out
@@ -88,7 +105,14 @@ def test_canaries_cannot_be_resumed_and_other_runs_not_audited(tmp_path, capsys)
     phase = Phase(steps=1, noise_multiplier=1.0, clip_norm=1.0, learning_rate=1.0)
     plan = Plan(dataset_size=1437, sample_rate=0.01, batch_size=14.37, phases=(phase,), delta=1e-4)
     plan.save(tmp_path / "plan.json")
-    run_of = ["--plan", str(tmp_path / "plan.json"), "--data", "digits", "--out", str(tmp_path / "run")]
+    run_of = [
+        "--plan",
+        str(tmp_path / "plan.json"),
+        "--data",
+        "digits",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     assert command.main([*run_of, "--canaries", "100", "--resume"]) == 2
     assert "resumed" in capsys.readouterr().err
     assert command.main(run_of) == 0

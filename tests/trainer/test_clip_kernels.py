@@ -1,4 +1,5 @@
-"""Other ways of norms and sums are used only where they agree with the plain one; the Triton kernels do, interpreted."""
+"""Other ways of norms and sums are used only where they agree with the plain one; the Triton
+kernels do, interpreted."""
 
 import os
 import subprocess
@@ -21,26 +22,35 @@ COMPILED = Passes(norms=clip_numba.norms, clipped_sum=clip_numba.clipped_sum)
 
 def test_a_cpu_gets_compiled_kernels_that_agree():
     clip_kernels.agree(PLAIN, "cpu")
-    assert clip_kernels.chosen("cpu") == (COMPILED, "numba kernels, which agreed with the plain way on random numbers")
+    assert clip_kernels.chosen("cpu") == (
+        COMPILED,
+        "numba kernels, which agreed with the plain way on random numbers",
+    )
 
 
 def test_threads_and_places_do_not_change_a_bit(monkeypatch):
     row, factor = torch.randn(33, 36_864), torch.rand(33)
     norms, (total, lengths) = clip_numba.norms(row), clip_numba.clipped_sum(row, factor, 0.3)
     expected, _ = PLAIN.clipped_sum(row, factor, 0.3)
-    assert torch.equal(total, expected)  # float32 products and cuts, added in float64 in the order of records
+    assert torch.equal(
+        total, expected
+    )  # float32 products and cuts, added in float64 in the order of records
     assert torch.equal(clip_numba.norms(row.flip(0)), norms.flip(0))
     assert torch.equal(clip_numba.clipped_sum(row.flip(0), factor.flip(0), 0.3)[1], lengths.flip(0))
     monkeypatch.setattr(clip_numba, "ALONE", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     assert torch.equal(clip_numba.norms(row), norms)
-    assert all(torch.equal(*pair) for pair in zip(clip_numba.clipped_sum(row, factor, 0.3), (total, lengths)))
+    assert all(
+        torch.equal(*pair)
+        for pair in zip(clip_numba.clipped_sum(row, factor, 0.3), (total, lengths))
+    )
 
 
 def bounded(rows, way):
     """The mechanism bounds every record this way too, and its sum is the same."""
     gradients = [
-        torch.randn(rows, *shape) * 10.0 ** (torch.arange(rows) - 4.0).view(-1, 1, 1) for shape in ((3, 5), (2, 301))
+        torch.randn(rows, *shape) * 10.0 ** (torch.arange(rows) - 4.0).view(-1, 1, 1)
+        for shape in ((3, 5), (2, 301))
     ]
     if rows > 2:
         gradients[0][1, 0, 0] = float("inf")
@@ -60,7 +70,9 @@ def test_the_norm_of_a_record_has_the_same_bits_beside_any_others(way):
     for first, last in ((0, 1), (5, 6), (7, 24), (30, 63)):
         some = clip_truncate_sum([one[first:last] for one in gradients], 1.0, 4.0, way).norms
         assert torch.equal(some, norms[first:last])
-    assert torch.equal(clip_truncate_sum([one.flip(0) for one in gradients], 1.0, 4.0, way).norms.flip(0), norms)
+    assert torch.equal(
+        clip_truncate_sum([one.flip(0) for one in gradients], 1.0, 4.0, way).norms.flip(0), norms
+    )
 
 
 def test_compiled_kernels_bound_every_record():
@@ -114,7 +126,9 @@ def test_without_a_working_kernel_the_plain_way_is_used_and_the_reason_said(monk
     wrong = SimpleNamespace(norms=lambda row: PLAIN.norms(row) * 0.9, clipped_sum=PLAIN.clipped_sum)
     monkeypatch.setitem(sys.modules, "trainer.gradients.triton_kernels", wrong)
     monkeypatch.setattr(sys.modules["trainer"], "fused", wrong, raising=False)
-    monkeypatch.setattr(clip_kernels, "_random", lambda shape, device, made=clip_kernels._random: made(shape, "cpu"))
+    monkeypatch.setattr(
+        clip_kernels, "_random", lambda shape, device, made=clip_kernels._random: made(shape, "cpu")
+    )
     made, reason = clip_kernels.chosen("cuda")
     assert made is PLAIN
     assert "norms differ" in reason
@@ -131,18 +145,24 @@ def test_all_processes_take_the_same_way(monkeypatch):
     other = Passes(norms=torch.norm)
     monkeypatch.setattr(clip_kernels, "_tried", lambda device: (other, "other"))
     assert clip_kernels.chosen("cuda", ONE) == (other, "other")
-    assert clip_kernels.chosen("cuda", BesideAnother()) == (PLAIN, "plain: another process has no such kernels")
+    assert clip_kernels.chosen("cuda", BesideAnother()) == (
+        PLAIN,
+        "plain: another process has no such kernels",
+    )
 
 
 needs_triton = pytest.mark.skipif(
-    find_spec("triton") is None, reason="triton is for Linux only; its kernels are checked where they are used"
+    find_spec("triton") is None,
+    reason="triton is for Linux only; its kernels are checked where they are used",
 )
 
 
 @needs_triton
 def test_interpreted_kernels_agree_and_bound_every_record():
     run = [sys.executable, str(ROOT / "tests" / "helpers" / "interpreted.py")]
-    done = subprocess.run(run, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        run, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
+    )
     assert done.stdout == "agree\n", done.stderr
 
 
@@ -164,7 +184,9 @@ def test_kernels_compile_to_machine_code_of_gpus(capability, dtype, monkeypatch,
             self.name, self.kernel = name, getattr(triton_kernels, name)
 
         def __getitem__(self, grid):
-            return lambda *given, **named: made.update({self.name: self.kernel.warmup(*given, grid=grid, **named)})
+            return lambda *given, **named: made.update(
+                {self.name: self.kernel.warmup(*given, grid=grid, **named)}
+            )
 
     target = SimpleNamespace(
         get_current_target=lambda: GPUTarget("cuda", capability, 32),
@@ -182,7 +204,9 @@ def test_kernels_compile_to_machine_code_of_gpus(capability, dtype, monkeypatch,
         with torch.backends.cudnn.flags(allow_tf32=tf32):
             shape, x, out, _ = convolution((64, 64, 8, 3, 1, 1, 1))
             triton_kernels.weight_gradients(x.to(dtype), out.to(dtype), shape)
-        tensor_cores = {80: "mma.sync", 90: "wgmma"}[capability] in made["_weight_gradients"].asm["ptx"]
+        tensor_cores = {80: "mma.sync", 90: "wgmma"}[capability] in made["_weight_gradients"].asm[
+            "ptx"
+        ]
         assert tensor_cores == (tf32 or dtype == torch.bfloat16)
     assert all(len(kernel.asm["cubin"]) > 1000 for kernel in made.values())
     assert len(made) == 3

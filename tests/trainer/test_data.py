@@ -25,11 +25,20 @@ def test_digits_are_always_the_same_and_split():
 
 def test_npz(tmp_path):
     path = tmp_path / "mine.npz"
-    arrays = {"x_train": np.ones((4, 3)), "y_train": [0, 1, 2, 0], "x_test": np.ones((2, 3)), "y_test": [1, 1]}
+    arrays = {
+        "x_train": np.ones((4, 3)),
+        "y_train": [0, 1, 2, 0],
+        "x_test": np.ones((2, 3)),
+        "y_test": [1, 1],
+    }
     np.savez(path, **arrays)
     made = data.load(str(path))
     assert (made.classes, made.x.dtype, made.centre, made.scale) == (3, torch.float32, 0.0, 1.0)
-    np.savez(path, **arrays | {"x_train": np.ones((4, 3, 8, 8), np.uint8), "x_test": np.ones((2, 3, 8, 8), np.uint8)})
+    np.savez(
+        path,
+        **arrays
+        | {"x_train": np.ones((4, 3, 8, 8), np.uint8), "x_test": np.ones((2, 3, 8, 8), np.uint8)},
+    )
     assert npz(path).x.dtype == torch.uint8
     for change, message in [
         ({"x_train": np.full((4, 3), np.nan)}, "finite"),
@@ -66,7 +75,9 @@ def test_cifar10_layouts(version, pictures, tmp_path):
                 np.concatenate([labels[:, None].astype(np.uint8), part], axis=1).tobytes()
             )
         else:
-            (tmp_path / name).write_bytes(pickle.dumps({b"data": part, b"labels": labels.tolist()}, protocol=2))
+            (tmp_path / name).write_bytes(
+                pickle.dumps({b"data": part, b"labels": labels.tolist()}, protocol=2)
+            )
     made = cifar10(tmp_path, md5={}, rows=2)
     assert torch.equal(torch.cat([made.x, made.held_out_x]), torch.tensor(x))
     assert torch.cat([made.y, made.held_out_y]).tolist() == y.tolist()
@@ -92,7 +103,10 @@ def test_svhn_layout(pictures, tmp_path):
     x, y = pictures
     labels = np.where(y == 0, 10, y)
     for name, part in (("train", slice(0, 8)), ("test", slice(8, 12))):
-        savemat(tmp_path / f"{name}_32x32.mat", {"X": x[part].transpose(2, 3, 1, 0), "y": labels[part][:, None]})
+        savemat(
+            tmp_path / f"{name}_32x32.mat",
+            {"X": x[part].transpose(2, 3, 1, 0), "y": labels[part][:, None]},
+        )
     made = svhn(tmp_path, md5={})
     assert torch.equal(torch.cat([made.x, made.held_out_x]), torch.tensor(x))
     assert torch.cat([made.y, made.held_out_y]).tolist() == y.tolist()
@@ -146,7 +160,11 @@ def test_augmentation_keeps_records_side_by_side():
     cropped = Augmentation(views=2000, crop=True)(x[:1], torch.tensor([7]), 5)
     assert cropped.shape == (2000, 1, 8, 8)
     padded = torch.nn.functional.pad(x[0], [4] * 4)
-    windows = {tuple(padded[0, r : r + 8, c : c + 8].flatten().tolist()) for r in range(9) for c in range(9)}
+    windows = {
+        tuple(padded[0, r : r + 8, c : c + 8].flatten().tolist())
+        for r in range(9)
+        for c in range(9)
+    }
     assert {tuple(view.flatten().tolist()) for view in cropped} == windows
     assert torch.equal(Augmentation()(x, torch.arange(3), 5), x)
     for options in ({"views": 0}, {"views": 2}, {"views": 1.5}):

@@ -80,7 +80,9 @@ def loop(model, x, y):
     model, x = copy.deepcopy(model).double(), x.double()
     rows = []
     for i in range(len(x)):
-        made = torch.autograd.grad(losses(model(x[i : i + 1]), y[i : i + 1])[0], list(model.parameters()))
+        made = torch.autograd.grad(
+            losses(model(x[i : i + 1]), y[i : i + 1])[0], list(model.parameters())
+        )
         rows.append(torch.cat([g.flatten() for g in made]))
     return torch.stack(rows)
 
@@ -106,16 +108,29 @@ def test_gradients_are_those_of_a_float64_loop(kind, name, rows):
     assert float((found - expected).abs().max()) < 2e-5 * float(scale)
 
 
-GEOMETRIES = [  # channels, outputs, size, kernel, stride, padding, dilation: those of resnet20 and cnn, and odd ones
-    *[(3, 16, 32, 3, 1, 1, 1), (16, 16, 32, 3, 1, 1, 1), (16, 32, 32, 3, 2, 1, 1), (32, 32, 16, 3, 1, 1, 1)],
-    *[(32, 64, 16, 3, 2, 1, 1), (64, 64, 8, 3, 1, 1, 1), (16, 32, 16, 3, 1, 1, 1), (2, 3, 7, 1, 1, 0, 1)],
+# channels, outputs, size, kernel, stride, padding, dilation: those of resnet20 and cnn, and odd
+# ones
+GEOMETRIES = [
+    *[
+        (3, 16, 32, 3, 1, 1, 1),
+        (16, 16, 32, 3, 1, 1, 1),
+        (16, 32, 32, 3, 2, 1, 1),
+        (32, 32, 16, 3, 1, 1, 1),
+    ],
+    *[
+        (32, 64, 16, 3, 2, 1, 1),
+        (64, 64, 8, 3, 1, 1, 1),
+        (16, 32, 16, 3, 1, 1, 1),
+        (2, 3, 7, 1, 1, 0, 1),
+    ],
     *[(2, 3, (9, 7), (3, 2), (2, 3), (1, 0), 1), (2, 3, (11, 12), (2, 4), (3, 1), (2, 3), (2, 1))],
     *[(1, 1, 5, 5, 1, 0, 1), (2, 2, 9, 3, 3, 2, 2), (3, 2, (4, 9), (1, 3), (1, 2), (0, 4), (1, 3))],
 ]
 
 
 def convolution(given):
-    """A geometry, random inputs and gradients of outputs, and autograd's weight gradients of every record, in float64."""
+    """A geometry, random inputs and gradients of outputs, and autograd's weight gradients of every
+    record, in float64."""
     inputs, outputs, size, *settings = given
     torch.manual_seed(0)
     layer = nn.Conv2d(inputs, outputs, *settings, bias=False)
@@ -124,7 +139,9 @@ def convolution(given):
     rows = []
     for one, gradient in zip(x.double(), out.double()):
         weight = layer.weight.detach().double().requires_grad_()
-        made = functional.conv2d(one[None], weight, None, layer.stride, layer.padding, layer.dilation)
+        made = functional.conv2d(
+            one[None], weight, None, layer.stride, layer.padding, layer.dilation
+        )
         assert made[0].shape == shape.out[1:]
         rows.append(torch.autograd.grad(made, weight, gradient[None])[0])
     return shape, x, out, torch.stack(rows)
@@ -141,7 +158,10 @@ def test_all_ways_of_a_convolution_agree_with_autograd(given):
         assert found.shape == expected.shape
         assert float((found - expected).abs().max()) < 2e-6 * float(expected.abs().max())
         same[name] = torch.equal(kernel(x.flip(0), out.flip(0), shape), found.flip(0))
-    assert all(same[name] for name in convolutions.usable(shape, (x.round(), out.round()), (x, out), "float32"))
+    assert all(
+        same[name]
+        for name in convolutions.usable(shape, (x.round(), out.round()), (x, out), "float32")
+    )
 
 
 def spoiled(change):
@@ -154,7 +174,9 @@ def spoiled(change):
 def test_a_kernel_that_is_wrong_by_little_is_not_usable(monkeypatch, precision, size):
     wrong = {
         "last pixel left out": spoiled(
-            lambda x, out, made: made(x, torch.cat([out.flatten(2)[..., :-1], 0 * out[..., -1, -1:]], 2).view_as(out))
+            lambda x, out, made: made(
+                x, torch.cat([out.flatten(2)[..., :-1], 0 * out[..., -1, -1:]], 2).view_as(out)
+            )
         ),
         "longer": spoiled(lambda x, out, made: made(x, out) * 1.02),
         "a channel for another": spoiled(lambda x, out, made: made(x.roll(1, 1), out)),
@@ -189,7 +211,10 @@ def test_the_quickest_usable_way_is_chosen_and_used(monkeypatch):
     ways = {
         "grouped": named("grouped"),
         "wrong": named("wrong", lambda made, x: made * 1.1),
-        "placed": named("placed", lambda made, x: made * (1 + 1e-6 * torch.arange(len(x))[:, None, None, None, None])),
+        "placed": named(
+            "placed",
+            lambda made, x: made * (1 + 1e-6 * torch.arange(len(x))[:, None, None, None, None]),
+        ),
         "broken": named("broken", lambda made, x: made * float("nan")),
         "impossible": impossible,
         "quick": named("quick"),
@@ -210,13 +235,19 @@ def test_the_quickest_usable_way_is_chosen_and_used(monkeypatch):
     del ways["quick"], ways["grouped"]
     ways["grouped"] = ways["placed"]
     assert set(made.tune(x, y).values()) == {"grouped"}
-    assert not checks.same_anywhere(made, weights, lambda rows: (torch.randn(rows, *SHAPE), torch.zeros(rows).long()), 4)
+    assert not checks.same_anywhere(
+        made, weights, lambda rows: (torch.randn(rows, *SHAPE), torch.zeros(rows).long()), 4
+    )
 
 
 def test_unfolding_is_not_tried_where_its_copy_would_be_too_large(monkeypatch):
     shape = Geometry.of(torch.zeros(4, 3, 8, 8), nn.Conv2d(3, 5, 3, padding=1))
     assert shape.patches == 4 * 27 * 64
-    monkeypatch.setattr(convolutions, "KERNELS", {"unfolded": convolutions.unfolded, "grouped": convolutions.grouped})
+    monkeypatch.setattr(
+        convolutions,
+        "KERNELS",
+        {"unfolded": convolutions.unfolded, "grouped": convolutions.grouped},
+    )
     monkeypatch.setattr(convolutions.functional, "unfold", lambda *given: pytest.fail("tried"))
     monkeypatch.setitem(convolutions.ROOM, "cpu", 4 * shape.patches - 1)
     assert convolutions.fastest(shape, "cpu") == "grouped"
@@ -228,7 +259,10 @@ def test_the_first_of_several_processes_chooses_for_all():
             return torch.full(shape, list(convolutions.KERNELS).index("shifted"), dtype=dtype)
 
     made = Fast(build("strided"), losses)
-    assert list(made.tune(torch.randn(4, *SHAPE), torch.zeros(4).long(), Second()).values()) == ["shifted", "shifted"]
+    assert list(made.tune(torch.randn(4, *SHAPE), torch.zeros(4).long(), Second()).values()) == [
+        "shifted",
+        "shifted",
+    ]
 
 
 def test_fast_follows_new_weights_and_leaves_nothing_behind():
@@ -266,7 +300,9 @@ def test_frozen_parameters_have_no_place():
         parameter.requires_grad_(False)
     assert Layout(model).total == before - 3 * 16 * 9 - 16
     made = Fast(model, losses)
-    assert of(made, made.layout.flat(model), torch.randn(2, *SHAPE), torch.zeros(2).long()).shape == (2, made.layout.total)
+    assert of(
+        made, made.layout.flat(model), torch.randn(2, *SHAPE), torch.zeros(2).long()
+    ).shape == (2, made.layout.total)
 
 
 def test_layout_round_trip():
@@ -280,7 +316,8 @@ def test_layout_round_trip():
 
 
 class Replayed(Randomness):
-    """Every record keeps its coin, whoever else is in the data; noise and mixing are the same. `asked` is what happened."""
+    """Every record keeps its coin, whoever else is in the data; noise and mixing are the same.
+    `asked` is what happened."""
 
     def __init__(self, seed, records):
         super().__init__(seed)
@@ -289,7 +326,11 @@ class Replayed(Randomness):
     def words(self, purpose, step):
         self.asked.append(purpose)
         draw = super().words(purpose, step)
-        return draw if purpose != "sampling" else lambda count: draw(max(self.records) + 1)[self.records]
+        return (
+            draw
+            if purpose != "sampling"
+            else lambda count: draw(max(self.records) + 1)[self.records]
+        )
 
     def charge(self, step):
         self.asked.append(f"charge {step}")
@@ -309,14 +350,24 @@ class Replayed(Randomness):
 def test_neighbours_with_the_same_coins_differ_by_at_most_the_sensitivity(
     name, rows, place, size, truncation, gap, precision, seed
 ):
-    """A step on D, and on D with one record more, also an absurd one, anywhere in it; everything random is replayed."""
+    """A step on D, and on D with one record more, also an absurd one, anywhere in it; everything
+    random is replayed."""
     model = build(name)
     torch.manual_seed(seed)
     x, y = torch.randn(rows + 1, *SHAPE), torch.randint(0, 10, (rows + 1,))
     x[rows] *= 10.0**size
     made = Fast(model, losses, precision)
-    phase = Phase(steps=3, noise_multiplier=1.0, clip_norm=0.5, learning_rate=0.5, truncation=truncation, gap=gap)
-    plan = Plan(dataset_size=rows, sample_rate=0.6, batch_size=0.6 * rows, phases=(phase,), delta=1e-5)
+    phase = Phase(
+        steps=3,
+        noise_multiplier=1.0,
+        clip_norm=0.5,
+        learning_rate=0.5,
+        truncation=truncation,
+        gap=gap,
+    )
+    plan = Plan(
+        dataset_size=rows, sample_rate=0.6, batch_size=0.6 * rows, phases=(phase,), delta=1e-5
+    )
     weights, old = made.layout.flat(model), list(range(rows))
     found = []
     for records in (old, [*old[:place], rows, *old[place:]]):
@@ -349,7 +400,9 @@ def test_a_record_has_the_same_gradient_to_the_bit_whoever_else_is_in_the_batch(
     model = build(name)
     made, rows = kind(model, losses), 16
     weights = made.layout.flat(model)
-    assert checks.same_anywhere(made, weights, lambda n: (torch.randn(n, *SHAPE), torch.randint(0, 10, (n,))), rows)
+    assert checks.same_anywhere(
+        made, weights, lambda n: (torch.randn(n, *SHAPE), torch.randint(0, 10, (n,))), rows
+    )
     x, y = torch.randn(rows, *SHAPE), torch.randint(0, 10, (rows,))
     reference = of(made, weights, x, y)
     for poison in (float("nan"), float("inf"), 1e30):
@@ -377,13 +430,17 @@ def test_bf16_rounds_the_passes_and_float32_leaves_them(kind, name):
     model, rows = build(name), 16
     x, y = torch.randn(rows, *SHAPE), torch.randint(0, 10, (rows,))
     weights, expected = Layout(model).flat(model), loop(model, x, y)
-    assert torch.equal(of(kind(model, losses, "tf32"), weights, x, y), of(kind(model, losses), weights, x, y))
+    assert torch.equal(
+        of(kind(model, losses, "tf32"), weights, x, y), of(kind(model, losses), weights, x, y)
+    )
     rounded = kind(model, losses, "bf16")
     made, found_losses = rounded(weights, x, y)
     assert {one.dtype for one in (*made, found_losses)} == {torch.float32}
     errors = (flat(made) - expected).norm(dim=1) / expected.norm(dim=1)
     assert 1e-3 < float(errors.median()) < 0.1
-    assert checks.same_anywhere(rounded, weights, lambda n: (torch.randn(n, *SHAPE), torch.randint(0, 10, (n,))), rows)
+    assert checks.same_anywhere(
+        rounded, weights, lambda n: (torch.randn(n, *SHAPE), torch.randint(0, 10, (n,))), rows
+    )
 
 
 def test_tf32_is_as_asked_for_whatever_the_process_has_set():
@@ -401,11 +458,19 @@ def test_tf32_is_as_asked_for_whatever_the_process_has_set():
             for precision in DTYPE:
                 made = Fast(model, spied, precision)
                 made(made.layout.flat(model), x, y)
-            assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == (outside == "tf32")
+            assert (
+                torch.backends.cuda.matmul.allow_tf32
+                == torch.backends.cudnn.allow_tf32
+                == (outside == "tf32")
+            )
     assert seen == 2 * [(False, False, True), (True, True, True), (False, False, True)]
 
 
-@given(expected=st.floats(1e-3, 1e5), sample_rate=st.floats(1e-6, 1.0), most=st.integers(1, 5000) | st.just(4096))
+@given(
+    expected=st.floats(1e-3, 1e5),
+    sample_rate=st.floats(1e-6, 1.0),
+    most=st.integers(1, 5000) | st.just(4096),
+)
 def test_chunks_are_of_constant_size_and_mostly_full(expected, sample_rate, most):
     rows = physical_batch_size(expected, sample_rate, most)
     assert 1 <= rows <= most
@@ -423,7 +488,9 @@ def test_chunks_are_filled_up_and_what_fills_them_is_dropped():
         return [x[:, None] * 1.0], x * 1.0
 
     batch = torch.arange(10)
-    gradients = chunked(per_record, lambda part: (part.repeat_interleave(2), part), 4, views=2, note=noted.append)
+    gradients = chunked(
+        per_record, lambda part: (part.repeat_interleave(2), part), 4, views=2, note=noted.append
+    )
     parts = list(gradients(torch.zeros(1), batch))
     assert shapes == [8, 8, 8]
     assert torch.cat([part for (part,) in parts]).flatten().tolist() == batch.tolist()
@@ -440,7 +507,7 @@ def test_views_are_averaged_before_clipping():
     torch.testing.assert_close(flat(two), of(made, weights, x, y).unflatten(0, (3, 2)).mean(1))
 
 
-# ----------------------------------------------------------------------------------------------------------- refusals
+# ---------------------------------------------------------------------------------------- refusals
 
 
 class Centred(nn.Module):
@@ -477,7 +544,9 @@ def vectors(rows):
 
 
 def weighted_mean(outputs, targets):
-    made = functional.cross_entropy(outputs, targets, weight=torch.tensor([1.0, 2.0, 3.0]), reduction="none")
+    made = functional.cross_entropy(
+        outputs, targets, weight=torch.tensor([1.0, 2.0, 3.0]), reduction="none"
+    )
     return made / torch.tensor([1.0, 2.0, 3.0])[targets].sum()
 
 
@@ -553,7 +622,11 @@ def test_a_zero_last_layer_does_not_hide_the_coupling():
 def test_isolated_models_pass():
     checks.isolated(nn.Linear(5, 3), losses, vectors)
     for name in ("linear", "cnn", "resnet20"):
-        checks.isolated(build(name), losses, lambda rows: (torch.randn(rows, *SHAPE), torch.randint(0, 10, (rows,))))
+        checks.isolated(
+            build(name),
+            losses,
+            lambda rows: (torch.randn(rows, *SHAPE), torch.randint(0, 10, (rows,))),
+        )
 
 
 @pytest.mark.parametrize(
@@ -573,7 +646,9 @@ def test_layers_are_refused_by_type_with_their_name(layer, message):
 
 
 def test_models_by_name(tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text("from torch import nn\ndef net(shape, classes): return nn.Linear(shape[0], classes)\n")
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\ndef net(shape, classes): return nn.Linear(shape[0], classes)\n"
+    )
     monkeypatch.chdir(tmp_path)
     assert models.build("mine:net", (5,), 3).out_features == 3
     for name, message in [
@@ -584,6 +659,8 @@ def test_models_by_name(tmp_path, monkeypatch):
     ]:
         with pytest.raises(ValueError, match=message):
             models.build(name, (5,), 3)
-    a, b, c = (Layout(m).flat(m) for m in (models.build("cnn", SHAPE, 10, seed) for seed in (1, 1, None)))
+    a, b, c = (
+        Layout(m).flat(m) for m in (models.build("cnn", SHAPE, 10, seed) for seed in (1, 1, None))
+    )
     assert torch.equal(a, b)
     assert not torch.equal(a, c)

@@ -1,4 +1,5 @@
-"""python -m trainer --bench: every method agrees with a float64 loop before it is timed, and a wrong one is refused."""
+"""python -m trainer --bench: every method agrees with a float64 loop before it is timed, and a
+wrong one is refused."""
 
 import json
 import subprocess
@@ -25,16 +26,25 @@ def named(made):
 
 def test_every_method_is_checked_and_timed(capsys):
     threads = torch.get_num_threads()
-    assert command.main(["--bench", "--model", "cnn", "--batch-size", "5", "--rounds", "2", "--json"]) == 0
+    assert (
+        command.main(["--bench", "--model", "cnn", "--batch-size", "5", "--rounds", "2", "--json"])
+        == 0
+    )
     made = json.loads(capsys.readouterr().out)
-    assert (made["device"], made["threads"], made["torch"]) == (measure._processor(), threads, torch.__version__)
+    assert (made["device"], made["threads"], made["torch"]) == (
+        measure._processor(),
+        threads,
+        torch.__version__,
+    )
     rows = named(made)
     assert set(rows) == set(measure.METHODS)
     for row in rows.values():
         assert 0 <= row["error"] <= 1e-4
         assert 0 < row["milliseconds"] <= row["median_milliseconds"]
         assert row["records_per_second"] == pytest.approx(5e3 / row["milliseconds"])
-        assert row["ratio"] == pytest.approx(row["milliseconds"] / rows[measure.REFERENCE]["milliseconds"])
+        assert row["ratio"] == pytest.approx(
+            row["milliseconds"] / rows[measure.REFERENCE]["milliseconds"]
+        )
         assert row["peak_bytes"] >= 4 * made["parameters"]
 
 
@@ -51,7 +61,10 @@ def test_compiling_is_said(monkeypatch, capsys):
     monkeypatch.setattr(terminal, "before_compiling", lambda tell: tell())
     assert command.main(["--bench", "--threads", "0"]) == 2
     first, second = capsys.readouterr().err.splitlines()
-    assert first == "trainer: compiling for some seconds (once; later calls find the machine code on disk)"
+    assert (
+        first
+        == "trainer: compiling for some seconds (once; later calls find the machine code on disk)"
+    )
     assert "threads" in second
 
 
@@ -102,7 +115,11 @@ def test_the_floor_is_shown_where_the_card_is_known():
     made = small()
     assert "floor_milliseconds" not in made["counted"]["private"]
     made["counted"] = measure._counted(measure.task("cnn", 5, "cpu"), "NVIDIA H100 80GB HBM3")
-    assert made["counted"]["private"]["floor_milliseconds"] > made["counted"]["without privacy"]["floor_milliseconds"] > 0
+    assert (
+        made["counted"]["private"]["floor_milliseconds"]
+        > made["counted"]["without privacy"]["floor_milliseconds"]
+        > 0
+    )
     assert measure.table(made).count("at least") == 2
 
 
@@ -119,12 +136,17 @@ def test_precision_is_that_of_the_passes():
     made = small(precision="bf16")
     rows, expected = named(made), small()
     assert made["dtype"] == "bf16"
-    assert made["counted"]["without privacy"]["bytes"] < expected["counted"]["without privacy"]["bytes"]
+    assert (
+        made["counted"]["without privacy"]["bytes"]
+        < expected["counted"]["without privacy"]["bytes"]
+    )
     for name, row in named(expected).items():
         assert 10 * row["error"] < rows[name]["error"] < measure.TOLERANCE["bf16"]
 
 
-@pytest.mark.parametrize("options", ["--batch-size 0", "--rounds 0", "--threads 0", "--model none", "--device cuda"])
+@pytest.mark.parametrize(
+    "options", ["--batch-size 0", "--rounds 0", "--threads 0", "--model none", "--device cuda"]
+)
 def test_bad_input_ends_in_one_line(capsys, options):
     assert command.main(["--bench", *options.split()]) == 2
     error = capsys.readouterr().err
@@ -140,7 +162,12 @@ def test_the_headline_run_in_small(tmp_path):
     assert made["about"]["torch"] == torch.__version__
     assert [row["plan"] for row in made["plans"]] == ["paper-8", "advised-8"]
     paper, advised = made["plans"]
-    assert (paper["clip_norm"], paper["gap"], paper["truncation"], paper["steps"]) == (20, 0.15, 100, 2)
+    assert (paper["clip_norm"], paper["gap"], paper["truncation"], paper["steps"]) == (
+        20,
+        0.15,
+        100,
+        2,
+    )
     assert advised["gap"] == 0
     for row in made["plans"]:
         assert row["epsilon"] <= row["target_epsilon"] == 8

@@ -14,9 +14,19 @@ from mmaccount import Phase, Plan
 from mmaccount.records import mixing_laws
 from mmaccount.kernels import smooth_density as kernels
 from trainer import mechanism
-from trainer.mechanism import Randomness, clip_truncate_sum, coins, mix, mixing_coefficients, normals, private_step
+from trainer.mechanism import (
+    Randomness,
+    clip_truncate_sum,
+    coins,
+    mix,
+    mixing_coefficients,
+    normals,
+    private_step,
+)
 
-P_VALUE = 1e-4  # seeds are fixed: a law that is right passes always, one that is off by 3/2 fails by far
+P_VALUE = (
+    1e-4  # seeds are fixed: a law that is right passes always, one that is off by 3/2 fails by far
+)
 
 
 def definition(gradients, clip_norm, truncation):
@@ -26,7 +36,9 @@ def definition(gradients, clip_norm, truncation):
         flat = np.concatenate([part[i].double().numpy().ravel() for part in gradients])
         if np.isfinite(flat).all():
             flat = flat * min(1.0, clip_norm / max(np.linalg.norm(flat), 1e-300))
-            total += np.clip(flat, -clip_norm / math.sqrt(truncation), clip_norm / math.sqrt(truncation))
+            total += np.clip(
+                flat, -clip_norm / math.sqrt(truncation), clip_norm / math.sqrt(truncation)
+            )
     return total
 
 
@@ -38,14 +50,20 @@ def definition(gradients, clip_norm, truncation):
     size=st.floats(-12, 12),
     seed=st.integers(0, 2**32),
 )
-def test_clip_truncate_sum_is_its_definition_and_bounded(rows, shapes, clip_norm, truncation, size, seed):
+def test_clip_truncate_sum_is_its_definition_and_bounded(
+    rows, shapes, clip_norm, truncation, size, seed
+):
     torch.manual_seed(seed)
     gradients = [torch.randn(rows, *shape) * 10.0**size for shape in shapes]
     found = clip_truncate_sum(gradients, clip_norm, truncation).total.numpy()
     expected = definition(gradients, clip_norm, truncation)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=rows * clip_norm * 2 * (1 - mechanism.SHRINK))
+    np.testing.assert_allclose(
+        found, expected, rtol=0, atol=rows * clip_norm * 2 * (1 - mechanism.SHRINK)
+    )
     for i in range(rows):  # one record at a time: the bounds hold exactly, not up to rounding
-        one = clip_truncate_sum([part[i : i + 1] for part in gradients], clip_norm, truncation).total
+        one = clip_truncate_sum(
+            [part[i : i + 1] for part in gradients], clip_norm, truncation
+        ).total
         assert float(one.norm()) <= clip_norm
         assert float(one.abs().max()) <= clip_norm / math.sqrt(truncation)
 
@@ -71,7 +89,8 @@ def test_a_record_that_is_not_finite_counts_as_zero(bad):
     rows=st.integers(1, 2),
 )
 def test_no_record_is_too_long_to_be_clipped(clip_norm, sizes, rows):
-    """The norm of one coordinate is its absolute value, which does not overflow where the square does."""
+    """The norm of one coordinate is its absolute value, which does not overflow where the square
+    does."""
     gradients = [torch.full((rows, 1), size) for size in sizes]
     found = clip_truncate_sum(gradients, clip_norm, 1.0).total
     assert float(found.norm()) <= rows * clip_norm
@@ -87,7 +106,7 @@ def test_a_tiny_clip_norm_is_refused():
         clip_truncate_sum([torch.ones(1, 1)], 1e-12, 1.0)
 
 
-# --------------------------------------------------------------------------------------------------------------- laws
+# -------------------------------------------------------------------------------------------- laws
 
 
 def counts_of_batches(rate, size=40, steps=4000):
@@ -120,7 +139,9 @@ def test_every_record_has_its_own_coin():
 
 @pytest.mark.parametrize(("rate", "steps"), [(1.0, 3), (1e-9, 3), (2.0**-53, 3)])
 def test_extreme_rates(rate, steps):
-    batches = [len(coins(Randomness(0).words("sampling", step), 1000, rate)) for step in range(steps)]
+    batches = [
+        len(coins(Randomness(0).words("sampling", step), 1000, rate)) for step in range(steps)
+    ]
     assert batches == [1000 if rate == 1 else 0] * steps
 
 
@@ -172,18 +193,27 @@ def test_mixing_coefficients_follow_their_law(law):
 
 
 def test_mixing_coefficients_have_53_bits():
-    ends = mixing_coefficients(lambda count: np.array([0, 2**11, 2**64 - 1], dtype=np.uint64), 3, "uniform")
+    ends = mixing_coefficients(
+        lambda count: np.array([0, 2**11, 2**64 - 1], dtype=np.uint64), 3, "uniform"
+    )
     assert ends.tolist() == [0.0, 2.0**-53, 1.0 - 2.0**-53]
 
 
 @pytest.mark.parametrize("law", sorted(set(LAWS) - {"uniform", "beta-1"}))
 def test_the_law_that_is_drawn_is_the_law_that_is_priced(law):
-    """The density that alpha is drawn from against the accountant's, where the mixing is so wide that noise is nothing."""
+    """The density that alpha is drawn from against the accountant's, where the mixing is so wide
+    that noise is nothing."""
     width, drawn = 1e7, mechanism.peak_one(law)
     priced = kernels.named(law, width)
     for alpha in (0.01, 0.1, 0.3, 0.49):
-        height = kernels.log_density(-alpha * width, priced) - kernels.log_density(-0.5 * width, priced)
-        assert math.exp(height) == pytest.approx(drawn(alpha), rel=1e-9) == pytest.approx(drawn(1 - alpha), rel=1e-12)
+        height = kernels.log_density(-alpha * width, priced) - kernels.log_density(
+            -0.5 * width, priced
+        )
+        assert (
+            math.exp(height)
+            == pytest.approx(drawn(alpha), rel=1e-9)
+            == pytest.approx(drawn(1 - alpha), rel=1e-12)
+        )
 
 
 @pytest.mark.parametrize("law", ["beta-0.5", "beta-x", "normal", ""])
@@ -199,27 +229,39 @@ def test_streams_are_fresh_or_repeatable_and_independent():
     assert draw(None, "noise", 1) != draw(None, "noise", 1)
     assert draw(7, "noise", 1) == draw(7, "noise", 1)
     streams = [
-        draw(seed, purpose, step) for seed in (7, 8) for purpose in ("noise", "mixing", "sampling") for step in (1, 2)
+        draw(seed, purpose, step)
+        for seed in (7, 8)
+        for purpose in ("noise", "mixing", "sampling")
+        for step in (1, 2)
     ]
     assert len(set(streams)) == len(streams)
     words = Randomness(7).words("noise", 1)
     assert tuple(words(4)) != tuple(words(4))
-    a, b = (normals(Randomness(7).words(purpose, 1), 100_000).numpy() for purpose in ("noise", "mixing"))
+    a, b = (
+        normals(Randomness(7).words(purpose, 1), 100_000).numpy() for purpose in ("noise", "mixing")
+    )
     assert abs(np.corrcoef(a, b)[0, 1]) < 5 / math.sqrt(len(a))
 
 
-# ------------------------------------------------------------------------------------------------------------- mixing
+# ------------------------------------------------------------------------------------------ mixing
 
 
 def test_mixing_is_the_papers_with_a_side_chosen_where_the_gap_is_zero():
     torch.manual_seed(0)
-    prev, last, alpha, tau = torch.randn(500).double(), torch.randn(500).double(), torch.rand(500).double(), 0.8
+    prev, last, alpha, tau = (
+        torch.randn(500).double(),
+        torch.randn(500).double(),
+        torch.rand(500).double(),
+        0.8,
+    )
     last[:50] = prev[:50]  # sign(0) = 0 would leave these unmixed
     gap = prev - last
     side = torch.where(gap >= 0, 1.0, -1.0)
     push = (tau - gap.abs()).clamp_min(0.0) / 2 * side
     a, b = prev + push, last - push
-    expected = torch.where(side > 0, alpha, 1 - alpha) * a + torch.where(side > 0, 1 - alpha, alpha) * b
+    expected = (
+        torch.where(side > 0, alpha, 1 - alpha) * a + torch.where(side > 0, 1 - alpha, alpha) * b
+    )
     torch.testing.assert_close(mix(prev, last, tau, alpha), expected, rtol=0, atol=1e-12)
     assert float((a - b).abs().min()) >= tau * (1 - 1e-12)
 
@@ -229,7 +271,7 @@ def test_mixing_refuses_what_it_cannot_mix():
         mix(torch.tensor([math.nan]).double(), torch.zeros(1).double(), 1.0, torch.ones(1).double())
 
 
-# ----------------------------------------------------------------------------------------------------------- one step
+# ---------------------------------------------------------------------------------------- one step
 
 
 class Charged(list):
@@ -240,10 +282,28 @@ class Charged(list):
 
 
 def one_step(
-    records, *, seed=3, gap=0.0, z=1.0, steps=2, step=1, n=20, rate=0.5, chunk=4, law="uniform", truncation=4.0, lr=0.5
+    records,
+    *,
+    seed=3,
+    gap=0.0,
+    z=1.0,
+    steps=2,
+    step=1,
+    n=20,
+    rate=0.5,
+    chunk=4,
+    law="uniform",
+    truncation=4.0,
+    lr=0.5,
 ):
     phase = Phase(
-        steps=steps, noise_multiplier=z, clip_norm=2.0, learning_rate=lr, gap=gap, truncation=truncation, mixing_law=law
+        steps=steps,
+        noise_multiplier=z,
+        clip_norm=2.0,
+        learning_rate=lr,
+        gap=gap,
+        truncation=truncation,
+        mixing_law=law,
     )
     plan = Plan(dataset_size=n, sample_rate=rate, batch_size=rate * n, phases=(phase,), delta=1e-5)
     log = Charged()
@@ -256,7 +316,14 @@ def one_step(
 
     weights = torch.zeros(records.shape[1])
     made = private_step(
-        plan, step, weights, weights, gradients=gradients, ledger=log, randomness=Randomness(seed), records=len(records)
+        plan,
+        step,
+        weights,
+        weights,
+        gradients=gradients,
+        ledger=log,
+        randomness=Randomness(seed),
+        records=len(records),
     )
     return made, log, plan
 
@@ -267,10 +334,13 @@ RECORDS = torch.randn(21, 300, generator=torch.Generator().manual_seed(0)) * 3
 @pytest.mark.parametrize("gap", [0.0, 0.3])
 @pytest.mark.parametrize("extra", [0, 7, 20])
 def test_neighbours_with_the_same_coins_differ_by_at_most_the_sensitivity(gap, extra):
-    """Record and replay: D without one record (at the end, so that the others keep their coins) against D with it."""
+    """Record and replay: D without one record (at the end, so that the others keep their coins)
+    against D with it."""
     swapped = RECORDS.clone()
     swapped[[extra, 20]] = RECORDS[[20, extra]]
-    (large, large_log, plan), (small, small_log, _) = (one_step(part, gap=gap) for part in (swapped, swapped[:20]))
+    (large, large_log, plan), (small, small_log, _) = (
+        one_step(part, gap=gap) for part in (swapped, swapped[:20])
+    )
     moved = (large.weights - small.weights) / plan.phases[0].learning_rate * plan.batch_size
     assert 0 < float(moved.norm()) <= 2.0 * (1 + 1e-9)
     assert float(moved.abs().max()) <= 2.0 / 2.0 * (1 + 1e-9)
@@ -278,7 +348,9 @@ def test_neighbours_with_the_same_coins_differ_by_at_most_the_sensitivity(gap, e
 
 
 def test_neighbour_bound_also_holds_when_the_batch_was_empty():
-    (with_one, _, plan), (empty, log, _) = (one_step(RECORDS[:size], n=1, rate=1.0) for size in (1, 0))
+    (with_one, _, plan), (empty, log, _) = (
+        one_step(RECORDS[:size], n=1, rate=1.0) for size in (1, 0)
+    )
     assert log == [("charged", 1), ("data", 0)]
     assert float((with_one.weights - empty.weights).norm()) * plan.batch_size / 0.5 <= 2.0
 
@@ -306,7 +378,9 @@ def test_the_first_step_mixes_every_coordinate_by_the_law_that_is_priced(law):
     assert made.noisy is None
     (priced,) = plan.settings()
     assert (
-        LAWS[priced.mixing_law].var() == pytest.approx(mixing_laws.variance(priced.mixing_law), rel=1e-12) == LAWS[law].var()
+        LAWS[priced.mixing_law].var()
+        == pytest.approx(mixing_laws.variance(priced.mixing_law), rel=1e-12)
+        == LAWS[law].var()
     )
     centred = made.weights.numpy() / (0.4 * 0.5) + 0.5
     assert stats.kstest(centred, LAWS[law].cdf).pvalue > P_VALUE
@@ -338,7 +412,14 @@ def test_a_step_beyond_the_plan_touches_nothing():
     plan = one_step(RECORDS, n=20)[2]
     with pytest.raises(ValueError, match="step"):
         private_step(
-            plan, 3, torch.zeros(1), torch.zeros(1), gradients=never, ledger=log, randomness=Randomness(), records=20
+            plan,
+            3,
+            torch.zeros(1),
+            torch.zeros(1),
+            gradients=never,
+            ledger=log,
+            randomness=Randomness(),
+            records=20,
         )
     assert log == []
 
@@ -354,7 +435,14 @@ def test_the_charge_comes_first_and_a_failed_charge_stops_the_step():
     plan = one_step(RECORDS, n=20)[2]
     with pytest.raises(OSError, match="full"):
         private_step(
-            plan, 1, torch.zeros(1), torch.zeros(1), gradients=never, ledger=Full(), randomness=Randomness(), records=20
+            plan,
+            1,
+            torch.zeros(1),
+            torch.zeros(1),
+            gradients=never,
+            ledger=Full(),
+            randomness=Randomness(),
+            records=20,
         )
 
 

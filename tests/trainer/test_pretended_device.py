@@ -1,4 +1,5 @@
-"""Everything that runs on CUDA, on a device that is not there: nothing meets a tensor that was left on the CPU."""
+"""Everything that runs on CUDA, on a device that is not there: nothing meets a tensor that was left
+on the CPU."""
 
 import json
 
@@ -12,7 +13,9 @@ from trainer.bench import measure
 from trainer.loop import Options, losses, train
 
 PHASE = Phase(steps=2, noise_multiplier=1.0, clip_norm=1.0, learning_rate=0.5)
-MIXED = Phase(steps=2, noise_multiplier=1.0, clip_norm=1.0, learning_rate=0.5, gap=0.1, truncation=4.0)
+MIXED = Phase(
+    steps=2, noise_multiplier=1.0, clip_norm=1.0, learning_rate=0.5, gap=0.1, truncation=4.0
+)
 ADAPTIVE = Phase(
     steps=2,
     noise_multiplier=1.0,
@@ -34,7 +37,11 @@ def test_the_device_is_one_of_its_own():
     here = torch.ones(3)
     with device():
         there = torch.ones(3, device="cuda")
-        assert (there.device.type, (2 * there).cpu().tolist(), float(there.sum())) == ("cuda", [2.0, 2.0, 2.0], 3.0)
+        assert (there.device.type, (2 * there).cpu().tolist(), float(there.sum())) == (
+            "cuda",
+            [2.0, 2.0, 2.0],
+            3.0,
+        )
         index, number = torch.tensor([0, 2]), torch.tensor(1.0)
         assert there[index].tolist() == [1.0, 1.0]
         assert (there + number).tolist() == [2.0, 2.0, 2.0]
@@ -56,22 +63,55 @@ def test_the_device_is_one_of_its_own():
 @pytest.mark.parametrize(
     ("phase", "options"),
     [
-        (MIXED, {"model": "cnn", "augmentation": Augmentation(views=2, flip=True, crop=True), "precision": "bf16"}),
-        (PHASE, {"model": "cnn", "update": Update(momentum=0.5, weight_decay=0.1, ema=0.9), "max_physical_batch_size": 4}),
+        (
+            MIXED,
+            {
+                "model": "cnn",
+                "augmentation": Augmentation(views=2, flip=True, crop=True),
+                "precision": "bf16",
+            },
+        ),
+        (
+            PHASE,
+            {
+                "model": "cnn",
+                "update": Update(momentum=0.5, weight_decay=0.1, ema=0.9),
+                "max_physical_batch_size": 4,
+            },
+        ),
         (ADAPTIVE, {"model": "linear", "precision": "tf32"}),
     ],
     ids=["mixed", "momentum", "adaptive"],
 )
 def test_a_run_and_the_rest_of_one(tmp_path, phase, options):
     with device():
-        made = train(plan_of(phase), records(), tmp_path, Options(device="cuda", **options), quiet=True)
-        rest = train(plan_of(phase), records(), tmp_path, Options(device="cuda", **options), resume=True, quiet=True)
-    assert made["charged_steps"] == rest["charged_steps"] == Ledger.load(tmp_path / "ledger.json").charged == 2
+        made = train(
+            plan_of(phase), records(), tmp_path, Options(device="cuda", **options), quiet=True
+        )
+        rest = train(
+            plan_of(phase),
+            records(),
+            tmp_path,
+            Options(device="cuda", **options),
+            resume=True,
+            quiet=True,
+        )
+    assert (
+        made["charged_steps"]
+        == rest["charged_steps"]
+        == Ledger.load(tmp_path / "ledger.json").charged
+        == 2
+    )
     assert made["held_out_accuracy"] == rest["held_out_accuracy"]
-    assert made["norms_and_sums"].startswith("plain: no Triton kernels")  # they need the real device
+    assert made["norms_and_sums"].startswith(
+        "plain: no Triton kernels"
+    )  # they need the real device
     rows = [json.loads(line) for line in (tmp_path / "private.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2]
-    assert all(value.device.type == "cpu" for value in torch.load(tmp_path / "model.pt", weights_only=True).values())
+    assert all(
+        value.device.type == "cpu"
+        for value in torch.load(tmp_path / "model.pt", weights_only=True).values()
+    )
 
 
 def test_a_probe():
@@ -91,7 +131,8 @@ def test_the_bench(monkeypatch):
 
 
 def test_processes_exchange_tensors_of_the_device(tmp_path, monkeypatch):
-    """Collectives of GPUs take no others. The second of two processes does here what the first does."""
+    """Collectives of GPUs take no others. The second of two processes does here what the first
+    does."""
 
     def doubled(sent):
         assert sent.device.type == "cuda"
@@ -106,5 +147,7 @@ def test_processes_exchange_tensors_of_the_device(tmp_path, monkeypatch):
     monkeypatch.setattr(processes.distributed, "broadcast", kept)
     monkeypatch.setattr(processes, "here", processes.Several)
     with device():
-        made = train(plan_of(MIXED), records(), tmp_path, Options(model="linear", device="cuda"), quiet=True)
+        made = train(
+            plan_of(MIXED), records(), tmp_path, Options(model="linear", device="cuda"), quiet=True
+        )
     assert made["charged_steps"] == 2

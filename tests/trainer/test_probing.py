@@ -1,4 +1,5 @@
-"""The trainer's probe: against definitions on digits, and all the way from probe to advice to a trained, priced run."""
+"""The trainer's probe: against definitions on digits, and all the way from probe to advice to a
+trained, priced run."""
 
 import json
 from math import log
@@ -15,7 +16,18 @@ from trainer import data, models
 from trainer import probe as probing
 from trainer.loop import losses
 
-ADVISE = ["--dataset-size", "1437", "--target-epsilon", "3", "--delta", "1e-4", "--epochs", "10", "--steps", "20"]
+ADVISE = [
+    "--dataset-size",
+    "1437",
+    "--target-epsilon",
+    "3",
+    "--delta",
+    "1e-4",
+    "--epochs",
+    "10",
+    "--steps",
+    "20",
+]
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +41,17 @@ def seen(digits):
 
 
 def test_linear_model_at_zero_by_closed_form(digits, seen):
-    """At zero weights the gradient is (1/10 - y) x', the loss log 10, the Hessian (I/10 - 1 1'/100) times mean x x'."""
+    """At zero weights the gradient is (1/10 - y) x', the loss log 10, the Hessian (I/10 - 1 1'/100)
+    times mean x x'."""
     x = digits.prepare(digits.held_out_x[:100]).flatten(1).double().numpy()
     x = np.concatenate([x, np.ones((100, 1))], axis=1)
     error = 0.1 - np.eye(10)[digits.held_out_y[:100].numpy()]
     assert seen.gram == pytest.approx((error @ error.T) * (x @ x.T), rel=1e-4, abs=1e-4)
     assert seen.loss == pytest.approx(log(10), rel=1e-5)
     second = x.T @ x / 100
-    assert seen.curvature == pytest.approx(0.9 * np.trace(second), rel=0.3)  # eight random directions
+    assert seen.curvature == pytest.approx(
+        0.9 * np.trace(second), rel=0.3
+    )  # eight random directions
     assert seen.smoothness == pytest.approx(0.1 * np.linalg.eigvalsh(second)[-1], rel=0.05)
     assert (seen.dimension, seen.size, seen.public) == (650, 100, True)
     assert "held-out" in seen.about
@@ -62,8 +77,13 @@ def test_private_histogram_has_the_noise_it_says(digits):
     noise = made.counts - histogram.true_counts(norms)
     assert noise.std() == pytest.approx(20.0, rel=0.35)  # 160 bins: six standard deviations
     assert abs(noise.mean()) < 6 * 20.0 / len(noise) ** 0.5
-    first, second = (probing.private(digits, losses, model="linear", noise_multiplier=20.0, seed=1).counts for _ in range(2))
-    assert not np.array_equal(first, second)  # a plan charges it as a release: its noise cannot be repeated
+    first, second = (
+        probing.private(digits, losses, model="linear", noise_multiplier=20.0, seed=1).counts
+        for _ in range(2)
+    )
+    assert not np.array_equal(
+        first, second
+    )  # a plan charges it as a release: its noise cannot be repeated
     assert made.loss == log(10)
 
 
@@ -78,7 +98,10 @@ def test_from_probe_to_a_priced_run(tmp_path, capsys, private):
     spent = json.loads(capsys.readouterr().out)
     assert 2.9 < spent["epsilon"] <= 3.0
     assert len(spent["settings"]) == 1 + len(private)
-    assert (len(mm.Plan.load(plan).assumptions), len(mm.Plan.load(plan).releases)) == (1 - len(private), len(private))
+    assert (len(mm.Plan.load(plan).assumptions), len(mm.Plan.load(plan).releases)) == (
+        1 - len(private),
+        len(private),
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,27 @@
-"""Whole runs. Traps that trainers fall into, and the tests that hold them (here, or in the file named):
+"""Whole runs. Traps that trainers fall into, and the tests that hold them (here, or in the file
+named):
 
 1, 2 shuffling, dependent coins: test_mechanism::test_every_record_has_its_own_coin
-3 workers with the same or different seeds: test_processes::test_the_same_coins_give..., test_several_processes_without...
-4 division by the realised batch: test_mechanism::test_noise_is_added_once..., ::test_neighbours...
-5 rounded rate or steps: test_mechanism::test_the_rate_is_rounded_down, test_records::test_ledger_merges...
+3 workers with the same or different seeds: test_processes::test_the_same_coins_give...,
+test_several_processes_without... 4 division by the realised batch:
+test_mechanism::test_noise_is_added_once..., ::test_neighbours...
+5 rounded rate or steps: test_mechanism::test_the_rate_is_rounded_down,
+test_records::test_ledger_merges...
 6 coupling: test_gradients::test_coupled_records_are_refused, ::test_layers_are_refused_by_type...,
    ::test_coupling_is_also_looked_for..., test_inputs_that_depend_on_the_batch_are_refused
-7 a record twice in a batch: test_gradients::test_views_are_averaged_before_clipping, test_a_record_is_in_a_batch_once
-8 clipping undone: test_mechanism::test_clip_truncate_sum_is_its_definition..., ::test_neighbours...
-9 momentum or Adam while mixing: test_adam_is_refused_while_mixing, test_momentum_is_a_function_of_published_iterates
-10 noise per microbatch: test_mechanism::test_result_does_not_depend_on_the_microbatch, ::test_noise_is_added_once...
-11 a partial sum after an early exit: test_a_step_that_fails_is_charged_and_leaves_nothing
+7 a record twice in a batch: test_gradients::test_views_are_averaged_before_clipping,
+test_a_record_is_in_a_batch_once 8 clipping undone:
+test_mechanism::test_clip_truncate_sum_is_its_definition..., ::test_neighbours...
+9 momentum or Adam while mixing: test_adam_is_refused_while_mixing,
+test_momentum_is_a_function_of_published_iterates 10 noise per microbatch:
+test_mechanism::test_result_does_not_depend_on_the_microbatch, ::test_noise_is_added_once... 11 a
+partial sum after an early exit: test_a_step_that_fails_is_charged_and_leaves_nothing
 12 empty batches: test_mechanism::test_empty_batches_are_steps_of_noise
-13 not finite, bad labels: test_mechanism::test_a_record_that_is_not_finite..., ::test_no_record_is_too_long...,
-   test_data::test_labels_are_checked...
+13 not finite, bad labels: test_mechanism::test_a_record_that_is_not_finite...,
+   ::test_no_record_is_too_long..., test_data::test_labels_are_checked...
 14 best checkpoint on private data: test_the_last_iterate_is_released
-15 choice among runs, 25 claim against code: test_report_agrees_with_ledger_and_says_what_it_does_not_cover
+15 choice among runs, 25 claim against code:
+test_report_agrees_with_ledger_and_says_what_it_does_not_cover
 16 statistics of private data: test_normalisation_and_checks_do_not_look_at_records
 17 published batch sizes: test_private_numbers_stay_in_the_private_file
 18 seeds: test_mechanism::test_streams_are_fresh_or_repeatable..., test_seeded_runs_say_so,
@@ -63,7 +69,13 @@ def records(n=40):
 
 def trainer_of(out, plan=None, **options):
     torch.manual_seed(4)
-    given = {"module": nn.Linear(5, 3), "criterion": losses, "data": records(), "classes": 3, "seed": 1} | options
+    given = {
+        "module": nn.Linear(5, 3),
+        "criterion": losses,
+        "data": records(),
+        "classes": 3,
+        "seed": 1,
+    } | options
     return PrivateTrainer(plan=plan or plan_of(PHASE), out=out, **given)
 
 
@@ -120,14 +132,22 @@ def test_phases_are_followed_and_priced(tmp_path, gap):
     plan = plan_of(*phases, n=1, rate=1e-9)
     x, y = torch.zeros(1, 20_000), torch.zeros(1, 1)
     trainer = trainer_of(
-        tmp_path, plan, module=nn.Linear(20_000, 1), criterion=lambda a, b: (a - b).square().sum(1), data=(x, y)
+        tmp_path,
+        plan,
+        module=nn.Linear(20_000, 1),
+        criterion=lambda a, b: (a - b).square().sum(1),
+        data=(x, y),
     )
     before = [trainer.state["weights"].double()] * 2
     for index in (0, 0, 1, 1, 2, 2):
         trainer.step()
         phase, now = phases[index], trainer.state["weights"].double()
         centre = before[1] if gap == 0 else (before[0] + before[1]) / 2
-        width = (before[1] - before[0]).abs().clamp_min(gap * phase.learning_rate) if gap else torch.zeros(1)
+        width = (
+            (before[1] - before[0]).abs().clamp_min(gap * phase.learning_rate)
+            if gap
+            else torch.zeros(1)
+        )
         noise = phase.learning_rate * phase.noise_multiplier * phase.clip_norm / plan.batch_size
         expected = (noise**2 + (width**2).mean() / 12) ** 0.5
         assert abs(float((now - centre).std()) / float(expected) - 1) < 0.03
@@ -199,7 +219,8 @@ def test_adam_is_refused_while_mixing(tmp_path):
 
 
 def test_momentum_is_a_function_of_published_iterates(tmp_path):
-    """Recomputed from the iterates alone; and without mixing it is torch's own SGD with momentum and weight decay."""
+    """Recomputed from the iterates alone; and without mixing it is torch's own SGD with momentum
+    and weight decay."""
     update = Update(momentum=0.8, weight_decay=0.01)
     trainer = trainer_of(tmp_path / "mixed", plan_of(MIXED), update=update)
     iterates = [trainer.state["weights"].double()] * 2
@@ -220,7 +241,9 @@ def test_momentum_is_a_function_of_published_iterates(tmp_path):
         optimizer.zero_grad()
         losses(model(x), y).mean().backward()
         optimizer.step()
-    torch.testing.assert_close(ours, torch.cat([p.detach().flatten() for p in model.parameters()]), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        ours, torch.cat([p.detach().flatten() for p in model.parameters()]), rtol=1e-3, atol=1e-3
+    )
 
 
 def test_the_last_iterate_is_released(tmp_path):
@@ -237,7 +260,7 @@ def test_the_last_iterate_is_released(tmp_path):
     torch.testing.assert_close(averaged.released(), expected)
 
 
-# ---------------------------------------------------------------------------------------------------------- refusals
+# ---------------------------------------------------------------------------------------- refusals
 
 
 def test_several_processes_without_a_process_group_are_refused(tmp_path, monkeypatch):
@@ -255,7 +278,10 @@ def test_several_processes_without_a_process_group_are_refused(tmp_path, monkeyp
         ({"module": nn.Linear(5, 4), "classes": 4}, "model"),
         ({"update": Update(momentum=0.5)}, "update"),
         ({"precision": "bf16"}, "precision"),
-        ({"data": (torch.zeros(40, 5).double(), records()[1]), "prepare": torch.Tensor.float}, "data shape"),
+        (
+            {"data": (torch.zeros(40, 5).double(), records()[1]), "prepare": torch.Tensor.float},
+            "data shape",
+        ),
     ],
 )
 def test_resume_refuses_what_changed(tmp_path, options, message):
@@ -354,7 +380,9 @@ def test_normalisation_and_checks_do_not_look_at_records(tmp_path):
     seen = []
     poison = torch.full((40, 5), 12345.0)
     trainer = trainer_of(
-        tmp_path, data=(poison, records()[1]), prepare=lambda x: seen.append(bool((x == 12345.0).any())) or x
+        tmp_path,
+        data=(poison, records()[1]),
+        prepare=lambda x: seen.append(bool((x == 12345.0).any())) or x,
     )
     assert seen
     assert not any(seen)
@@ -395,7 +423,9 @@ def test_private_numbers_are_those_of_the_batch(tmp_path):
     assert (row["batch"], row["not_finite"]) == (40, 2)
     assert row["median_norm"] == pytest.approx(float(norms.median()))
     assert row["clipped"] == pytest.approx(float((norms > 1).double().mean()))
-    assert row["loss"] > float(loss.mean())  # that of 1e30 is huge but finite, that of NaN is left out
+    assert row["loss"] > float(
+        loss.mean()
+    )  # that of 1e30 is huge but finite, that of NaN is left out
     assert bool(trainer.state["weights"].isfinite().all())
 
 
@@ -410,28 +440,41 @@ def test_a_run_of_batches_that_are_mostly_empty(tmp_path):
     trainer.close()
     empty = [row for row in private_rows(tmp_path) if row["batch"] == 0]
     assert 10 < len(empty) < 35
-    assert empty[0] == {"private": True, "step": empty[0]["step"], "batch": 0, "not_finite": 0} | dict.fromkeys(
-        ("loss", "median_norm", "clipped")
-    )
+    assert empty[0] == {
+        "private": True,
+        "step": empty[0]["step"],
+        "batch": 0,
+        "not_finite": 0,
+    } | dict.fromkeys(("loss", "median_norm", "clipped"))
     assert trainer.ledger.settings() == plan.settings()
 
 
 @pytest.mark.parametrize("update", UPDATES, ids=["sgd", "momentum"])
 def test_a_run_does_not_depend_on_the_microbatch(tmp_path, update):
-    runs = [finish(trainer_of(tmp_path / str(rows), update=update, max_physical_batch_size=rows)) for rows in (1, 7, 1000)]
+    runs = [
+        finish(trainer_of(tmp_path / str(rows), update=update, max_physical_batch_size=rows))
+        for rows in (1, 7, 1000)
+    ]
     for other in runs[1:]:
         torch.testing.assert_close(other, runs[0], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kills", [8, pytest.param(50, marks=pytest.mark.slow)])
 def test_many_kills(tmp_path, kills):
-    command = [sys.executable, str(ROOT / "tests" / "helpers" / "kill_many.py"), str(tmp_path), str(kills)]
+    command = [
+        sys.executable,
+        str(ROOT / "tests" / "helpers" / "kill_many.py"),
+        str(tmp_path),
+        str(kills),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     made = json.loads(done.stdout)
     assert made["status"] == 0
     assert made["lives"] == kills + 1
-    assert sorted(set(made["visible"])) == [step for step in range(1, 301) if step in set(made["visible"])]
+    assert sorted(set(made["visible"])) == [
+        step for step in range(1, 301) if step in set(made["visible"])
+    ]
     assert made["visible"][-1] == 300
     charged = [count for count, _ in made["charged"]]
     assert charged == sorted(charged)
@@ -442,11 +485,13 @@ def test_many_kills(tmp_path, kills):
     covered = {step for first, last in ledger.runs for step in range(first, last + 1)}
     assert covered == set(range(1, 301))
     assert sum(phase.steps for phase in ledger.settings()) == ledger.plan.steps + redone
-    planned, spent = (mm.epsilon(each.settings(), delta=1e-5).upper for each in (ledger.plan, ledger))
+    planned, spent = (
+        mm.epsilon(each.settings(), delta=1e-5).upper for each in (ledger.plan, ledger)
+    )
     assert planned < spent < planned * 1.2
 
 
-# ------------------------------------------------------------------------------------------------------ the command
+# ------------------------------------------------------------------------------------- the command
 
 
 def digits_plan(path, capsys, *options):
@@ -458,7 +503,9 @@ def digits_plan(path, capsys, *options):
 
 def test_report_agrees_with_ledger_and_says_what_it_does_not_cover(tmp_path, capsys):
     path, out = (
-        digits_plan(tmp_path / "plan.json", capsys, "--steps", "20", "--gap", "0.01", "--truncation", "4"),
+        digits_plan(
+            tmp_path / "plan.json", capsys, "--steps", "20", "--gap", "0.01", "--truncation", "4"
+        ),
         tmp_path / "run",
     )
     assert command.main(["--plan", str(path), "--data", "digits", "--out", str(out), "--json"]) == 0
@@ -481,7 +528,9 @@ def test_report_agrees_with_ledger_and_says_what_it_does_not_cover(tmp_path, cap
     assert {tuple(value.shape) for value in model.values()} == {(10, 64), (10,)}
     assert command.main(["--plan", str(path), "--data", "digits", "--out", str(out)]) == 2
     assert "resume" in capsys.readouterr().err
-    assert command.main(["--plan", str(path), "--data", "digits", "--out", str(out), "--resume"]) == 0
+    assert (
+        command.main(["--plan", str(path), "--data", "digits", "--out", str(out), "--resume"]) == 0
+    )
 
 
 def test_commands_keep_freed_memory_instead_of_getting_it_anew():
@@ -493,7 +542,10 @@ def test_commands_keep_freed_memory_instead_of_getting_it_anew():
         "used(); print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
     )
     run = [sys.executable, "-c", code]
-    kept, anew = (int(subprocess.run([*run, way], capture_output=True, check=True).stdout) for way in ("kept", "anew"))
+    kept, anew = (
+        int(subprocess.run([*run, way], capture_output=True, check=True).stdout)
+        for way in ("kept", "anew")
+    )
     assert kept < anew / 10
 
 
@@ -512,9 +564,22 @@ def test_progress_is_a_bound_and_never_above_the_plan():
 
 def test_the_command_is_killed_and_goes_on(tmp_path, capsys):
     path, out = digits_plan(tmp_path / "plan.json", capsys, "--steps", "150"), tmp_path / "run"
-    arguments = ["--plan", str(path), "--data", "digits", "--out", str(out), "--checkpoint-every", "10"]
-    running = subprocess.Popen([sys.executable, "-m", "trainer", *arguments], cwd=ROOT, stderr=subprocess.DEVNULL)
-    while running.poll() is None and not ((out / "ledger.json").exists() and Ledger.load(out / "ledger.json").charged > 24):
+    arguments = [
+        "--plan",
+        str(path),
+        "--data",
+        "digits",
+        "--out",
+        str(out),
+        "--checkpoint-every",
+        "10",
+    ]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "trainer", *arguments], cwd=ROOT, stderr=subprocess.DEVNULL
+    )
+    while running.poll() is None and not (
+        (out / "ledger.json").exists() and Ledger.load(out / "ledger.json").charged > 24
+    ):
         time.sleep(0.002)
     running.kill()
     assert running.wait() == -signal.SIGKILL
@@ -528,7 +593,10 @@ def test_the_command_is_killed_and_goes_on(tmp_path, capsys):
 
 def test_seeded_runs_say_so(tmp_path, capsys):
     path, out = digits_plan(tmp_path / "plan.json", capsys, "--steps", "3"), tmp_path / "run"
-    assert command.main(["--plan", str(path), "--data", "digits", "--out", str(out), "--seed", "3"]) == 0
+    assert (
+        command.main(["--plan", str(path), "--data", "digits", "--out", str(out), "--seed", "3"])
+        == 0
+    )
     printed, progress = capsys.readouterr()
     assert "seeded: not private" in printed
     assert "epsilon" not in printed
@@ -574,7 +642,9 @@ def test_bad_input_ends_in_one_line(tmp_path, capsys, options, message):
     path = tmp_path / "plan.json"
     plan_of(PHASE, n=1437).save(path)
     try:
-        status = command.main(["--plan", str(path), "--out", str(tmp_path / "run"), *options.split()])
+        status = command.main(
+            ["--plan", str(path), "--out", str(tmp_path / "run"), *options.split()]
+        )
     except SystemExit as stop:
         status = stop.code
     assert status == 2
@@ -593,7 +663,9 @@ def test_cnn_with_views_trains(tmp_path):
     made = data.digits()
     plan = plan_of(replace(MIXED, steps=2), n=100, rate=0.1)
     options = Options(
-        model="cnn", augmentation=Augmentation(views=2, flip=True, crop=True), update=Update(momentum=0.5, ema=0.9)
+        model="cnn",
+        augmentation=Augmentation(views=2, flip=True, crop=True),
+        update=Update(momentum=0.5, ema=0.9),
     )
     found = train(plan, data.take(made, 100), tmp_path, options, seed=1, quiet=True)
     assert 0 <= found["held_out_accuracy"] <= 1
@@ -607,14 +679,18 @@ def test_what_decides_rounding_is_reported(tmp_path, capsys):
     options = Options(model="cnn", precision="bf16")
     found = train(plan, data.take(data.digits(), 100), tmp_path, options)
     assert found["precision"] == "bf16 forward and backward"
-    assert [shape.split(",")[0] for shape in found["convolutions"]] == ["32x16x4x4 by 32x16x3x3", "32x1x8x8 by 16x1x3x3"]
+    assert [shape.split(",")[0] for shape in found["convolutions"]] == [
+        "32x16x4x4 by 32x16x3x3",
+        "32x1x8x8 by 16x1x3x3",
+    ]
     shown = capsys.readouterr().err
     assert "bf16" in shown
     assert all(f"{shape}: {kernel}" in shown for shape, kernel in found["convolutions"].items())
 
 
 def test_digits_at_epsilon_3(tmp_path):
-    """A linear model at epsilon 3, delta 1e-4: mean held-out accuracy of at least 94 % over 5 seeds."""
+    """A linear model at epsilon 3, delta 1e-4: mean held-out accuracy of at least 94 % over 5
+    seeds."""
     runs = list(digits_bench.runs(tmp_path, range(5)))
     assert all(run["epsilon"] <= 3 and run["seconds"] < 60 for run in runs)
     assert sum(run["accuracy"] for run in runs) / 5 >= 0.94
