@@ -225,9 +225,11 @@ def epsilon(
         settings: one phase or several; phases compose in any order.
         delta: in (0, 1).
         conversion: "improved" or "mironov" (looser; the paper's) forces Renyi moments and chooses
-        how they are converted. orders: Renyi orders to try, all > 1; forces Renyi moments. By
-        default the best real order is searched for. tight: False leaves out the envelope and the
-        concentrated attacks, which take one to ten seconds per geometry.
+            how they are converted.
+        orders: Renyi orders to try, all > 1; forces Renyi moments. By default the best real order
+            is searched for.
+        tight: False leaves out the envelope and the concentrated attacks, which take one to ten
+            seconds per geometry.
 
     Returns:
         Bound. `upper` is +inf with a `reason` when nothing finite is known.

@@ -33,7 +33,8 @@ class Profile:
     Attributes:
         epsilons: as given.
         remove: proven upper bounds where the record is in D (the law with the record against the
-        one without). add: the same where it is in D'.
+            one without).
+        add: the same where it is in D'.
         attacks: per adversary that exists, bounds on the two curves of its own pair of laws,
             (remove, add).
     """

@@ -41,7 +41,8 @@ class NormHistogram:
         dataset_size: n, public.
         dimension: number of weights d.
         loss: a public value for R_F, for example log(classes) for a model that starts by guessing
-        evenly; or None. about: where it comes from, one line.
+            evenly; or None.
+        about: where it comes from, one line.
     """
 
     counts: Array

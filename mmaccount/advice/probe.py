@@ -42,11 +42,14 @@ class Probe:
         kept: share <m_p, m_1> / |m_1|^2 of the mean unit gradient m_1 that truncating at p =
             TRUNCATIONS leaves. Gradients shorter than the clip norm lose less.
         loss: mean loss, or None if it was not recorded. Taken as R_F = F - inf F, so inf F = 0 is
-        assumed. curvature: trace of the Hessian from gradient differences, or None.
+            assumed.
+        curvature: trace of the Hessian from gradient differences, or None.
         smoothness: largest gradient difference over distance that was seen, a lower estimate of
-        beta; or None. later: Gram matrix at a second point further on in training, or None.
+            beta; or None.
+        later: Gram matrix at a second point further on in training, or None.
         public: whether the records are public. The claim is the user's, and goes into the plan as
-        an assumption. about: where it comes from, one line.
+            an assumption.
+        about: where it comes from, one line.
     """
 
     gram: Array

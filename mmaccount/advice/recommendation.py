@@ -22,7 +22,8 @@ class Advice:
         reasons: for each knob what it follows from, for people; also "outlook" and cross-checks.
         rejected: what was not done, and why.
         forecast: learning rate, share of the gradient's alignment that remains, decrease of the
-        loss in the first step. choice: clip norm, and the interval within which it hardly matters.
+            loss in the first step.
+        choice: clip norm, and the interval within which it hardly matters.
         evidence: what all of this was derived from, the descent curves among it.
         noise: the noise multiplier that meets the target at each clip norm of the curves (with a
             gap by the quick bounds, interpolated); where the clip norm was given, that of the plan.

@@ -177,7 +177,8 @@ def trade_off(
     Args:
         settings: one phase or several.
         rates: false positive rates, ascending, in [0, 1]. "Positive" means that the attacker claims
-        the record is in. tight: as for `epsilon`.
+            the record is in.
+        tight: as for `epsilon`.
 
     >>> run = Settings(sample_rate=1, steps=1, noise_multiplier=1.0)       # f(a) = Phi(Phi^-1(1 - a) - 1)
     >>> made = trade_off(run, [0.05])

@@ -208,7 +208,8 @@ def solve(
 
     Raises:
         Infeasible: the knob cannot meet the target; the message says the best epsilon it reaches
-        and which knob would do. ValueError, TypeError: an argument is out of range.
+            and which knob would do.
+        ValueError, TypeError: an argument is out of range.
 
     >>> run = Settings(sample_rate=0.01, steps=10_000, noise_multiplier=1.0)
     >>> round(solve(run, "noise_multiplier", epsilon=3.0, delta=1e-5).noise_multiplier, 4)

@@ -109,7 +109,8 @@ def certify(settings: Settings | Iterable[Settings], *, delta: float) -> dict[st
 
     Raises:
         ValueError, TypeError: as `epsilon`; or Laplace noise, or a setting that the checker does
-        not know. BoundError: nothing finite can be proven.
+            not know.
+        BoundError: nothing finite can be proven.
 
     >>> made = certify(Settings(sample_rate=0.01, steps=10_000, noise_multiplier=1.0), delta=1e-5)
     >>> made["schema"], made["values"]["epsilon"][:5]

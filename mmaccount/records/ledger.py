@@ -22,8 +22,9 @@ class Ledger:
     Args:
         plan: the plan these are steps of.
         runs: (first, last) step numbers, both included, in the order they were charged. No run
-        spans two phases. seeded: whether the randomness could be repeated. A seeded run is for
-        tests: its guarantee is void.
+            spans two phases.
+        seeded: whether the randomness could be repeated. A seeded run is for tests: its guarantee
+            is void.
     """
 
     plan: Plan
@@ -126,8 +127,8 @@ class LedgerFile:
 
     Args:
         path: the file; it is created if it does not exist. `path` with `.lock` appended is held
-        while this is open. plan: the plan the ledger belongs to; a ledger of another plan is
-        refused.
+            while this is open.
+        plan: the plan the ledger belongs to; a ledger of another plan is refused.
         seeded: whether the run's randomness can be repeated; a run cannot change from one to the
             other.
         at_least: number of charged steps that the caller knows of; a ledger with fewer is refused.

@@ -22,15 +22,17 @@ class Phase:
     Args:
         steps: number of steps, at least 1.
         noise_multiplier: z > 0; the noise on the sum of clipped gradients is N(0, (z clip_norm)^2)
-        in every coordinate. clip_norm: c > 0; the l2 norm each record's gradient is clipped to;
-        with `adaptive` that of the phase's first step. learning_rate: eta > 0, multiplies the
-        averaged gradient. It sets the mixing threshold tau = gap * eta. truncation: p >= 1; after
-        clipping each coordinate is cut at +- c / sqrt(p).
+            in every coordinate.
+        clip_norm: c > 0; the l2 norm each record's gradient is clipped to; with `adaptive` that of
+            the phase's first step.
+        learning_rate: eta > 0, multiplies the averaged gradient. It sets the mixing threshold tau =
+            gap * eta.
+        truncation: p >= 1; after clipping each coordinate is cut at +- c / sqrt(p).
         gap: tau / eta >= 0; 0 is plain DP-SGD.
         mixing_law: law of the mixing coefficient on [0, 1], as in `Settings`; where gap is 0 it
-        counts as "uniform". adaptive: how the clip norm follows the gradients, at a price; None
-        keeps it. Only where gap is 0: mixing is measured
-            against the clip norm, and its price would change with it.
+            counts as "uniform".
+        adaptive: how the clip norm follows the gradients, at a price; None keeps it. Only where gap
+            is 0: mixing is measured against the clip norm, and its price would change with it.
     """
 
     steps: int
@@ -84,7 +86,8 @@ class Release:
     Args:
         what: one line, for people.
         noise_multiplier: standard deviation of the noise over the l2 change that adding or removing
-        a record makes. sample_rate: probability in (0, 1] that a record took part.
+            a record makes.
+        sample_rate: probability in (0, 1] that a record took part.
     """
 
     what: str

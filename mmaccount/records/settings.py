@@ -19,7 +19,8 @@ class Settings:
 
     Args:
         sample_rate: q, probability in (0, 1] that a record joins a step's batch, independently of
-        all others. steps: T, number of steps, at least 1.
+            all others.
+        steps: T, number of steps, at least 1.
         noise_multiplier: z > 0. The noise on the *sum* of clipped gradients has standard deviation
             z * clip_norm in every coordinate (for Laplace noise: scale z * clip_norm).
         mixing: rho >= 0, width of the support of the mixing noise in units of clip_norm /
@@ -29,8 +30,8 @@ class Settings:
             (`mmaccount.records.mixing_laws`); Laplace noise takes the uniform only. Where `mixing`
             is 0 it counts as "uniform".
         truncation: p >= 1. Each coordinate of a clipped gradient is truncated to +- clip_norm /
-        sqrt(p); 1 is none. noise: "gaussian" (gradients clipped in l2) or "laplace" (clipped in
-        l1).
+            sqrt(p); 1 is none.
+        noise: "gaussian" (gradients clipped in l2) or "laplace" (clipped in l1).
         neighbours: what may be done to a record. "add-or-remove" it; "zero-out": its gradients
             become 0, which changes a sum of gradients exactly as removing it does, so the numbers
             are the same, with a public number of records; "replace-one": put any other record in
@@ -98,7 +99,8 @@ class Settings:
         Args:
             dataset_size: n, number of records.
             batch_size: B = q n, *expected* batch size, the constant that gradients are divided by;
-            at most n. clip_norm: c > 0; only needed with a gap.
+                at most n.
+            clip_norm: c > 0; only needed with a gap.
             gap: tau / learning_rate >= 0, mixing threshold in units of the gradient.
         Other arguments, and errors: as for `Settings`.
 
