@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mmaccount.accounting import accountant, mixing_bounds, plain_gaussian, renyi
+from mmaccount.accounting import accountant, methods, mixing_bounds, plain_gaussian, renyi
 from mmaccount.accounting.plain_fourier import Pair
 from mmaccount.accounting.pld import compose
 from mmaccount.records.settings import Settings
@@ -117,8 +117,8 @@ def _attacks(
     phases: Sequence[Settings], epsilons: np.ndarray, about: np.ndarray, tight: bool
 ) -> dict[str, tuple[Curve, Curve]]:
     """Adversaries against Gaussian phases."""
-    is_mixed = any(phase.mixing > 0.0 for phase in phases)
-    limit = accountant.spread_out(phases) if is_mixed else phases
+    is_mixed = methods.is_mixed(phases)
+    limit = methods.spread_out_limit(phases) if is_mixed else phases
     name = accountant.SPREAD_OUT if is_mixed else accountant.OWN_ATTACK
     made = {name: _exact(limit, epsilons)}
     if is_mixed and tight:
@@ -132,33 +132,26 @@ def _uppers(
 ) -> list[np.ndarray]:
     """Proven upper bounds on delta, one array a direction (remove, add), for phases with mixing."""
     best = [np.ones(epsilons.size)] * 2
-    plain = accountant.unmixed(phases, *_renyi_epsilons(phases))
-    if plain:
-        best = [curve.upper for curve in _exact(plain, epsilons)]
-    if tight and all(phase.noise == "gaussian" for phase in phases):
+    gaussian = methods.is_gaussian(phases)
+    typical = methods.EpsilonAt(TYPICAL)
+    by_moments = typical.by_moments(phases).upper
+    if gaussian and not accountant.mixing_decides(phases, typical, by_moments):
+        best = [curve.upper for curve in _exact(methods.without_mixing(phases), epsilons)]
+    if tight and gaussian:
         for sides in (mixing_bounds.dominated(phases), mixing_bounds.exchanged(phases)):
             for i, side in enumerate(sides):
                 best[i] = np.minimum(best[i], _lattice(side, epsilons, about).upper)
     return best
 
 
-def _renyi_epsilons(
-    phases: Sequence[Settings],
-) -> tuple[float, Callable[[Sequence[Settings]], float]]:
-    def at_typical(runs: Sequence[Settings]) -> float:
-        return renyi.epsilon(runs, delta=TYPICAL).upper
-
-    return at_typical(phases), at_typical
-
-
 def profile(phases: tuple[Settings, ...], epsilons: np.ndarray, *, tight: bool = True) -> Profile:
     """The Profile of a run at ascending epsilons >= 0; bounds, attacks and errors as
-    `bracket.delta`.
+    `accountant.delta`.
 
     Every value is a bound by itself. Without mixing brackets are at most NARROW wide where the
     exact method reaches that; `lower` is 0 where delta is below SMALLEST.
     """
-    gaussian = all(phase.noise == "gaussian" for phase in phases)
+    gaussian = methods.is_gaussian(phases)
     moments = renyi.deltas(phases, epsilons)
     attacks = _attacks(phases, epsilons, moments, tight) if gaussian else {}
     own = attacks.get(accountant.OWN_ATTACK)

@@ -130,7 +130,7 @@ def test_no_attack_exceeds_the_total_variation(law, width, q, z, steps, p):
     name, sides = next(iter(mixing_bounds.attacks([run])))
     for side in sides:
         check(side.delta(0.0), side.epsilon, spread(run, p), (name, run))
-    limit = accountant.spread_out([run])
+    limit = methods.spread_out_limit([run])
     found = plain_gaussian.delta(limit, 0.0, 1.0).lower
     check(
         found, lambda delta: plain_gaussian.epsilon(limit, delta).lower, dense(run), ("dense", run)
