@@ -48,10 +48,14 @@ class _Shown:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="trainer", description=TRAIN)
     parser.add_argument("--plan", metavar="FILE", help="made by mmaccount plan or mmaccount advise")
-    parser.add_argument("--data", help="digits, glyphs, glyphs:COUNT, cifar10:FOLDER, svhn:FOLDER or FILE.npz")
+    parser.add_argument(
+        "--data", help="digits, glyphs, glyphs:COUNT, cifar10:FOLDER, svhn:FOLDER or FILE.npz"
+    )
     parser.add_argument("--out", metavar="FOLDER", help="where ledger, checkpoints and report go")
     parser.add_argument(
-        "--probe", metavar="FILE", help="instead of training: per-record gradients of held-out (public) records, for advise"
+        "--probe",
+        metavar="FILE",
+        help="instead of training: per-record gradients of held-out (public) records, for advise",
     )
     parser.add_argument("--rows", type=int, default=1000, help="records to probe")
     parser.add_argument(
@@ -59,16 +63,36 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="probe the training records: a noisy histogram of norms, a release every time, which plans pay for",
     )
-    parser.add_argument("--probe-noise", type=float, default=20.0, metavar="Z", help="its noise, in records")
-    parser.add_argument("--bench", action="store_true", help="instead of training: time per-record gradients, random inputs")
-    parser.add_argument("--batch-size", type=int, default=64, metavar="ROWS", help="records of a step to time")
+    parser.add_argument(
+        "--probe-noise", type=float, default=20.0, metavar="Z", help="its noise, in records"
+    )
+    parser.add_argument(
+        "--bench",
+        action="store_true",
+        help="instead of training: time per-record gradients, random inputs",
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=64, metavar="ROWS", help="records of a step to time"
+    )
     parser.add_argument("--rounds", type=int, default=10, help="how often to time it")
     parser.add_argument("--threads", type=int, help="of torch on CPU")
-    parser.add_argument("--model", help="linear (the default), cnn, resnet20 (the default of --bench) or module:function")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="under torchrun cuda is a GPU each")
-    parser.add_argument("--precision", choices=tuple(DTYPE), default="float32", help="of forward and backward pass only")
+    parser.add_argument(
+        "--model",
+        help="linear (the default), cnn, resnet20 (the default of --bench) or module:function",
+    )
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="under torchrun cuda is a GPU each"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=tuple(DTYPE),
+        default="float32",
+        help="of forward and backward pass only",
+    )
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
-    parser.add_argument("--seed", type=int, help="repeatable, for tests: the run is then not private")
+    parser.add_argument(
+        "--seed", type=int, help="repeatable, for tests: the run is then not private"
+    )
     parser.add_argument(
         "--canaries",
         type=int,
@@ -76,20 +100,35 @@ def _parser() -> argparse.ArgumentParser:
         metavar="M",
         help="give M records wrong labels, half of them left out: mmaccount audit",
     )
-    parser.add_argument("--optimizer", choices=("sgd", "adam"), default="sgd", help="adam only without mixing")
+    parser.add_argument(
+        "--optimizer", choices=("sgd", "adam"), default="sgd", help="adam only without mixing"
+    )
     parser.add_argument("--momentum", type=float, default=0.0)
     parser.add_argument("--weight-decay", type=float, default=0.0)
-    parser.add_argument("--ema", type=float, default=0.0, metavar="DECAY", help="release an average of iterates")
     parser.add_argument(
-        "--views", type=int, default=1, metavar="K", help="augmented views of a record, averaged before clipping"
+        "--ema", type=float, default=0.0, metavar="DECAY", help="release an average of iterates"
+    )
+    parser.add_argument(
+        "--views",
+        type=int,
+        default=1,
+        metavar="K",
+        help="augmented views of a record, averaged before clipping",
     )
     parser.add_argument("--flip", action="store_true", help="random horizontal flips")
     parser.add_argument("--crop", action="store_true", help="random crops after padding by 4")
     parser.add_argument(
-        "--max-physical-batch-size", type=int, metavar="ROWS", help="records handled at a time (memory only)"
+        "--max-physical-batch-size",
+        type=int,
+        metavar="ROWS",
+        help="records handled at a time (memory only)",
     )
     parser.add_argument(
-        "--checkpoint-every", type=int, default=1, metavar="STEPS", help="a crash redoes and recharges steps since"
+        "--checkpoint-every",
+        type=int,
+        default=1,
+        metavar="STEPS",
+        help="a crash redoes and recharges steps since",
     )
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
     return parser
@@ -127,7 +166,15 @@ def _bench(given: argparse.Namespace) -> str:
 
 def _train(given: argparse.Namespace, options: Options) -> dict[str, object]:
     plan, records = Plan.load(given.plan), data.load(given.data, _Shown())
-    return train(plan, records, Path(given.out), options, seed=given.seed, resume=given.resume, canaries=given.canaries)
+    return train(
+        plan,
+        records,
+        Path(given.out),
+        options,
+        seed=given.seed,
+        resume=given.resume,
+        canaries=given.canaries,
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -140,7 +187,9 @@ def main(argv: list[str] | None = None) -> int:
         if given.threads is not None:
             torch.set_num_threads(validate.count("threads", given.threads, 4096))
         if (given.bench or given.probe is not None) and processes.announced():
-            raise ValueError("--bench and --probe are work for one process: start it without torchrun.")
+            raise ValueError(
+                "--bench and --probe are work for one process: start it without torchrun."
+            )
         if given.bench:
             print(_bench(given))
             return 0
@@ -149,7 +198,10 @@ def main(argv: list[str] | None = None) -> int:
         options = Options(
             model=given.model or "linear",
             update=Update(
-                optimizer=given.optimizer, momentum=given.momentum, weight_decay=given.weight_decay, ema=given.ema
+                optimizer=given.optimizer,
+                momentum=given.momentum,
+                weight_decay=given.weight_decay,
+                ema=given.ema,
             ),
             augmentation=Augmentation(views=given.views, flip=given.flip, crop=given.crop),
             device=given.device,
@@ -176,7 +228,11 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(made, allow_nan=False))
     else:
         score = f"held-out accuracy {made['held_out_accuracy']:.4f}"
-        cost = "seeded: not private" if made["seeded"] else f"epsilon <= {up(made['epsilon'])} at delta {made['delta']:g}"
+        cost = (
+            "seeded: not private"
+            if made["seeded"]
+            else f"epsilon <= {up(made['epsilon'])} at delta {made['delta']:g}"
+        )
         print(f"{cost}, {score}")
     return 0
 

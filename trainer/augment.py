@@ -42,7 +42,9 @@ class Augmentation:
                 f"flip and crop need images, [channels, height, width]; the records have shape {tuple(x.shape[1:])}."
             )
         places = indices.cpu().numpy()[:, None] * self.views + np.arange(self.views)
-        flip, down, right = (scattered(key, DRAWS * places.ravel() + which) for which in range(DRAWS))
+        flip, down, right = (
+            scattered(key, DRAWS * places.ravel() + which) for which in range(DRAWS)
+        )
         x = x.repeat_interleave(self.views, 0)
         if self.flip:
             flipped = torch.from_numpy(flip < 0.5).to(x.device)
@@ -51,10 +53,12 @@ class Augmentation:
 
     def _cropped(self, x: Tensor, *drawn: np.ndarray) -> Tensor:
         rows, _, height, width = x.shape
-        offsets = torch.from_numpy((np.stack(drawn) * (2 * PADDING + 1)).astype(np.int64)).to(x.device)
+        offsets = torch.from_numpy((np.stack(drawn) * (2 * PADDING + 1)).astype(np.int64)).to(
+            x.device
+        )
         down = (offsets[0][:, None] + torch.arange(height, device=x.device))[:, :, None]
         right = (offsets[1][:, None] + torch.arange(width, device=x.device))[:, None, :]
         padded = torch.nn.functional.pad(x, [PADDING] * 4)
-        return padded.permute(0, 2, 3, 1)[torch.arange(rows, device=x.device)[:, None, None], down, right].permute(
-            0, 3, 1, 2
-        )
+        return padded.permute(0, 2, 3, 1)[
+            torch.arange(rows, device=x.device)[:, None, None], down, right
+        ].permute(0, 3, 1, 2)

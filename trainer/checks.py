@@ -21,7 +21,9 @@ COUPLED = (
     "one record's gradient depends on the other records of the batch: clipping cannot bound its influence. "
     "Look for statistics over the batch dimension in the model or the loss."
 )
-Example = Callable[[int], tuple[Tensor, Tensor]]  # rows -> random inputs and targets as the model gets them
+Example = Callable[
+    [int], tuple[Tensor, Tensor]
+]  # rows -> random inputs and targets as the model gets them
 
 
 def device(name: str) -> None:
@@ -29,7 +31,9 @@ def device(name: str) -> None:
     try:
         torch.zeros(1, device=name)
     except (AssertionError, RuntimeError) as error:
-        raise ValueError(f"`device` {name} cannot be used here: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"`device` {name} cannot be used here: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def module(model: nn.Module) -> None:
@@ -37,15 +41,21 @@ def module(model: nn.Module) -> None:
     buffers, by type."""
     for name, parameter in model.named_parameters():
         if parameter.dtype is not torch.float32:
-            raise ValueError(f"`module` must have float32 parameters, `{name}` is {parameter.dtype}: call module.float().")
+            raise ValueError(
+                f"`module` must have float32 parameters, `{name}` is {parameter.dtype}: call module.float()."
+            )
     for name, layer in model.named_modules():
-        if isinstance(layer, BATCH_STATISTICS) and not isinstance(layer, nn.modules.instancenorm._InstanceNorm):
+        if isinstance(layer, BATCH_STATISTICS) and not isinstance(
+            layer, nn.modules.instancenorm._InstanceNorm
+        ):
             raise ValueError(
                 f"layer `{name}` ({type(layer).__name__}) mixes the records of a batch: use "
                 f"nn.GroupNorm(num_groups, {layer.num_features}) instead."
             )
         if isinstance(layer, nn.modules.instancenorm._InstanceNorm) and layer.track_running_stats:
-            raise ValueError(f"layer `{name}` keeps running statistics of the records: set track_running_stats=False.")
+            raise ValueError(
+                f"layer `{name}` keeps running statistics of the records: set track_running_stats=False."
+            )
         if isinstance(layer, RANDOM) and layer.p > 0:
             raise ValueError(
                 f"layer `{name}` ({type(layer).__name__}) draws its own randomness, which is not supported: remove it."
@@ -55,10 +65,17 @@ def module(model: nn.Module) -> None:
 def _gradient_of_first(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> Tensor:
     losses = loss(model(x), y)
     if losses.shape != (len(x),):
-        raise ValueError(f"`criterion` must return one loss per record, shape ({len(x)},), got {tuple(losses.shape)}.")
+        raise ValueError(
+            f"`criterion` must return one loss per record, shape ({len(x)},), got {tuple(losses.shape)}."
+        )
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     made = torch.autograd.grad(losses[0], parameters, allow_unused=True)
-    return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(made, parameters, strict=True)])
+    return torch.cat(
+        [
+            (torch.zeros_like(p) if g is None else g).flatten()
+            for g, p in zip(made, parameters, strict=True)
+        ]
+    )
 
 
 def perturbed(model: nn.Module) -> nn.Module:
@@ -75,11 +92,15 @@ def rowwise(prepare: Callable[[Tensor], Tensor], x: Tensor) -> None:
     reference, changed = prepare(x.clone()), (x / 4).to(x.dtype)
     changed[0] = x[0]
     if len(reference) != len(x):
-        raise ValueError(f"`prepare` must return one row per record, {len(x)}, got {len(reference)}.")
+        raise ValueError(
+            f"`prepare` must return one row per record, {len(x)}, got {len(reference)}."
+        )
     for other in (changed, x[:1]):
         moved = (prepare(other.clone())[0].double() - reference[0].double()).abs().max()
         if not float(moved) <= TOLERANCE * float(reference[0].abs().max()):
-            raise ValueError("`prepare` makes of a record what depends on others, or on chance: it may use constants only.")
+            raise ValueError(
+                "`prepare` makes of a record what depends on others, or on chance: it may use constants only."
+            )
 
 
 def isolated(model: nn.Module, loss: Loss, example: Example) -> None:
@@ -103,10 +124,14 @@ def isolated(model: nn.Module, loss: Loss, example: Example) -> None:
             raise ValueError(reason)
     for name, buffer in model.named_buffers():
         if not torch.equal(buffer, before[name]):
-            raise ValueError(f"the forward pass writes to buffer `{name}`: it would be released without noise.")
+            raise ValueError(
+                f"the forward pass writes to buffer `{name}`: it would be released without noise."
+            )
 
 
-def per_record(model: nn.Module, loss: Loss, example: Example, precision: str = "float32") -> Fast | Oracle:
+def per_record(
+    model: nn.Module, loss: Loss, example: Example, precision: str = "float32"
+) -> Fast | Oracle:
     """The fastest per-record gradients that agree with vmap(grad) on random records, of which several sets are tried: where
     the input of a rectifier rounds to the other side of zero, right gradients differ too (Resnet-20: in one set of 20).
     They are compared in float32 and returned in the given precision."""
@@ -119,7 +144,8 @@ def _agree(oracle: Oracle, made: Fast | Oracle, model: nn.Module, example: Examp
     (x, y), weights = example(ROWS), oracle.layout.flat(perturbed(model))
     pairs = zip(oracle(weights, x, y)[0], made(weights, x, y)[0], strict=True)
     return all(
-        one.shape == other.shape and float((one - other).abs().max()) <= TOLERANCE * max(float(one.abs().max()), 1e-3)
+        one.shape == other.shape
+        and float((one - other).abs().max()) <= TOLERANCE * max(float(one.abs().max()), 1e-3)
         for one, other in pairs
     )
 
@@ -138,7 +164,9 @@ def same_anywhere(gradients: Fast | Oracle, weights: Tensor, example: Example, r
     moved = [one[0] - other for one, other in zip(forwards, beside, strict=True)]
     if not _largest(moved) <= ROUNDING * _largest(beside):
         raise ValueError(COUPLED)
-    turned = all(torch.equal(one, other.flip(0)) for one, other in zip(forwards, backwards, strict=True))
+    turned = all(
+        torch.equal(one, other.flip(0)) for one, other in zip(forwards, backwards, strict=True)
+    )
     return turned and _largest(moved) == 0.0
 
 
@@ -147,8 +175,12 @@ def data(plan: Plan, x: Tensor, y: Tensor, classes: int | None) -> None:
     if not min(phase.clip_norm for phase in plan.phases) >= SMALLEST:
         raise ValueError(f"`clip_norm` of the plan must be at least {SMALLEST:g}.")
     if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
-        raise ValueError(f"`data` must be a pair of tensors, got {type(x).__name__} and {type(y).__name__}.")
+        raise ValueError(
+            f"`data` must be a pair of tensors, got {type(x).__name__} and {type(y).__name__}."
+        )
     if len(x) != plan.dataset_size or len(y) != len(x):
-        raise ValueError(f"the plan is for {plan.dataset_size} records, the data have {len(x)} and {len(y)} labels.")
+        raise ValueError(
+            f"the plan is for {plan.dataset_size} records, the data have {len(x)} and {len(y)} labels."
+        )
     if classes is not None and len(y) and not (int(y.min()) >= 0 and int(y.max()) < classes):
         raise ValueError(f"labels must be in 0 ... {classes - 1}.")

@@ -8,8 +8,17 @@ from torch import Tensor
 from trainer.mechanism import BLOCK, ONE, PLAIN, Passes, Processes
 from trainer.processes import everywhere
 
-KERNELS = {"cpu": ("trainer.gradients.clip_numba", "numba"), "cuda": ("trainer.gradients.triton_kernels", "Triton")}
-SHAPES = ((1, 1), (3, 16), (130, 2305), (129, 36_864), (257, 4))  # rows, columns: edges of the kernels' tiles, Resnet-20's
+KERNELS = {
+    "cpu": ("trainer.gradients.clip_numba", "numba"),
+    "cuda": ("trainer.gradients.triton_kernels", "Triton"),
+}
+SHAPES = (
+    (1, 1),
+    (3, 16),
+    (130, 2305),
+    (129, 36_864),
+    (257, 4),
+)  # rows, columns: edges of the kernels' tiles, Resnet-20's
 CLOSE = 1e-12  # of sums of the same float32 numbers in float64
 NORMS_CLOSE = (BLOCK + 4) * 2.0**-24  # the plain norms are that much off, at most
 
@@ -29,8 +38,13 @@ def _tried(device: torch.device | str) -> tuple[Passes, str]:
         kernels = import_module(module)
         made = Passes(norms=kernels.norms, clipped_sum=kernels.clipped_sum)
         agree(made, device)
-    except Exception as error:  # of any kind: whatever keeps a kernel from compiling, the plain way works
-        return PLAIN, f"plain: no {compiler} kernels, {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    except (
+        Exception
+    ) as error:  # of any kind: whatever keeps a kernel from compiling, the plain way works
+        return (
+            PLAIN,
+            f"plain: no {compiler} kernels, {type(error).__name__}: {str(error).partition(chr(10))[0]}",
+        )
     return made, f"{compiler} kernels, which agreed with the plain way on random numbers"
 
 
@@ -45,7 +59,10 @@ def agree(made: Passes, device: torch.device | str) -> None:
         if not torch.equal(made.norms(row[:1]), found[:1]):
             raise ValueError("norms depend on how many there are")
         _close("norms", found[finite], expected[finite], NORMS_CLOSE * expected[finite])
-        row, factor = torch.where(finite[:, None], row, 0.0), torch.where(finite, 1.0 / expected.clamp_min(1.0), 0.0).float()
+        row, factor = (
+            torch.where(finite[:, None], row, 0.0),
+            torch.where(finite, 1.0 / expected.clamp_min(1.0), 0.0).float(),
+        )
         bound = float(torch.tensor(0.3 / shape[1] ** 0.5, dtype=torch.float32))
         total, lengths = made.clipped_sum(row, factor, bound)
         total_expected, lengths_expected = PLAIN.clipped_sum(row, factor, bound)

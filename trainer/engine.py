@@ -92,17 +92,34 @@ class PrivateTrainer:
         self.processes = processes.here(device)
         checks.module(module)
         checks.data(plan, *data, classes)
-        self.plan, self.update, self.augmentation = plan, update or Update(), augmentation or Augmentation()
+        self.plan, self.update, self.augmentation = (
+            plan,
+            update or Update(),
+            augmentation or Augmentation(),
+        )
         self.update.allowed(plan)
         self.precision = validate.choice("precision", precision, tuple(DTYPE))
-        self.augmentation(data[0][:0], torch.arange(0), 0)  # no record: only whether the shape will do
+        self.augmentation(
+            data[0][:0], torch.arange(0), 0
+        )  # no record: only whether the shape will do
         self.module, self.prepare, self.randomness = module.to(device), prepare, Randomness(seed)
         self.x, self.y = (part.to(device) for part in data)
-        self.layout, self.checkpoint_every = Layout(module), validate.count("checkpoint_every", checkpoint_every)
-        room = MEMORY[torch.device(device).type] // (4 * self.layout.total * self.augmentation.views)
+        self.layout, self.checkpoint_every = (
+            Layout(module),
+            validate.count("checkpoint_every", checkpoint_every),
+        )
+        room = MEMORY[torch.device(device).type] // (
+            4 * self.layout.total * self.augmentation.views
+        )
         most = max_physical_batch_size
-        most = (min(MOST, room - room % 16) or 1) if most is None else validate.count("max_physical_batch_size", most)
-        self.chunk = physical_batch_size(plan.batch_size / self.processes.size, plan.sample_rate, most)
+        most = (
+            (min(MOST, room - room % 16) or 1)
+            if most is None
+            else validate.count("max_physical_batch_size", most)
+        )
+        self.chunk = physical_batch_size(
+            plan.batch_size / self.processes.size, plan.sample_rate, most
+        )
         processes.same_everywhere(self.processes, self._identity() | {"seed": str(seed)}, data)
         processes.same_start(self.processes, self.module)
         with arithmetic("float32"):
@@ -118,15 +135,21 @@ class PrivateTrainer:
         # Seeded runs stay repeatable: how convolutions round follows from which way was quicker.
         self.kernels = self.per_record.tune(*example(rows), self.processes) if seed is None else {}
         self.passes, self.passes_are = clip_kernels.chosen(device, self.processes)
-        self.exact = everywhere(lambda: checks.same_anywhere(self.per_record, weights, example, rows))
-        self.exact &= processes.same_bits(self.processes, partial(self._some_gradients, weights), example(rows))
+        self.exact = everywhere(
+            lambda: checks.same_anywhere(self.per_record, weights, example, rows)
+        )
+        self.exact &= processes.same_bits(
+            self.processes, partial(self._some_gradients, weights), example(rows)
+        )
         self.out, self.step_number = Path(out), 0
         self.state = self.update.start(weights)
         if plan.adaptive:
             self.state["clip_norm"] = torch.tensor(plan.phases[0].clip_norm, dtype=torch.float64)
         self._file: LedgerFile | None = None
         new = everywhere(lambda: not self._ledger.exists())
-        self._ready = bool(self.processes.from_first(lambda: self._opened(seed is not None, new), (1,)))
+        self._ready = bool(
+            self.processes.from_first(lambda: self._opened(seed is not None, new), (1,))
+        )
 
     def _some_gradients(self, weights: Tensor, x: Tensor, y: Tensor) -> list[Tensor]:
         return [one[: checks.ROWS] for one in self.per_record(weights, x, y)[0]]
@@ -134,7 +157,9 @@ class PrivateTrainer:
     def _opened(self, seeded: bool, new: bool) -> Tensor:
         """Open the ledger; 1 if the run starts here. Restarted elsewhere, the first process may not see what it wrote."""
         if not (new or self._ledger.exists()):
-            raise ValueError(f"{self.out} holds an earlier run where another process is: start the first one there.")
+            raise ValueError(
+                f"{self.out} holds an earlier run where another process is: start the first one there."
+            )
         self.out.mkdir(parents=True, exist_ok=True)
         self._file = LedgerFile(self._ledger, self.plan, seeded=seeded)
         fresh = not self.ledger.runs and not self._checkpoint.exists()
@@ -161,20 +186,30 @@ class PrivateTrainer:
 
     def clip_norm(self) -> float:
         """The clip norm of the next step."""
-        return float(self.state["clip_norm"]) if self.plan.adaptive else self._phase(self.step_number + 1).clip_norm
+        return (
+            float(self.state["clip_norm"])
+            if self.plan.adaptive
+            else self._phase(self.step_number + 1).clip_norm
+        )
 
     def _phase(self, number: int) -> Phase:
         return self.plan.phases[self.plan.phase_of(number)]
 
     def _following(self, number: int, released: Released) -> Tensor:
         """The clip norm after step `number`: what it released, or the next phase's own."""
-        stays = number == self.plan.steps or self.plan.phase_of(number + 1) == self.plan.phase_of(number)
-        return torch.tensor(released.clip_norm if stays else self._phase(number + 1).clip_norm, dtype=torch.float64)
+        stays = number == self.plan.steps or self.plan.phase_of(number + 1) == self.plan.phase_of(
+            number
+        )
+        return torch.tensor(
+            released.clip_norm if stays else self._phase(number + 1).clip_norm, dtype=torch.float64
+        )
 
     def ready(self) -> None:
         """Refuse to go on with a run that was left and not resumed."""
         if not self._ready:
-            raise ValueError(f"{self.out} holds an earlier run: resume it, or choose another folder.")
+            raise ValueError(
+                f"{self.out} holds an earlier run: resume it, or choose another folder."
+            )
 
     def step(self) -> int:
         """One private step; returns its number. After the plan's last step this raises ValueError and touches no data."""
@@ -225,8 +260,15 @@ class PrivateTrainer:
         if self._file is None:
             return
         buffer = io.BytesIO()
-        about = {"step": self.step_number, "charged": self.ledger.charged, "identity": self._identity()}
-        torch.save({"about": about, "state": {name: value.cpu() for name, value in self.state.items()}}, buffer)
+        about = {
+            "step": self.step_number,
+            "charged": self.ledger.charged,
+            "identity": self._identity(),
+        }
+        torch.save(
+            {"about": about, "state": {name: value.cpu() for name, value in self.state.items()}},
+            buffer,
+        )
         files.write_bytes(self._checkpoint, buffer.getvalue())
 
     def resume(self) -> int:
@@ -242,7 +284,9 @@ class PrivateTrainer:
 
         number = int(self.processes.from_first(loaded, (1,), torch.int64))
         self.state = {
-            name: self.processes.from_first(lambda name=name: state[name], tuple(value.shape), value.dtype).to(value.device)
+            name: self.processes.from_first(
+                lambda name=name: state[name], tuple(value.shape), value.dtype
+            ).to(value.device)
             for name, value in self.state.items()
         }
         self.step_number, self._ready = number, True
@@ -269,10 +313,22 @@ class PrivateTrainer:
             self._file.close()
 
     def _identity(self) -> dict[str, str]:
-        layout = str([(name, tuple(shape)) for name, shape in zip(self.layout.names, self.layout.shapes, strict=True)])
-        digest = hashlib.sha256(f"{type(self.module).__qualname__} {self.module} {layout}".encode()).hexdigest()
+        layout = str(
+            [
+                (name, tuple(shape))
+                for name, shape in zip(self.layout.names, self.layout.shapes, strict=True)
+            ]
+        )
+        digest = hashlib.sha256(
+            f"{type(self.module).__qualname__} {self.module} {layout}".encode()
+        ).hexdigest()
         shape = f"{tuple(self.x.shape)} {self.x.dtype}, {tuple(self.y.shape)} {self.y.dtype}"
-        made = {"plan": self.plan.fingerprint, "model": digest, "update": str(self.update), "data shape": shape}
+        made = {
+            "plan": self.plan.fingerprint,
+            "model": digest,
+            "update": str(self.update),
+            "data shape": shape,
+        }
         return made | {"augmentation": str(self.augmentation), "precision": self.precision}
 
     def _raw(self, rows: int) -> Tensor:
@@ -288,7 +344,11 @@ class PrivateTrainer:
         def example(rows: int) -> tuple[Tensor, Tensor]:
             y_shape = (rows, *self.y.shape[1:])
             high = 2 if classes is None else classes
-            y = torch.randint(0, high, y_shape).to(self.y.dtype) if not self.y.is_floating_point() else torch.randn(y_shape)
+            y = (
+                torch.randint(0, high, y_shape).to(self.y.dtype)
+                if not self.y.is_floating_point()
+                else torch.randn(y_shape)
+            )
             return self.prepare(self._raw(rows)), y.to(self.y)
 
         return example

@@ -67,14 +67,22 @@ def train(
     of records."""
     promised = within_target(plan)
     if canaries and processes.here(options.device).size > 1:
-        raise ValueError("canaries need a run of one process: their coins are kept in its memory only.")
+        raise ValueError(
+            "canaries need a run of one process: their coins are kept in its memory only."
+        )
     if canaries and resume:
-        raise ValueError("a run with canaries cannot be resumed: their coins are kept in memory only.")
+        raise ValueError(
+            "a run with canaries cannot be resumed: their coins are kept in memory only."
+        )
     if canaries and plan.adaptive:
-        raise ValueError("a canary that is left out has gradient 0, which adaptive clipping counts: take a plan without it.")
+        raise ValueError(
+            "a canary that is left out has gradient 0, which adaptive clipping counts: take a plan without it."
+        )
     planted = Canaries(data, canaries, seed) if canaries else None
     if planted is not None:
-        data = replace(data, name=f"{data.name}, {canaries} of the labels wrong or left out (canaries)")
+        data = replace(
+            data, name=f"{data.name}, {canaries} of the labels wrong or left out (canaries)"
+        )
     trainer = PrivateTrainer(
         module=models.build(options.model, tuple(data.x.shape[1:]), data.classes, seed),
         criterion=losses if planted is None else planted.criterion,
@@ -111,8 +119,14 @@ def _run(
     step = trainer.resume() if resume else 0
     trainer.ready()
     first = trainer.processes.rank == 0
-    say = (lambda text: print(text, file=sys.stderr, flush=True)) if first and not quiet else (lambda text: None)
-    say(f"{plan.steps} steps, batches of about {plan.batch_size:g} (Poisson), always divided by {plan.batch_size:g}")
+    say = (
+        (lambda text: print(text, file=sys.stderr, flush=True))
+        if first and not quiet
+        else (lambda text: None)
+    )
+    say(
+        f"{plan.steps} steps, batches of about {plan.batch_size:g} (Poisson), always divided by {plan.batch_size:g}"
+    )
     say(
         f"epsilon {up(promised.upper)} at delta {plan.delta:g} when done; {type(trainer.per_record).__name__} gradients, "
         f"{trainer.gradients.precision}"
@@ -131,7 +145,10 @@ def _run(
             continue
         if step % every == 0 or step == plan.steps:
             found = accuracy(_with(trainer), data, options.device)
-            row, score = {"step": step, "epsilon": progress(trainer.ledger, promised), "accuracy": found}, f"{found:.4f}"
+            row, score = (
+                {"step": step, "epsilon": progress(trainer.ledger, promised), "accuracy": found},
+                f"{found:.4f}",
+            )
             if plan.adaptive:
                 row["clip_norm"] = float(trainer.state["clip_norm"])
             with (trainer.out / "metrics.jsonl").open("a") as file:
@@ -139,8 +156,14 @@ def _run(
         if (now := time.monotonic()) > due or step == plan.steps:
             spent = progress(trainer.ledger, promised)
             say(f"step {step}/{plan.steps}  epsilon {up(spent, 5)}  held-out accuracy {score}")
-            due = time.monotonic() + max(PAUSE, 10.0 * (time.monotonic() - now))  # pricing a few steps may take seconds
-    made = run_report.finish(trainer, data, accuracy(_with(trainer), data, options.device)) if first else {}
+            due = time.monotonic() + max(
+                PAUSE, 10.0 * (time.monotonic() - now)
+            )  # pricing a few steps may take seconds
+    made = (
+        run_report.finish(trainer, data, accuracy(_with(trainer), data, options.device))
+        if first
+        else {}
+    )
     if planted is not None:
         planted.save(trainer)
     return made

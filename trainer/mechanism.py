@@ -60,14 +60,20 @@ BLOCK = 256  # coordinates whose squares are added in float32
 # A sum of 256 squares is off by at most 258 * 2^-24, its root by half of that, each product by two roundings.
 # Compiled kernels add squares in float64, in any order: n of them are off by at most n * 2^-53, less than that for n < 2^36.
 SHRINK = 1.0 - 2.0**-15
-SMALLEST = 1e-9  # clip norm; squares below 2^-149 vanish in float32, which matters only far below this
-LONGEST = 2.0**63  # a gradient from here on counts as not finite: its squares overflow float32, its factor could underflow
+SMALLEST = (
+    1e-9  # clip norm; squares below 2^-149 vanish in float32, which matters only far below this
+)
+LONGEST = (
+    2.0**63
+)  # a gradient from here on counts as not finite: its squares overflow float32, its factor could underflow
 LARGEST = 1e9  # an adaptive clip norm stays between SMALLEST and this
 FASTEST = 50.0  # and changes by at most e^this in a step
 COLUMNS = 4096  # coordinates summed over records at a time: fits a cache
 ASIDE = 2**16  # so many normals take longer than starting a thread for them
 WIDEN = 1.0 + 2.0**-50  # a few float64 roundings
-Gradients = Callable[[Tensor, Tensor], Iterable[Sequence[Tensor]]]  # (weights, indices) -> chunks, [rows, ...] per parameter
+Gradients = Callable[
+    [Tensor, Tensor], Iterable[Sequence[Tensor]]
+]  # (weights, indices) -> chunks, [rows, ...] per parameter
 
 
 class Charges(Protocol):
@@ -101,7 +107,9 @@ class Randomness:
 def coins(words: Callable[[int], np.ndarray], size: int, rate: float) -> Tensor:
     """Indices of the records whose coin fell: independent, each with probability floor(rate 2^53) / 2^53 <= rate."""
     threshold = int(Fraction(rate) * 2**BITS)
-    return torch.from_numpy(np.flatnonzero((words(size) >> np.uint64(64 - BITS)) < np.uint64(threshold)))
+    return torch.from_numpy(
+        np.flatnonzero((words(size) >> np.uint64(64 - BITS)) < np.uint64(threshold))
+    )
 
 
 def normals(words: Callable[[int], np.ndarray], size: int) -> Tensor:
@@ -124,7 +132,9 @@ def peak_one(law: str) -> Callable[[np.ndarray], np.ndarray]:
     kind, _, b = law.partition("-")
     if kind == "beta" and float(b) >= 1.0:
         return lambda x: (4.0 * x * (1.0 - x)) ** (float(b) - 1.0)
-    raise ValueError(f"`mixing_law` must be uniform, raised-cosine or beta-b with b >= 1, got {law!r}.")
+    raise ValueError(
+        f"`mixing_law` must be uniform, raised-cosine or beta-b with b >= 1, got {law!r}."
+    )
 
 
 def mixing_coefficients(words: Callable[[int], np.ndarray], size: int, law: str) -> Tensor:
@@ -166,7 +176,9 @@ def _norms(row: Tensor) -> Tensor:
     """l2 norm of every row in float64: float32 within blocks, relative error at most 130 * 2^-24."""
     whole = row.shape[1] // BLOCK * BLOCK
     blocks = (
-        torch.linalg.vector_norm(row[:, :whole].unflatten(1, (-1, BLOCK)), dim=2) if whole else row.new_zeros(len(row), 0)
+        torch.linalg.vector_norm(row[:, :whole].unflatten(1, (-1, BLOCK)), dim=2)
+        if whole
+        else row.new_zeros(len(row), 0)
     )
     rest = torch.linalg.vector_norm(row[:, whole:], dim=1)
     return torch.cat([blocks, rest[:, None]], dim=1).double().norm(dim=1)
@@ -176,7 +188,9 @@ def _clipped_sum(row: Tensor, factor: Tensor, bound: float) -> tuple[Tensor, Ten
     """The sum over records of row times factor, float32, cut at +-bound, and the l2 norm that every record ended with, both
     float64."""
     made = [_columns(part, factor, bound) for part in row.split(COLUMNS, dim=1)]
-    return torch.cat([total for total, _ in made]), torch.stack([lengths for _, lengths in made]).norm(dim=0)
+    return torch.cat([total for total, _ in made]), torch.stack(
+        [lengths for _, lengths in made]
+    ).norm(dim=0)
 
 
 def _columns(part: Tensor, factor: Tensor, bound: float) -> tuple[Tensor, Tensor]:
@@ -194,7 +208,9 @@ class Passes(NamedTuple):
 PLAIN = Passes()
 
 
-def clip_truncate_sum(gradients: Sequence[Tensor], clip_norm: float, truncation: float, passes: Passes = PLAIN) -> Clipped:
+def clip_truncate_sum(
+    gradients: Sequence[Tensor], clip_norm: float, truncation: float, passes: Passes = PLAIN
+) -> Clipped:
     """The sum over records of truncate(clip(gradient)), float64, shape [parameters].
 
     Guarantee: adding or removing one record changes the sum by at most clip_norm in l2 and by at most
@@ -235,7 +251,9 @@ def short(norms: Tensor, clip_norm: float) -> float:
     return float(((norms <= clip_norm).double() - 0.5).sum())
 
 
-def next_clip_norm(phase: Phase, batch_size: float, step: int, norms: Tensor, randomness: Randomness) -> Tensor:
+def next_clip_norm(
+    phase: Phase, batch_size: float, step: int, norms: Tensor, randomness: Randomness
+) -> Tensor:
     """c exp(-rate (share - quantile)), share = 1/2 + (sum over the batch of (1[|g_i| <= c] - 1/2) + N(0, noise^2)) / B,
     a float32 between limits; B is the plan's constant, `batch_size`, as in every division here."""
     adaptive, c = phase.adaptive, phase.clip_norm
@@ -267,7 +285,9 @@ class Processes:
 
     rank, size = 0, 1
 
-    def from_first(self, make: Callable[[], Tensor], shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Tensor:
+    def from_first(
+        self, make: Callable[[], Tensor], shape: tuple[int, ...], dtype: torch.dtype = torch.float64
+    ) -> Tensor:
         """What `make()` gives in the first process, in all of them and to the bit; the others do not call it."""
         return make()
 
@@ -279,7 +299,9 @@ class Processes:
 ONE = Processes()
 
 
-def charged_batch(plan: Plan, step: int, ledger: Charges, randomness: Randomness, records: int) -> Tensor:
+def charged_batch(
+    plan: Plan, step: int, ledger: Charges, randomness: Randomness, records: int
+) -> Tensor:
     """Charge the step, then throw every record's coin: 1 for those in the batch, else 0."""
     ledger.charge(step)
     made = torch.zeros(records, dtype=torch.uint8)
@@ -293,7 +315,12 @@ def own(batch: Tensor, processes: Processes) -> Tensor:
 
 
 def own_sum(
-    phase: Phase, weights: Tensor, batch: Tensor, gradients: Gradients, processes: Processes, passes: Passes
+    phase: Phase,
+    weights: Tensor,
+    batch: Tensor,
+    gradients: Gradients,
+    processes: Processes,
+    passes: Passes,
 ) -> Tensor:
     """One flat vector, float64: the sum over this process's records of the batch, then, private, the norm of every record's
     gradient before clipping, 0 for those of other processes."""
@@ -308,12 +335,16 @@ def own_sum(
     return made
 
 
-def draws(pool: Executor, phase: Phase, step: int, size: int, randomness: Randomness) -> list[Callable[[], Tensor]]:
+def draws(
+    pool: Executor, phase: Phase, step: int, size: int, randomness: Randomness
+) -> list[Callable[[], Tensor]]:
     """What gives the noise, standard normal, and where the phase mixes the mixing coefficients. Many of them are drawn by
     threads meanwhile: they depend on nothing that the step computes."""
     made = [partial(normals, randomness.words("noise", step), size)]
     if phase.gap > 0.0:
-        made.append(partial(mixing_coefficients, randomness.words("mixing", step), size, phase.mixing_law))
+        made.append(
+            partial(mixing_coefficients, randomness.words("mixing", step), size, phase.mixing_law)
+        )
     return [pool.submit(draw).result for draw in made] if size >= ASIDE else made
 
 
@@ -333,7 +364,9 @@ def noisy_update(
     w_prev, w_last = w_prev.double(), w_last.double()
     mixed = w_prev
     if phase.gap > 0.0:
-        mixed = mix(w_prev, w_last, nextafter(phase.gap * phase.learning_rate, float("inf")) * WIDEN, *alpha)
+        mixed = mix(
+            w_prev, w_last, nextafter(phase.gap * phase.learning_rate, float("inf")) * WIDEN, *alpha
+        )
     weights = mixed - phase.learning_rate * (noisy + drift)
     return torch.stack([weights] if phase.gap > 0.0 else [weights, noisy])
 
@@ -385,7 +418,9 @@ def private_step(
     if phase.adaptive is not None and clip_norm is not None:
         phase = replace(phase, clip_norm=clip_norm)
     joined = processes.from_first(
-        lambda: charged_batch(plan, step, ledger, randomness, records), (records,), dtype=torch.uint8
+        lambda: charged_batch(plan, step, ledger, randomness, records),
+        (records,),
+        dtype=torch.uint8,
     )
     batch = joined.nonzero().flatten()
     drawn: list[Callable[[], Tensor]] = []
@@ -402,7 +437,9 @@ def private_step(
     )
     following = phase.clip_norm
     if phase.adaptive is not None:
-        made = processes.from_first(lambda: next_clip_norm(phase, plan.batch_size, step, summed[size:], randomness), (1,))
+        made = processes.from_first(
+            lambda: next_clip_norm(phase, plan.batch_size, step, summed[size:], randomness), (1,)
+        )
         following = float(made)
     average = noisy[0].float().double() if noisy else None
     return Released(weights=weights, noisy=average, clip_norm=following, norms=summed[size:])

@@ -52,7 +52,9 @@ class Block(nn.Module):
         y = self.norm2(self.conv2(functional.relu(self.norm1(self.conv1(x)))))
         if self.extra:
             half = self.extra // 2
-            x = functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, half, self.extra - half))
+            x = functional.pad(
+                x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, half, self.extra - half)
+            )
         return functional.relu(x + y)
 
 
@@ -89,9 +91,13 @@ def build(name: str, shape: tuple[int, ...], classes: int, seed: int | None = No
     torch.manual_seed(int.from_bytes(os.urandom(7)) if seed is None else seed)
     module, colon, function = name.partition(":")
     if not colon and name not in NAMED:
-        raise ValueError(f"`model` must be one of {', '.join(NAMED)}, or module:function, got {name!r}.")
+        raise ValueError(
+            f"`model` must be one of {', '.join(NAMED)}, or module:function, got {name!r}."
+        )
     if name in ("cnn", "resnet20") and len(shape) != 3:
-        raise ValueError(f"`model` {name} needs images, [channels, height, width]; the records have shape {shape}.")
+        raise ValueError(
+            f"`model` {name} needs images, [channels, height, width]; the records have shape {shape}."
+        )
     if not colon:
         return NAMED[name](shape, classes)
     sys.path.insert(0, str(Path.cwd()))

@@ -36,5 +36,7 @@ def within_target(plan: Plan) -> Bound:
     """Epsilon of the whole plan; a plan that misses its own target is refused."""
     bound = _epsilon(tuple(plan.settings()), plan.delta)
     if plan.target_epsilon is not None and not bound.upper <= plan.target_epsilon:
-        raise ValueError(f"the plan costs epsilon {up(bound.upper)}, above its target {plan.target_epsilon:g}.")
+        raise ValueError(
+            f"the plan costs epsilon {up(bound.upper)}, above its target {plan.target_epsilon:g}."
+        )
     return bound

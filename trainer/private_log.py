@@ -19,7 +19,12 @@ def sum_and_count(losses: Tensor) -> Tensor:
 def write(path: Path, step: int, norms: Tensor, loss: Tensor, clip_norm: float) -> None:
     """One line about a step: the norms of its gradients before clipping, and sum and count of its losses."""
     finite = norms[norms < LONGEST]  # what the mechanism takes for finite
-    row = {"private": True, "step": step, "batch": len(norms), "not_finite": len(norms) - len(finite)}
+    row = {
+        "private": True,
+        "step": step,
+        "batch": len(norms),
+        "not_finite": len(norms) - len(finite),
+    }
     row |= {
         "loss": float(loss[0] / loss[1]) if loss[1] else None,
         "median_norm": float(finite.median()) if len(finite) else None,

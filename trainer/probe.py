@@ -24,7 +24,10 @@ CHUNK = 2**26  # gradient coordinates held at a time
 PROBES = 8  # random directions for the trace of the Hessian
 ROUNDS = 10  # of power iteration for its largest eigenvalue
 FAR = 1e-2  # length of the steps that gradient differences are taken over, relative to the weights
-HALF, LIMIT = 0.5, 50  # the second point is where the loss has halved, or so many steps of gradient descent on
+HALF, LIMIT = (
+    0.5,
+    50,
+)  # the second point is where the loss has halved, or so many steps of gradient descent on
 
 
 class Landscape:
@@ -50,14 +53,21 @@ class Landscape:
     def curved(self, weights: Tensor, direction: Tensor) -> Tensor:
         """Hessian times a unit direction, by a central difference of gradients."""
         far = FAR * max(1.0, float(weights.norm()))
-        ahead, behind = (self(weights + sign * far * direction.to(weights.dtype))[1] for sign in (1.0, -1.0))
+        ahead, behind = (
+            self(weights + sign * far * direction.to(weights.dtype))[1] for sign in (1.0, -1.0)
+        )
         return (ahead - behind) / (2.0 * far)
 
     def chunks(self, weights: Tensor) -> list[Callable[[], np.ndarray]]:
         """Per-record gradients, [rows, d] each, made when called."""
 
         def rows(x: Tensor, y: Tensor) -> np.ndarray:
-            return torch.cat([one.flatten(1) for one in self.per_record(weights, x, y)[0]], dim=1).detach().cpu().numpy()
+            return (
+                torch.cat([one.flatten(1) for one in self.per_record(weights, x, y)[0]], dim=1)
+                .detach()
+                .cpu()
+                .numpy()
+            )
 
         parts = zip(self.x.split(self.chunk), self.y.split(self.chunk), strict=True)
         return [lambda x=x, y=y: rows(x, y) for x, y in parts]
@@ -67,8 +77,14 @@ def _curvature(landscape: Landscape, weights: Tensor) -> tuple[float, float]:
     """(largest eigenvalue, trace) of the Hessian, estimated: power iteration from the gradient, and Hutchinson's method."""
     generator = torch.Generator().manual_seed(0)
     size = weights.numel()
-    signs = [(torch.randint(0, 2, (size,), generator=generator) * 2.0 - 1.0).to(weights.device) for _ in range(PROBES)]
-    traces = [float(sign.double() @ landscape.curved(weights, sign / size**0.5)) * size**0.5 for sign in signs]
+    signs = [
+        (torch.randint(0, 2, (size,), generator=generator) * 2.0 - 1.0).to(weights.device)
+        for _ in range(PROBES)
+    ]
+    traces = [
+        float(sign.double() @ landscape.curved(weights, sign / size**0.5)) * size**0.5
+        for sign in signs
+    ]
     direction, largest = landscape(weights)[1], 0.0
     for _ in range(ROUNDS):
         direction = direction / direction.norm().clamp_min(1e-300)
@@ -93,7 +109,15 @@ def _chunk(model: nn.Module) -> int:
     return max(1, CHUNK // sum(parameter.numel() for parameter in model.parameters()))
 
 
-def public(data: Dataset, loss: Loss, *, model: str, rows: int, device: str = "cpu", seed: int | None = None) -> Probe:
+def public(
+    data: Dataset,
+    loss: Loss,
+    *,
+    model: str,
+    rows: int,
+    device: str = "cpu",
+    seed: int | None = None,
+) -> Probe:
     """Probe the first `rows` held-out records, at the initial weights and where their loss has halved."""
     checks.device(device)
     module = models.build(model, tuple(data.x.shape[1:]), data.classes, seed).to(device)
@@ -102,7 +126,9 @@ def public(data: Dataset, loss: Loss, *, model: str, rows: int, device: str = "c
         raise ValueError(f"`rows` must be at least 1, got {rows}.")
     x, y = data.prepare(data.held_out_x[:rows].to(device)), data.held_out_y[:rows].to(device)
     if not len(x):
-        raise ValueError("the data have no held-out records to probe; a probe of private ones needs --private.")
+        raise ValueError(
+            "the data have no held-out records to probe; a probe of private ones needs --private."
+        )
     landscape = Landscape(module, loss, x, y, _chunk(module))
     start = landscape.layout.flat(module)
     value, _ = landscape(start)
@@ -124,7 +150,13 @@ def public(data: Dataset, loss: Loss, *, model: str, rows: int, device: str = "c
 
 
 def private(
-    data: Dataset, loss: Loss, *, model: str, noise_multiplier: float, device: str = "cpu", seed: int | None = None
+    data: Dataset,
+    loss: Loss,
+    *,
+    model: str,
+    noise_multiplier: float,
+    device: str = "cpu",
+    seed: int | None = None,
 ) -> NormHistogram:
     """Gradient norms of all training records as a noisy histogram: a release, which a plan made from it pays for.
 
@@ -139,7 +171,9 @@ def private(
     weights, norms = oracle.layout.flat(module), []
     for x, y in zip(data.x.split(_chunk(module)), data.y.split(_chunk(module)), strict=True):
         made, _ = oracle(weights, data.prepare(x.to(device)), y.to(device))
-        norms.append(torch.stack([one.flatten(1).double().norm(dim=1) for one in made]).norm(dim=0).cpu())
+        norms.append(
+            torch.stack([one.flatten(1).double().norm(dim=1) for one in made]).norm(dim=0).cpu()
+        )
     counts = true_counts(torch.cat(norms).numpy())
     return NormHistogram(
         counts=noisy_counts(counts, noise_multiplier, Randomness()),
@@ -151,7 +185,15 @@ def private(
     )
 
 
-def write(data: Dataset, loss: Loss, path: Path, *, private_noise: float | None, rows: int, **options: object) -> str:
+def write(
+    data: Dataset,
+    loss: Loss,
+    path: Path,
+    *,
+    private_noise: float | None,
+    rows: int,
+    **options: object,
+) -> str:
     """Probe, write the file, and return a line that says what was done."""
     if private_noise is None:
         made: Probe | NormHistogram = public(data, loss, rows=rows, **options)

@@ -19,7 +19,9 @@ from torch import Tensor, distributed, nn
 from trainer import checks
 from trainer.mechanism import ONE, Processes
 
-PATIENCE = timedelta(minutes=10)  # with a process that neither answers nor ends; longer than the first works alone
+PATIENCE = timedelta(
+    minutes=10
+)  # with a process that neither answers nor ends; longer than the first works alone
 FAILED = "another process failed, and says why."
 LOST = "another process ended or did not answer: the step stays charged, resume goes on from the last checkpoint."
 
@@ -44,7 +46,9 @@ def here(device: str) -> Processes:
     if distributed.is_available() and distributed.is_initialized():
         return Several(device)
     if announced():
-        raise ValueError("WORLD_SIZE is above 1: call torch.distributed.init_process_group first, or start one process.")
+        raise ValueError(
+            "WORLD_SIZE is above 1: call torch.distributed.init_process_group first, or start one process."
+        )
     return ONE
 
 
@@ -57,19 +61,31 @@ class Several(Processes):
     """The processes of torch.distributed's default group. All have to call the same methods in the same order."""
 
     def __init__(self, device: str) -> None:
-        self.rank, self.size, self.device = distributed.get_rank(), distributed.get_world_size(), device
+        self.rank, self.size, self.device = (
+            distributed.get_rank(),
+            distributed.get_world_size(),
+            device,
+        )
         self._lost = False
 
-    def from_first(self, make: Callable[[], Tensor], shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Tensor:
+    def from_first(
+        self, make: Callable[[], Tensor], shape: tuple[int, ...], dtype: torch.dtype = torch.float64
+    ) -> Tensor:
         """What `make()` gives in the first process, in all of them and to the bit; the others do not call it."""
-        return self._exchange(make if self.rank == 0 else None, shape, dtype, partial(distributed.broadcast, src=0))
+        return self._exchange(
+            make if self.rank == 0 else None, shape, dtype, partial(distributed.broadcast, src=0)
+        )
 
     def summed(self, make: Callable[[], Tensor], shape: tuple[int, ...]) -> Tensor:
         """The sum over processes of what `make()` gives in each, float64, in all of them."""
         return self._exchange(make, shape, torch.float64, distributed.all_reduce)
 
     def _exchange(
-        self, make: Callable[[], Tensor] | None, shape: tuple[int, ...], dtype: torch.dtype, collective: Callable
+        self,
+        make: Callable[[], Tensor] | None,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        collective: Callable,
     ) -> Tensor:
         """One collective on a flat vector, whose first number says whether a process failed."""
         if self._lost:
@@ -104,13 +120,19 @@ def only_first(processes: Processes, action: Callable[[], object]) -> None:
     processes.from_first(done, (0,))
 
 
-def same_everywhere(processes: Processes, parts: Mapping[str, str], data: tuple[Tensor, Tensor]) -> None:
+def same_everywhere(
+    processes: Processes, parts: Mapping[str, str], data: tuple[Tensor, Tensor]
+) -> None:
     """Refuse a process whose plan, model, ... or records are not those of the first. Only digests are exchanged, and
     nothing of them is kept."""
     if processes.size == 1:
         return
-    contents = {name: value.encode() for name, value in parts.items()} | {"data": b"".join(map(_digest, data))}
-    mine = torch.tensor([list(hashlib.sha256(content).digest()) for content in contents.values()], dtype=torch.uint8)
+    contents = {name: value.encode() for name, value in parts.items()} | {
+        "data": b"".join(map(_digest, data))
+    }
+    mine = torch.tensor(
+        [list(hashlib.sha256(content).digest()) for content in contents.values()], dtype=torch.uint8
+    )
     first = processes.from_first(lambda: mine, tuple(mine.shape), dtype=torch.uint8).cpu()
 
     def compared() -> Tensor:
@@ -123,13 +145,16 @@ def same_everywhere(processes: Processes, parts: Mapping[str, str], data: tuple[
 
 
 def same_bits(
-    processes: Processes, make: Callable[[Tensor, Tensor], Iterable[Tensor]], example: tuple[Tensor, Tensor]
+    processes: Processes,
+    make: Callable[[Tensor, Tensor], Iterable[Tensor]],
+    example: tuple[Tensor, Tensor],
 ) -> bool:
     """Whether every process makes the same of the first one's example, to the bit."""
     if processes.size == 1:
         return True
     shared = [
-        processes.from_first(lambda part=part: part, tuple(part.shape), part.dtype).to(part.device) for part in example
+        processes.from_first(lambda part=part: part, tuple(part.shape), part.dtype).to(part.device)
+        for part in example
     ]
     mine = torch.frombuffer(bytearray(b"".join(map(_digest, make(*shared)))), dtype=torch.uint8)
     first = processes.from_first(lambda: mine, tuple(mine.shape), torch.uint8).cpu()
@@ -142,11 +167,15 @@ def everywhere(processes: Processes, test: Callable[[], bool]) -> bool:
 
 
 def _digest(tensor: Tensor) -> bytes:
-    return hashlib.sha256(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()).digest()
+    return hashlib.sha256(
+        tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+    ).digest()
 
 
 def same_start(processes: Processes, module: nn.Module) -> None:
     """Give every process the first one's weights and buffers."""
     with torch.no_grad():
         for value in chain(module.parameters(), module.buffers()) if processes.size > 1 else ():
-            value.copy_(processes.from_first(lambda value=value: value, tuple(value.shape), value.dtype))
+            value.copy_(
+                processes.from_first(lambda value=value: value, tuple(value.shape), value.dtype)
+            )

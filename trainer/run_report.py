@@ -40,7 +40,9 @@ def finish(trainer: PrivateTrainer, data: Dataset, accuracy: float) -> dict[str,
         "plan_fingerprint": plan.fingerprint,
         "seeded": "seeded: not private" if ledger.seeded else False,
         "released": released,
-        "gradients": "same bits in every place of a batch" if trainer.exact else "may round differently by place in a batch",
+        "gradients": "same bits in every place of a batch"
+        if trainer.exact
+        else "may round differently by place in a batch",
         "precision": f"{trainer.gradients.precision} forward and backward",
         "norms_and_sums": trainer.passes_are,
         "convolutions": {str(shape): kernel for shape, kernel in trainer.kernels.items()},

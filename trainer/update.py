@@ -55,15 +55,21 @@ class Update:
         if self.momentum:
             state["velocity"] = torch.zeros_like(weights, dtype=torch.float64)
         if self.optimizer == "adam":
-            state |= {name: torch.zeros_like(weights, dtype=torch.float64) for name in ("first", "second")}
+            state |= {
+                name: torch.zeros_like(weights, dtype=torch.float64) for name in ("first", "second")
+            }
         return state
 
     def drift(self, state: dict[str, Tensor]) -> Tensor | float:
         """What is added to the noisy average: a function of published iterates."""
-        drift: Tensor | float = self.weight_decay * state["weights"].double() if self.weight_decay else 0.0
+        drift: Tensor | float = (
+            self.weight_decay * state["weights"].double() if self.weight_decay else 0.0
+        )
         return drift + self.momentum * state["velocity"] if self.momentum else drift
 
-    def after(self, state: dict[str, Tensor], phase: Phase, step: int, released: Released) -> dict[str, Tensor]:
+    def after(
+        self, state: dict[str, Tensor], phase: Phase, step: int, released: Released
+    ) -> dict[str, Tensor]:
         """The state after step number `step`."""
         before, made = state["weights"].double(), dict(state)
         weights = released.weights
@@ -80,7 +86,9 @@ class Update:
 
     def _adam(self, made: dict[str, Tensor], phase: Phase, step: int, released: Released) -> Tensor:
         if released.noisy is None:
-            raise ValueError("adam needs the noisy gradient, which mixing keeps inside the mechanism.")
+            raise ValueError(
+                "adam needs the noisy gradient, which mixing keeps inside the mechanism."
+            )
         one, two, epsilon = ADAM
         gradient = released.noisy + self.drift(made)
         made["first"] = one * made["first"] + (1.0 - one) * gradient

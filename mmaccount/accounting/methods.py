@@ -20,7 +20,7 @@ one side, or finds no way for these phases, answers with the end of the range on
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import inf
+from math import inf, isnan
 from sys import float_info
 
 from mmaccount.accounting import mixing_bounds, renyi
@@ -121,22 +121,27 @@ def spread_out_limit(phases: Iterable[Settings]) -> list[Settings]:
     return limits
 
 
+def sound(lower: float, upper: float, question: Question) -> Pair:
+    """The two as bounds: NaN, which no comparison holds for, becomes the end of the range."""
+    return Pair(lower if lower >= 0.0 else 0.0, upper if upper >= 0.0 else question.largest)
+
+
 # ---------------------------------------------------------------------------------- upper bounds
 
 
 def renyi_moments(phases: Phases, question: Question) -> Pair:
     """Renyi moments, whatever the noise: Theorem 4.1 and Corollary 4.1."""
-    return Pair(0.0, question.by_moments(phases).upper)
+    return sound(0.0, question.by_moments(phases).upper, question)
 
 
 def plain_gaussian(phases: Phases, question: Question) -> Pair:
     """The privacy loss distribution of phases without mixing, from both sides."""
-    return question.by_inversion(phases)
+    return sound(*question.by_inversion(phases), question)
 
 
 def mixing_not_credited(phases: Phases, question: Question) -> Pair:
     """The same noise without mixing."""
-    return Pair(0.0, question.by_inversion(without_mixing(phases)).upper)
+    return sound(0.0, plain_gaussian(without_mixing(phases), question).upper, question)
 
 
 def envelope(phases: Phases, question: Question) -> Pair:
@@ -154,7 +159,9 @@ def tight_pair(phases: Phases, question: Question) -> Pair:
 
 def _larger(directions: Sequence[mixing_bounds.Side], question: Question) -> Pair:
     uppers = [question.by_losses(losses) for losses in directions]
-    return Pair(0.0, max(uppers, default=question.largest))
+    if not uppers or any(isnan(upper) for upper in uppers):
+        return Pair(0.0, question.largest)
+    return Pair(0.0, max(uppers))
 
 
 # --------------------------------------------------------------------------------------- attacks
@@ -162,7 +169,7 @@ def _larger(directions: Sequence[mixing_bounds.Side], question: Question) -> Pai
 
 def spread_out(phases: Phases, question: Question) -> Pair:
     """An attack whose gradient is spread over ever more coordinates."""
-    return Pair(question.by_inversion(spread_out_limit(phases)).lower, question.largest)
+    return Pair(plain_gaussian(spread_out_limit(phases), question).lower, question.largest)
 
 
 def nothing_in_its_place(phases: Phases, question: Question) -> Pair:
@@ -172,13 +179,13 @@ def nothing_in_its_place(phases: Phases, question: Question) -> Pair:
     """
     limits = spread_out_limit(phases) if is_mixed(phases) else phases
     one_sided = [replace(phase, neighbours=NEIGHBOURS[0]) for phase in limits]
-    return Pair(question.by_inversion(one_sided).lower, question.largest)
+    return Pair(plain_gaussian(one_sided, question).lower, question.largest)
 
 
 def concentrated(phases: Phases, question: Question) -> Mapping[str, Pair]:
     """Attacks in the fewest coordinates that truncation allows, and in more, by name."""
     found = {}
     for name, directions in mixing_bounds.attacks(phases):
-        lower = max(question.by_losses(losses) for losses in directions)
-        found[name] = Pair(lower, question.largest)
+        lowers = [sound(question.by_losses(losses), inf, question).lower for losses in directions]
+        found[name] = Pair(max(lowers), question.largest)
     return found

@@ -73,7 +73,9 @@ class Row(NamedTuple):
         return self.found <= self.upper
 
 
-def measure(attack: Attack, *, seed: int | None, confidence: float = CONFIDENCE, runs: int | None = None) -> Row:
+def measure(
+    attack: Attack, *, seed: int | None, confidence: float = CONFIDENCE, runs: int | None = None
+) -> Row:
     """Carry out an attack on the trainer as it is, `runs` runs of about 200 experiments with and without a canary.
 
     Args:
@@ -83,7 +85,10 @@ def measure(attack: Attack, *, seed: int | None, confidence: float = CONFIDENCE,
         runs: by default the attack's own number.
     """
     with one_thread():
-        made = [attack.scores(attack.plan, _seed(seed, 2 * number)) for number in range(runs or attack.runs)]
+        made = [
+            attack.scores(attack.plan, _seed(seed, 2 * number))
+            for number in range(runs or attack.runs)
+        ]
     present, absent = (np.concatenate(part) for part in zip(*made, strict=True))
     found = audit.lower_bound(present, absent, delta=attack.plan.delta, confidence=confidence)
     claim = pricing.within_target(attack.plan)
@@ -114,7 +119,10 @@ class Layers(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.first, self.second = nn.Linear(size // 2, 1, bias=False), nn.Linear(size - size // 2, 1, bias=False)
+        self.first, self.second = (
+            nn.Linear(size // 2, 1, bias=False),
+            nn.Linear(size - size // 2, 1, bias=False),
+        )
         for layer in (self.first, self.second):
             nn.init.zeros_(layer.weight)
 
@@ -133,7 +141,9 @@ class Wave(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[records, size] to [records, 1]."""
-        return (x @ (torch.asin(0.999999 * torch.sin(self.weight / self.unit)) * self.unit))[:, None]
+        return (x @ (torch.asin(0.999999 * torch.sin(self.weight / self.unit)) * self.unit))[
+            :, None
+        ]
 
 
 def first_of(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -168,7 +178,13 @@ def folder() -> tempfile.TemporaryDirectory[str]:
 
 
 def trainer_of(
-    plan: Plan, x: Tensor, out: str, *, seed: int | None, module: nn.Module | None = None, update: Update | None = None
+    plan: Plan,
+    x: Tensor,
+    out: str,
+    *,
+    seed: int | None,
+    module: nn.Module | None = None,
+    update: Update | None = None,
 ) -> PrivateTrainer:
     """The trainer on these records, in folder `out`."""
     return PrivateTrainer(
@@ -201,7 +217,9 @@ def iterates_of(
 ) -> np.ndarray:
     """Iterates of a whole run, shape [steps + 1, blocks, coordinates]."""
     with folder() as out:
-        trainer = trainer_of(plan, records(plan, gradient), out, seed=seed, module=module, update=update)
+        trainer = trainer_of(
+            plan, records(plan, gradient), out, seed=seed, module=module, update=update
+        )
         made = published(trainer, plan.steps)
         trainer.close()
     return made.reshape(len(made), -1, len(gradient))
@@ -264,7 +282,9 @@ def mixed_point(plan: Plan, seed: int | None) -> Scores:
     the wave's marks all over the mixing, not only at its edges."""
     phase, gradient = plan.phases[0], spread(plan.phases[0])
     unit = phase.learning_rate * phase.noise_multiplier * phase.clip_norm / plan.batch_size
-    iterates = iterates_of(plan, gradient, seed, module=Wave(2 * plan.dataset_size * len(gradient), unit))
+    iterates = iterates_of(
+        plan, gradient, seed, module=Wave(2 * plan.dataset_size * len(gradient), unit)
+    )
     x, width, _ = audit.step_noise(iterates, plan, 1)
     shift = float(gradient[0]) / (phase.noise_multiplier * phase.clip_norm)
     inside = np.abs(CURVE) <= 0.5 * width.max()
@@ -277,7 +297,12 @@ def mixed_point(plan: Plan, seed: int | None) -> Scores:
 def _blurred(weight: np.ndarray, moved: np.ndarray) -> np.ndarray:
     """Density on CURVE of u - moved(u) plus N(0, 1), where u has the given weights on CURVE."""
     step = CURVE[1] - CURVE[0]
-    mass = np.histogram(CURVE - moved, bins=len(CURVE), range=(CURVE[0] - step / 2, CURVE[-1] + step / 2), weights=weight)[0]
+    mass = np.histogram(
+        CURVE - moved,
+        bins=len(CURVE),
+        range=(CURVE[0] - step / 2, CURVE[-1] + step / 2),
+        weights=weight,
+    )[0]
     kernel = np.exp(-0.5 * np.arange(-8.0, 8.0 + step, step) ** 2)
     return np.maximum(np.convolve(mass, kernel, mode="same"), 0.0)
 
@@ -307,16 +332,23 @@ def redone(plan: Plan, seed: int | None) -> Scores:
     return by_block(np.abs(made[0] - made[1]).reshape(-1, len(gradient)).max(1))
 
 
-def _two_or_one(plan: Plan, seed: int | None, score: Callable[[PrivateTrainer], np.ndarray]) -> Scores:
+def _two_or_one(
+    plan: Plan, seed: int | None, score: Callable[[PrivateTrainer], np.ndarray]
+) -> Scores:
     """Scores of two records, and of one, all of them silent. Every step of the run is an experiment of its own; the plan
     has one."""
     long = replace(plan, phases=(replace(plan.phases[0], steps=CANARIES),))
     made = []
     for removed in (0, 1):
         with folder() as out:
-            trainer = trainer_of(long, torch.zeros(plan.dataset_size, SILENT), out, seed=_seed(seed, removed))
+            trainer = trainer_of(
+                long, torch.zeros(plan.dataset_size, SILENT), out, seed=_seed(seed, removed)
+            )
             kept = plan.dataset_size - removed
-            trainer.x, trainer.y = trainer.x[:kept], trainer.y[:kept]  # the neighbour, under the same plan
+            trainer.x, trainer.y = (
+                trainer.x[:kept],
+                trainer.y[:kept],
+            )  # the neighbour, under the same plan
             made.append(score(trainer))
             trainer.close()
     return Scores(*made)
@@ -324,7 +356,9 @@ def _two_or_one(plan: Plan, seed: int | None, score: Callable[[PrivateTrainer], 
 
 def batch_size(plan: Plan, seed: int | None) -> Scores:
     """The size of the noise, as if sums were divided by the realised batch."""
-    return _two_or_one(plan, seed, lambda trainer: -np.diff(published(trainer, trainer.plan.steps), axis=0).std(1))
+    return _two_or_one(
+        plan, seed, lambda trainer: -np.diff(published(trainer, trainer.plan.steps), axis=0).std(1)
+    )
 
 
 def shares(trainer: PrivateTrainer) -> np.ndarray:
@@ -349,17 +383,27 @@ def count_divided(plan: Plan, seed: int | None) -> Scores:
 # -------------------------------------------------------------------------------------------------------------- battery
 
 
-def plan_of(*, delta: float, rate: float = 1.0, size: int = CANARIES, mixing: float = 0.0, **phase: object) -> Plan:
+def plan_of(
+    *, delta: float, rate: float = 1.0, size: int = CANARIES, mixing: float = 0.0, **phase: object
+) -> Plan:
     """A plan for the canaries; `mixing` is the gap in units of one record's influence c / B."""
     made = Phase(clip_norm=1.0, learning_rate=0.5, gap=mixing / (rate * size), **phase)
-    return Plan(dataset_size=size, sample_rate=rate, batch_size=rate * size, phases=(made,), delta=delta)
+    return Plan(
+        dataset_size=size, sample_rate=rate, batch_size=rate * size, phases=(made,), delta=delta
+    )
 
 
 def battery() -> list[Attack]:
     """Every attack, on settings where it finds most."""
     wide = plan_of(delta=0.1, steps=1, noise_multiplier=0.5, mixing=10.0, truncation=9.0)
     long = plan_of(delta=0.2, steps=20, rate=0.5, noise_multiplier=1.0, mixing=3.0, truncation=9.0)
-    counted = plan_of(delta=0.02, steps=1, size=2, noise_multiplier=40.0, adaptive=AdaptiveClipping(noise=20.0, rate=0.01))
+    counted = plan_of(
+        delta=0.02,
+        steps=1,
+        size=2,
+        noise_multiplier=40.0,
+        adaptive=AdaptiveClipping(noise=20.0, rate=0.01),
+    )
     return [
         Attack(
             name="plain, 1 step",
@@ -406,10 +450,18 @@ def battery() -> list[Attack]:
             scores=mixed_point,
             runs=20,
         ),
-        Attack(name="mixing coefficients known", plan=wide, scores=known_coefficients, runs=20, quick=True),
+        Attack(
+            name="mixing coefficients known",
+            plan=wide,
+            scores=known_coefficients,
+            runs=20,
+            quick=True,
+        ),
         Attack(
             name="noise of a redone step",
-            plan=plan_of(delta=0.1, steps=2, rate=0.5, noise_multiplier=1.0, mixing=10.0, truncation=9.0),
+            plan=plan_of(
+                delta=0.1, steps=2, rate=0.5, noise_multiplier=1.0, mixing=10.0, truncation=9.0
+            ),
             scores=redone,
             runs=10,
             quick=True,
@@ -421,5 +473,7 @@ def battery() -> list[Attack]:
             runs=2,
         ),
         Attack(name="count of short gradients", plan=counted, scores=count, runs=2),
-        Attack(name="count divided by the realised batch", plan=counted, scores=count_divided, runs=4),
+        Attack(
+            name="count divided by the realised batch", plan=counted, scores=count_divided, runs=4
+        ),
     ]

@@ -50,13 +50,18 @@ class Canaries:
         """Add the products of the canaries' clipped gradients at w_{k-1} with how far the step went against them from its
         centre. `before` is the trainer's state before the step."""
         phase = trainer.plan.phases[trainer.plan.phase_of(trainer.step_number)]
-        start, last, now = (state.double() for state in (before["weights"], before["last"], trainer.state["weights"]))
+        start, last, now = (
+            state.double()
+            for state in (before["weights"], before["last"], trainer.state["weights"])
+        )
         moved = ((start + last) / 2.0 if phase.gap > 0.0 else start) - now
         for rows in torch.arange(self.count).split(trainer.chunk):
             x, y = (part[rows].to(moved.device) for part in (self.x, self.y))
             made, _ = trainer.per_record(before["weights"], trainer.prepare(x), y)
             flat = torch.cat([one.flatten(1) for one in made], 1).double()
-            clipped = flat * (phase.clip_norm / flat.norm(dim=1).clamp_min(phase.clip_norm))[:, None]
+            clipped = (
+                flat * (phase.clip_norm / flat.norm(dim=1).clamp_min(phase.clip_norm))[:, None]
+            )
             self.products[rows] += (clipped @ moved).cpu()
 
     def save(self, trainer: PrivateTrainer) -> None:
@@ -64,10 +69,16 @@ class Canaries:
         device = trainer.x.device
         with torch.no_grad():
             parts = [
-                self.criterion(trainer.module(trainer.prepare(self.x[rows].to(device))), self.y[rows].to(device)).cpu()
+                self.criterion(
+                    trainer.module(trainer.prepare(self.x[rows].to(device))),
+                    self.y[rows].to(device),
+                ).cpu()
                 for rows in torch.arange(self.count).split(trainer.chunk)
             ]
-        scores = {"losses": (-torch.cat(parts)).tolist(), "gradient products": self.products.tolist()}
+        scores = {
+            "losses": (-torch.cat(parts)).tolist(),
+            "gradient products": self.products.tolist(),
+        }
         made = {"private": True, "kept": self.kept.tolist(), "scores": scores}
         handle = os.open(trainer.out / FILE, os.O_WRONLY | os.O_TRUNC | os.O_CREAT, 0o600)
         with os.fdopen(handle, "w") as file:

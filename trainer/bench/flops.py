@@ -34,7 +34,10 @@ class Card:
 
 # NVIDIA H100 and H200 Tensor Core GPU data sheets, SXM; their figures for tensor cores are with sparsity, twice these.
 _PEAK = {"float32": 67e12, "tf32": 494.5e12, "bf16": 989.5e12}
-CARDS = {"H100 80GB HBM3": Card(bandwidth=3.35e12, peak=_PEAK), "H200": Card(bandwidth=4.8e12, peak=_PEAK)}
+CARDS = {
+    "H100 80GB HBM3": Card(bandwidth=3.35e12, peak=_PEAK),
+    "H200": Card(bandwidth=4.8e12, peak=_PEAK),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,9 @@ class Work:
         >>> f"{Work(((67_000_000_000, 0), (0, 3_350_000_000))).floor(CARDS['H100 80GB HBM3'], 'float32'):.4f}"
         '0.0020'
         """
-        return sum(max(work / card.peak[dtype], moved / card.bandwidth) for work, moved in self.parts)
+        return sum(
+            max(work / card.peak[dtype], moved / card.bandwidth) for work, moved in self.parts
+        )
 
 
 class _Counted(TorchDispatchMode):
@@ -72,14 +77,18 @@ class _Counted(TorchDispatchMode):
         if op.overloadpacket is aten.convolution_backward:
             self.parts += _convolution_backward(args, made)
         elif not op.is_view and op.overloadpacket.__name__ not in FREE:
-            self.parts.append((2 * _multiply_adds(op.overloadpacket, args, made), _bytes(args) + _bytes(made)))
+            self.parts.append(
+                (2 * _multiply_adds(op.overloadpacket, args, made), _bytes(args) + _bytes(made))
+            )
         return made
 
 
 def _bytes(tree: Any) -> int:  # noqa: ANN401
     """Of all tensors in it; an expanded one is as large as what it stands for."""
     tensors = [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
-    return sum(min(one.numel() * one.element_size(), one.untyped_storage().nbytes()) for one in tensors)
+    return sum(
+        min(one.numel() * one.element_size(), one.untyped_storage().nbytes()) for one in tensors
+    )
 
 
 def _multiply_adds(op: Any, args: tuple, made: Any) -> int:  # noqa: ANN401
@@ -116,11 +125,16 @@ def counted(call: Callable[[], object]) -> Work:
     return Work(tuple(mode.parts))
 
 
-def steps(model: nn.Module, loss: Loss, shape: tuple[int, ...], rows: int, precision: str = "float32") -> dict[str, Work]:
+def steps(
+    model: nn.Module, loss: Loss, shape: tuple[int, ...], rows: int, precision: str = "float32"
+) -> dict[str, Work]:
     """A step without privacy, and one with: per-record gradients of the same batch, written once and read twice, for their
     norms and to be clipped and added up. Noise and mixing, once per parameter, are left out."""
     model = copy.deepcopy(model).to("meta")
-    x, y = torch.empty(rows, *shape, device="meta"), torch.empty(rows, dtype=torch.long, device="meta")
+    x, y = (
+        torch.empty(rows, *shape, device="meta"),
+        torch.empty(rows, dtype=torch.long, device="meta"),
+    )
     per_record = best(model, loss, precision)
     weights = torch.empty(per_record.layout.total, device="meta")
     private = counted(lambda: per_record(weights, x, y))

@@ -30,7 +30,15 @@ from trainer.gradients.per_record import Fast, Layout, Oracle, best
 from trainer.gradients.precision import DTYPE, arithmetic, cast
 from trainer.gradients.timing import Clock
 from trainer.loop import losses
-from trainer.mechanism import PLAIN, Gradients, Passes, Randomness, clip_truncate_sum, coordinate_bound, private_step
+from trainer.mechanism import (
+    PLAIN,
+    Gradients,
+    Passes,
+    Randomness,
+    clip_truncate_sum,
+    coordinate_bound,
+    private_step,
+)
 
 SHAPE, CLASSES = (3, 32, 32), 10
 TRUNCATION = 1e4  # strong enough to cut some coordinates of most models
@@ -65,17 +73,26 @@ def task(model: str, rows: int, device: str, precision: str = "float32") -> Task
     drawn = Task(model=made, ours=ours, x=x.to(device), y=y.to(device), precision=precision)
     clip_norm = median(float(row.norm()) for row in _loop(drawn))
     bound = coordinate_bound(clip_norm, TRUNCATION)
-    sums = {name: torch.zeros(Layout(made).total, dtype=torch.float64, device=device) for name in ("sum", "clipped", "cut")}
+    sums = {
+        name: torch.zeros(Layout(made).total, dtype=torch.float64, device=device)
+        for name in ("sum", "clipped", "cut")
+    }
     for row in _loop(drawn):
         clipped = row * (clip_norm / row.norm()).clamp_max(1.0)
-        for name, part in (("sum", row), ("clipped", clipped), ("cut", clipped.clamp(-bound, bound))):
+        for name, part in (
+            ("sum", row),
+            ("clipped", clipped),
+            ("cut", clipped.clamp(-bound, bound)),
+        ):
             sums[name] += part
     return replace(drawn, clip_norm=clip_norm, expected=sums)
 
 
 def _loop(given: Task) -> Iterator[Tensor]:
     """Gradients in float64, one record after the other."""
-    parameters = {name: p.detach().double().requires_grad_() for name, p in given.model.named_parameters()}
+    parameters = {
+        name: p.detach().double().requires_grad_() for name, p in given.model.named_parameters()
+    }
     for x, y in zip(given.x.double().split(1), given.y.split(1), strict=True):
         loss = losses(functional_call(given.model, parameters, (x,)), y)[0]
         yield torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(parameters.values()))])
@@ -99,7 +116,11 @@ def _private(per_record: Fast | Oracle, given: Task) -> Step:
     weights = per_record.layout.flat(given.model)
 
     def step() -> list[Tensor]:
-        return [clip_truncate_sum(per_record(weights, given.x, given.y)[0], given.clip_norm, TRUNCATION, given.passes).total]
+        return [
+            clip_truncate_sum(
+                per_record(weights, given.x, given.y)[0], given.clip_norm, TRUNCATION, given.passes
+            ).total
+        ]
 
     return step
 
@@ -113,16 +134,28 @@ def _whole_step(per_record: Fast | Oracle, given: Task) -> Step:
     """With coins, noise and mixing, seeded: what the same step makes of no records is taken away, and the sum remains."""
     rows, weights = len(given.x), per_record.layout.flat(given.model)
     phase = Phase(
-        steps=1, noise_multiplier=1.0, clip_norm=given.clip_norm, learning_rate=1.0, truncation=TRUNCATION, gap=0.15
+        steps=1,
+        noise_multiplier=1.0,
+        clip_norm=given.clip_norm,
+        learning_rate=1.0,
+        truncation=TRUNCATION,
+        gap=0.15,
     )
     plan = Plan(dataset_size=rows, sample_rate=1.0, batch_size=rows, phases=(phase,), delta=1e-5)
 
     def released(gradients: Gradients, records: int) -> Tensor:
-        seeded = {"ledger": _Free(), "randomness": Randomness(0), "records": records, "passes": given.passes}
+        seeded = {
+            "ledger": _Free(),
+            "randomness": Randomness(0),
+            "records": records,
+            "passes": given.passes,
+        }
         return private_step(plan, 1, weights, weights, gradients=gradients, **seeded).weights
 
     alone = released(lambda at, batch: [], 0)
-    return lambda: [rows * (alone - released(lambda at, batch: [per_record(at, given.x, given.y)[0]], rows))]
+    return lambda: [
+        rows * (alone - released(lambda at, batch: [per_record(at, given.x, given.y)[0]], rows))
+    ]
 
 
 def _opacus(given: Task, *, functorch: bool) -> Step:
@@ -135,7 +168,9 @@ def _opacus(given: Task, *, functorch: bool) -> Step:
     def step() -> list[Tensor]:
         losses(model(x), given.y).sum().backward()
         rows = [parameter.grad_sample.flatten(1) for parameter in model.parameters()]
-        factor = (given.clip_norm / (torch.stack([row.norm(dim=1) for row in rows]).norm(dim=0) + 1e-6)).clamp_max(1.0)
+        factor = (
+            given.clip_norm / (torch.stack([row.norm(dim=1) for row in rows]).norm(dim=0) + 1e-6)
+        ).clamp_max(1.0)
         made = [factor @ row for row in rows]
         model.zero_grad()
         return made
@@ -147,7 +182,10 @@ METHODS: dict[str, tuple[str, Callable[[Task], Step]]] = {  # name: what it sums
     REFERENCE: ("sum", _without_privacy),
     "ours": ("cut", lambda given: _private(given.ours, given)),
     "ours, with noise and mixing": ("cut", lambda given: _whole_step(given.ours, given)),
-    "vmap(grad)": ("cut", lambda given: _private(Oracle(given.model, losses, given.precision), given)),
+    "vmap(grad)": (
+        "cut",
+        lambda given: _private(Oracle(given.model, losses, given.precision), given),
+    ),
     "opacus, hooks": ("clipped", lambda given: _opacus(given, functorch=False)),
     "opacus, functorch": ("clipped", lambda given: _opacus(given, functorch=True)),
 }
@@ -181,7 +219,9 @@ def _peak(seen: profile) -> int:
         path = Path(folder) / "trace.json"
         seen.export_chrome_trace(str(path))
         events = json.loads(path.read_text())["traceEvents"]
-    moves = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]")
+    moves = sorted(
+        (event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]"
+    )
     return max(accumulate((moved for _, moved in moves), initial=0))
 
 
@@ -206,7 +246,10 @@ def measure(
     """
     rounds = validate.count("rounds", rounds)
     validate.choice("precision", precision, tuple(DTYPE))
-    given, clock = task(model, validate.count("batch_size", batch_size), device, precision), Clock(device)
+    given, clock = (
+        task(model, validate.count("batch_size", batch_size), device, precision),
+        Clock(device),
+    )
     kernels, (reading, read) = given.ours.tune(given.x, given.y), clip_kernels.chosen(device)
     given = replace(given, passes=reading)
     with warnings.catch_warnings(), arithmetic(precision):
@@ -214,7 +257,10 @@ def measure(
         rows, steps = _checked(given)
         taken = _in_turns(steps, clock, progress(range(-WARM, rounds)))
         for name, times in taken.items():
-            rows[name] |= {"milliseconds": 1e3 * min(times), "median_milliseconds": 1e3 * median(times)}
+            rows[name] |= {
+                "milliseconds": 1e3 * min(times),
+                "median_milliseconds": 1e3 * median(times),
+            }
             rows[name] |= {
                 "records_per_second": batch_size / min(times),
                 "peak_bytes": _peak_bytes(steps[name], given.x.device),
@@ -241,7 +287,9 @@ def measure(
 def _counted(given: Task, device: str) -> dict[str, dict[str, float]]:
     """Operations and bytes of a step without and with privacy, and the least time for them on a known device."""
     known, made = flops.card(device), {}
-    for name, work in flops.steps(given.model, losses, SHAPE, len(given.x), given.precision).items():
+    for name, work in flops.steps(
+        given.model, losses, SHAPE, len(given.x), given.precision
+    ).items():
         made[name] = {"operations": work.operations, "bytes": work.bytes}
         if known is not None:
             made[name]["floor_milliseconds"] = 1e3 * work.floor(known, given.precision)
@@ -251,8 +299,14 @@ def _counted(given: Task, device: str) -> dict[str, dict[str, float]]:
 def _processor() -> str:
     """The name of the CPU, as far as it is told."""
     told = Path("/proc/cpuinfo")
-    lines = [line for line in told.read_text().splitlines() if line.startswith("model name")] if told.exists() else []
-    return lines[0].partition(":")[2].strip() if lines else platform.processor() or platform.machine()
+    lines = (
+        [line for line in told.read_text().splitlines() if line.startswith("model name")]
+        if told.exists()
+        else []
+    )
+    return (
+        lines[0].partition(":")[2].strip() if lines else platform.processor() or platform.machine()
+    )
 
 
 def _checked(given: Task) -> tuple[dict[str, dict[str, object]], dict[str, Step]]:
@@ -263,7 +317,10 @@ def _checked(given: Task) -> tuple[dict[str, dict[str, object]], dict[str, Step]
         try:
             step = make(given)
             rows[name]["error"] = error = _error(step, given.expected[kind])
-        except (ImportError, RuntimeError) as reason:  # not installed, not for this model, or out of memory
+        except (
+            ImportError,
+            RuntimeError,
+        ) as reason:  # not installed, not for this model, or out of memory
             rows[name]["absent"] = (str(reason) or type(reason).__name__).splitlines()[0]
             continue
         if error is not None and error <= TOLERANCE[given.precision]:
@@ -273,7 +330,9 @@ def _checked(given: Task) -> tuple[dict[str, dict[str, object]], dict[str, Step]
     return rows, steps
 
 
-def _in_turns(steps: dict[str, Step], clock: Clock, rounds: Iterable[int]) -> dict[str, list[float]]:
+def _in_turns(
+    steps: dict[str, Step], clock: Clock, rounds: Iterable[int]
+) -> dict[str, list[float]]:
     """Seconds of every call, rounds of all methods; those with negative numbers warm up."""
     taken: dict[str, list[float]] = {name: [] for name in steps}
     for number in rounds:
@@ -288,7 +347,11 @@ def table(made: dict[str, object]) -> str:
     """The measurement for people."""
     counted = [
         f"counted, {name}: {work['operations'] / 1e9:.2f} GFLOP, {work['bytes'] / 1e9:.3f} GB"
-        + (f", at least {work['floor_milliseconds']:.2f} ms" if "floor_milliseconds" in work else "")
+        + (
+            f", at least {work['floor_milliseconds']:.2f} ms"
+            if "floor_milliseconds" in work
+            else ""
+        )
         for name, work in made["counted"].items()
     ]
     lines = [

@@ -23,4 +23,6 @@ def load(name: str, show: Callable[[int, int], None] = lambda done, whole: None)
         return {"cifar10": cifar10, "svhn": svhn}[kind](rest)
     if name.endswith(".npz"):
         return npz(name)
-    raise ValueError(f"`data` must be digits, glyphs, glyphs:COUNT, cifar10:FOLDER, svhn:FOLDER or FILE.npz, got {name!r}.")
+    raise ValueError(
+        f"`data` must be digits, glyphs, glyphs:COUNT, cifar10:FOLDER, svhn:FOLDER or FILE.npz, got {name!r}."
+    )

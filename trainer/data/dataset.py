@@ -28,13 +28,20 @@ class Dataset:
     scale: float = 127.5
 
     def __post_init__(self) -> None:
-        for part, x, y in (("training", self.x, self.y), ("held-out", self.held_out_x, self.held_out_y)):
+        for part, x, y in (
+            ("training", self.x, self.y),
+            ("held-out", self.held_out_x, self.held_out_y),
+        ):
             if len(x) != len(y) or y.dim() != 1 or x.shape[1:] != self.x.shape[1:] or x.dim() < 2:
-                raise ValueError(f"{part} data of {self.name}: {tuple(x.shape)} records do not fit {tuple(y.shape)} labels.")
+                raise ValueError(
+                    f"{part} data of {self.name}: {tuple(x.shape)} records do not fit {tuple(y.shape)} labels."
+                )
             if x.is_floating_point() and not bool(x.isfinite().all()):
                 raise ValueError(f"{part} data of {self.name} hold numbers that are not finite.")
             if len(y) and not (int(y.min()) >= 0 and int(y.max()) < self.classes):
-                raise ValueError(f"labels of the {part} data of {self.name} must be in 0 ... {self.classes - 1}.")
+                raise ValueError(
+                    f"labels of the {part} data of {self.name} must be in 0 ... {self.classes - 1}."
+                )
 
     def prepare(self, x: Tensor) -> Tensor:
         """Inputs as the model takes them, float32."""

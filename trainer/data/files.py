@@ -18,7 +18,10 @@ CIFAR10_MD5 = {
     "test_batch": "40351d587109b95175f43aff81a1287e",
 }
 CIFAR10_ROWS = 10_000  # in every file
-SVHN_MD5 = {"train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373", "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3"}
+SVHN_MD5 = {
+    "train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
+    "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3",
+}
 PIXELS = 3 * 32 * 32
 TEST_EVERY = 5  # of the digits, after a fixed shuffle
 
@@ -42,7 +45,14 @@ def digits() -> Dataset:
     x, y = images(x[order].reshape(-1, 1, 8, 8)), torch.tensor(y[order], dtype=torch.int64)
     test = torch.arange(len(x)) % TEST_EVERY == 0
     return Dataset(
-        name="digits", x=x[~test], y=y[~test], held_out_x=x[test], held_out_y=y[test], classes=10, centre=8.0, scale=8.0
+        name="digits",
+        x=x[~test],
+        y=y[~test],
+        held_out_x=x[test],
+        held_out_y=y[test],
+        classes=10,
+        centre=8.0,
+        scale=8.0,
     )
 
 
@@ -50,12 +60,19 @@ def npz(path: str | Path) -> Dataset:
     """Arrays x_train, y_train, x_test, y_test of a .npz file; uint8 inputs are taken as images, others as they are."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            x, y, held_out_x, held_out_y = (np.asarray(file[name]) for name in ("x_train", "y_train", "x_test", "y_test"))
+            x, y, held_out_x, held_out_y = (
+                np.asarray(file[name]) for name in ("x_train", "y_train", "x_test", "y_test")
+            )
     except KeyError as error:
-        raise ValueError(f"{path}: {error.args[0]}; the arrays must be x_train, y_train, x_test and y_test.") from error
+        raise ValueError(
+            f"{path}: {error.args[0]}; the arrays must be x_train, y_train, x_test and y_test."
+        ) from error
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error}.") from error
-    if not (np.issubdtype(y.dtype, np.integer) and np.issubdtype(held_out_y.dtype, np.integer)) or not y.size:
+    if (
+        not (np.issubdtype(y.dtype, np.integer) and np.issubdtype(held_out_y.dtype, np.integer))
+        or not y.size
+    ):
         raise ValueError(f"{path}: y_train and y_test must be whole numbers, and not empty.")
     kind = torch.uint8 if x.dtype == np.uint8 else torch.float32
     constants = {} if kind is torch.uint8 else {"centre": 0.0, "scale": 1.0}
@@ -74,7 +91,10 @@ class _Arrays(pickle.Unpickler):
     """Reads the pickles of CIFAR-10 and nothing that could run code."""
 
     def find_class(self, module: str, name: str) -> object:
-        if (module.replace("numpy.core", "numpy._core"), name) == ("numpy._core.multiarray", "_reconstruct"):
+        if (module.replace("numpy.core", "numpy._core"), name) == (
+            "numpy._core.multiarray",
+            "_reconstruct",
+        ):
             from numpy._core.multiarray import _reconstruct
 
             return _reconstruct
@@ -87,11 +107,15 @@ class _Arrays(pickle.Unpickler):
         raise ValueError(f"unexpected {module}.{name} in a CIFAR-10 file.")
 
 
-def _cifar10_part(folder: Path, name: str, md5: dict[str, str], rows: int) -> tuple[np.ndarray, np.ndarray]:
+def _cifar10_part(
+    folder: Path, name: str, md5: dict[str, str], rows: int
+) -> tuple[np.ndarray, np.ndarray]:
     if (folder / f"{name}.bin").exists():
         raw = np.frombuffer(_read(folder / f"{name}.bin", None), dtype=np.uint8)
         if raw.size != rows * (PIXELS + 1):
-            raise ValueError(f"{folder / name}.bin must have {rows * (PIXELS + 1)} bytes, got {raw.size}.")
+            raise ValueError(
+                f"{folder / name}.bin must have {rows * (PIXELS + 1)} bytes, got {raw.size}."
+            )
         table = raw.reshape(rows, PIXELS + 1)
         return table[:, 1:].reshape(rows, 3, 32, 32), table[:, 0]
     import io
@@ -99,13 +123,19 @@ def _cifar10_part(folder: Path, name: str, md5: dict[str, str], rows: int) -> tu
     found = _Arrays(io.BytesIO(_read(folder / name, md5.get(name))), encoding="bytes").load()
     x, y = np.asarray(found[b"data"]), np.asarray(found[b"labels"])
     if x.shape != (rows, PIXELS) or x.dtype != np.uint8 or y.shape != (rows,):
-        raise ValueError(f"{folder / name} must hold {rows} rows of {PIXELS} bytes, got {x.shape} of {x.dtype}.")
+        raise ValueError(
+            f"{folder / name} must hold {rows} rows of {PIXELS} bytes, got {x.shape} of {x.dtype}."
+        )
     return x.reshape(rows, 3, 32, 32), y
 
 
-def cifar10(folder: str | Path, *, md5: dict[str, str] = CIFAR10_MD5, rows: int = CIFAR10_ROWS) -> Dataset:
+def cifar10(
+    folder: str | Path, *, md5: dict[str, str] = CIFAR10_MD5, rows: int = CIFAR10_ROWS
+) -> Dataset:
     """CIFAR-10 from its published files, binary version (data_batch_1.bin ...) or python version (data_batch_1 ...)."""
-    parts = [_cifar10_part(Path(folder), f"data_batch_{number}", md5, rows) for number in range(1, 6)]
+    parts = [
+        _cifar10_part(Path(folder), f"data_batch_{number}", md5, rows) for number in range(1, 6)
+    ]
     held_out_x, held_out_y = _cifar10_part(Path(folder), "test_batch", md5, rows)
     return Dataset(
         name="cifar10",
@@ -129,7 +159,9 @@ def svhn(folder: str | Path, *, md5: dict[str, str] = SVHN_MD5) -> Dataset:
         found = loadmat(io.BytesIO(_read(path, md5.get(path.name))))
         x, y = found["X"], found["y"].reshape(-1)
         if x.shape[:3] != (32, 32, 3) or x.dtype != np.uint8 or x.shape[3] != len(y):
-            raise ValueError(f"{path} must hold X of 32 x 32 x 3 x n bytes and y of n labels, got {x.shape} and {y.shape}.")
+            raise ValueError(
+                f"{path} must hold X of 32 x 32 x 3 x n bytes and y of n labels, got {x.shape} and {y.shape}."
+            )
         read[name] = images(x.transpose(3, 2, 0, 1)), torch.tensor(y % 10, dtype=torch.int64)
     (x, y), (held_out_x, held_out_y) = read["train"], read["test"]
     return Dataset(name="svhn", x=x, y=y, held_out_x=held_out_x, held_out_y=held_out_y, classes=10)

@@ -38,8 +38,14 @@ def _character(font: str, size: int, character: str) -> np.ndarray:
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{font}.ttf"
     mask = ImageFont.truetype(str(path), size).getmask(character, mode="L")
     width, height = mask.size
-    square, down, right = np.zeros((FIELD, FIELD), np.float32), (FIELD - height) // 2, (FIELD - width) // 2
-    square[down : down + height, right : right + width] = np.asarray(mask, np.float32).reshape(height, width) / 255
+    square, down, right = (
+        np.zeros((FIELD, FIELD), np.float32),
+        (FIELD - height) // 2,
+        (FIELD - width) // 2,
+    )
+    square[down : down + height, right : right + width] = (
+        np.asarray(mask, np.float32).reshape(height, width) / 255
+    )
     return square
 
 
@@ -48,17 +54,23 @@ def _characters(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     count = len(labels)
     fonts, sizes = rng.integers(len(FONTS), size=count), rng.integers(16, 27, count)
     drawn = zip(fonts, sizes, labels, strict=True)
-    squares = np.stack([_character(FONTS[font], int(size), CHARACTERS[label]) for font, size, label in drawn])
+    squares = np.stack(
+        [_character(FONTS[font], int(size), CHARACTERS[label]) for font, size, label in drawn]
+    )
     angle, shear = rng.uniform(-0.5, 0.5, (count, 1, 1)), rng.uniform(-0.25, 0.25, (count, 1, 1))
     centre = SIDE / 2 - 0.5 + rng.uniform(-5.0, 5.0, (2, count, 1, 1))
     down, right = np.arange(SIDE)[:, None] - centre[0], np.arange(SIDE) - centre[1]
     right = right + shear * down
     row = np.clip(np.cos(angle) * down - np.sin(angle) * right + FIELD / 2 - 0.5, 0, FIELD - 1.001)
-    column = np.clip(np.sin(angle) * down + np.cos(angle) * right + FIELD / 2 - 0.5, 0, FIELD - 1.001)
+    column = np.clip(
+        np.sin(angle) * down + np.cos(angle) * right + FIELD / 2 - 0.5, 0, FIELD - 1.001
+    )
     i, j, which = row.astype(int), column.astype(int), np.arange(count)[:, None, None]
     u, v = row - i, column - j
     top = squares[which, i, j] * (1 - v) + squares[which, i, j + 1] * v
-    return top * (1 - u) + (squares[which, i + 1, j] * (1 - v) + squares[which, i + 1, j + 1] * v) * u
+    return (
+        top * (1 - u) + (squares[which, i + 1, j] * (1 - v) + squares[which, i + 1, j + 1] * v) * u
+    )
 
 
 def _texture(count: int, strength: float, rng: np.random.Generator) -> np.ndarray:
@@ -67,16 +79,23 @@ def _texture(count: int, strength: float, rng: np.random.Generator) -> np.ndarra
     where = np.linspace(0.0, 1.0, SIDE)[:, None] * last_cell
     enlarge = np.maximum(1.0 - abs(where - np.arange(CELLS)), 0.0)[:, None]
     coarse = rng.normal(0.0, strength, (count, 3, CELLS, CELLS))
-    across, along, phase = (rng.uniform(low, high, (count, 1, 1)) for low, high in ((0.2, 1.2), (0.2, 1.2), (0, 6)))
+    across, along, phase = (
+        rng.uniform(low, high, (count, 1, 1)) for low, high in ((0.2, 1.2), (0.2, 1.2), (0, 6))
+    )
     wave = np.sin(across * np.arange(SIDE)[:, None] + along * np.arange(SIDE) + phase)[:, None]
-    return enlarge @ coarse @ enlarge.swapaxes(2, 3) + rng.normal(0.0, strength / 2, (count, 3, 1, 1)) * wave
+    return (
+        enlarge @ coarse @ enlarge.swapaxes(2, 3)
+        + rng.normal(0.0, strength / 2, (count, 3, 1, 1)) * wave
+    )
 
 
 def _bars(count: int, rng: np.random.Generator) -> np.ndarray:
     """Where a thin line lies, [B, 1, 32, 32]."""
     row, column = rng.uniform(0, SIDE, (2, count, 1, 1))
     slope, width = rng.uniform(0, np.pi, (count, 1, 1)), rng.uniform(0.3, 0.8, (count, 1, 1))
-    across = (np.arange(SIDE)[:, None] - row) * np.cos(slope) + (np.arange(SIDE) - column) * np.sin(slope)
+    across = (np.arange(SIDE)[:, None] - row) * np.cos(slope) + (np.arange(SIDE) - column) * np.sin(
+        slope
+    )
     return (abs(across) < width)[:, None]
 
 
@@ -95,14 +114,20 @@ def _block(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     picture = ground + _texture(count, 25.0, rng)
     bars = rng.integers(0, 4, (count, 1, 1, 1))
     for number in range(3):
-        picture = np.where(_bars(count, rng) & (number < bars), rng.uniform(0, 255, (count, 3, 1, 1)), picture)
+        picture = np.where(
+            _bars(count, rng) & (number < bars), rng.uniform(0, 255, (count, 3, 1, 1)), picture
+        )
     glyph = _characters(labels, rng)[:, None]
     picture = picture * (1 - glyph) + (ink + _texture(count, 12.0, rng)) * glyph
-    return np.clip(picture + 6.0 * rng.standard_normal(picture.shape, np.float32), 0, 255).astype(np.uint8)
+    return np.clip(picture + 6.0 * rng.standard_normal(picture.shape, np.float32), 0, 255).astype(
+        np.uint8
+    )
 
 
 def glyphs(
-    count: int = COUNT, held_out: int = HELD_OUT, show: Callable[[int, int], None] = lambda done, whole: None
+    count: int = COUNT,
+    held_out: int = HELD_OUT,
+    show: Callable[[int, int], None] = lambda done, whole: None,
 ) -> Dataset:
     """`count` training and `held_out` held-out images; image number i is the same whatever the counts are.
     `show(images made, images in all)` is called now and then."""
@@ -114,4 +139,11 @@ def glyphs(
             show(part * count + min(size, (number + 1) * BLOCK), count + held_out)
         made.append((images(np.concatenate(blocks)[:size]), torch.arange(size) % len(CHARACTERS)))
     (x, y), (held_out_x, held_out_y) = made
-    return Dataset(name="glyphs", x=x, y=y, held_out_x=held_out_x, held_out_y=held_out_y, classes=len(CHARACTERS))
+    return Dataset(
+        name="glyphs",
+        x=x,
+        y=y,
+        held_out_x=held_out_x,
+        held_out_y=held_out_y,
+        classes=len(CHARACTERS),
+    )

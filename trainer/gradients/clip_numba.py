@@ -52,7 +52,13 @@ def _cut_sum(values: np.ndarray, factor: np.float32, bound: np.float32, total: n
 
 @jit
 def _cut_sums(
-    row: np.ndarray, factor: np.ndarray, bound: np.float32, total: np.ndarray, squares: np.ndarray, first: int, last: int
+    row: np.ndarray,
+    factor: np.ndarray,
+    bound: np.float32,
+    total: np.ndarray,
+    squares: np.ndarray,
+    first: int,
+    last: int,
 ) -> None:
     for block in range(first, last):
         start, stop = block * COLUMNS, min((block + 1) * COLUMNS, row.shape[1])
@@ -88,7 +94,16 @@ def clipped_sum(row: Tensor, factor: Tensor, bound: float) -> tuple[Tensor, Tens
     """As `mechanism._clipped_sum`."""
     rows, columns = row.shape
     blocks = -(-columns // COLUMNS)
-    total, squares = torch.zeros(columns, dtype=torch.float64), torch.empty(rows, blocks, dtype=torch.float64)
-    given = (row.contiguous().numpy(force=True), factor.numpy(), np.float32(bound), total.numpy(), squares.numpy())
+    total, squares = (
+        torch.zeros(columns, dtype=torch.float64),
+        torch.empty(rows, blocks, dtype=torch.float64),
+    )
+    given = (
+        row.contiguous().numpy(force=True),
+        factor.numpy(),
+        np.float32(bound),
+        total.numpy(),
+        squares.numpy(),
+    )
     _shared(row.numel(), blocks, lambda first, last: _cut_sums(*given, first, last))
     return total, squares.sum(1).sqrt_()

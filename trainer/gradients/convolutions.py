@@ -27,7 +27,15 @@ def grouped(x: Tensor, out: Tensor, shape: Geometry) -> Tensor:
     rows = len(x)
     like = x.new_empty(1).expand(rows * shape.weight[0], *shape.weight[1:])
     one_out, one_x = out.reshape(1, -1, *out.shape[2:]), x.reshape(1, -1, *x.shape[2:])
-    settings = (shape.stride, shape.padding, shape.dilation, False, [0, 0], rows, [False, True, False])
+    settings = (
+        shape.stride,
+        shape.padding,
+        shape.dilation,
+        False,
+        [0, 0],
+        rows,
+        [False, True, False],
+    )
     made = torch.ops.aten.convolution_backward(one_out, one_x, like, None, *settings)[1]
     return made.reshape(rows, *shape.weight)
 
@@ -46,9 +54,15 @@ def shifted(x: Tensor, out: Tensor, shape: Geometry) -> Tensor:
     width = columns + -columns % wide
     pitch = tall * width // wide
     flat = functional.pad(x, (left, width - columns + left, top, top)).flatten(2)
-    filled = functional.pad(out, (0, pitch - out.shape[3])).flatten(2)[..., : (out.shape[2] - 1) * pitch + out.shape[3]]
+    filled = functional.pad(out, (0, pitch - out.shape[3])).flatten(2)[
+        ..., : (out.shape[2] - 1) * pitch + out.shape[3]
+    ]
     last = wide * (filled.shape[2] - 1) + 1
-    starts = [i * across * width + j * along for i in range(shape.weight[2]) for j in range(shape.weight[3])]
+    starts = [
+        i * across * width + j * along
+        for i in range(shape.weight[2])
+        for j in range(shape.weight[3])
+    ]
     made = [filled @ flat[..., start : start + last : wide].transpose(1, 2) for start in starts]
     return torch.stack(made, -1).reshape(len(x), *shape.weight)
 
@@ -61,7 +75,12 @@ def fused(x: Tensor, out: Tensor, shape: Geometry) -> Tensor:
 
 
 Kernel = Callable[[Tensor, Tensor, Geometry], Tensor]
-KERNELS: dict[str, Kernel] = {"grouped": grouped, "unfolded": unfolded, "shifted": shifted, "fused": fused}
+KERNELS: dict[str, Kernel] = {
+    "grouped": grouped,
+    "unfolded": unfolded,
+    "shifted": shifted,
+    "fused": fused,
+}
 DEFAULT = "grouped"
 
 
@@ -83,7 +102,9 @@ def usable(shape: Geometry, whole: Pair, normal: Pair, precision: str) -> list[s
             backwards = kernel(*(part.flip(0) for part in normal), shape).flip(0)
             near = (kernel(*whole, shape) - expected).abs() <= most
             return bool(near.all()) and torch.equal(kernel(*normal, shape), backwards)
-        except Exception:  # out of memory, nothing for it in the device's library, no Triton: other kernels work
+        except (
+            Exception
+        ):  # out of memory, nothing for it in the device's library, no Triton: other kernels work
             return False
 
     return [name for name, kernel in KERNELS.items() if fits(kernel)]

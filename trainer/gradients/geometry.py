@@ -24,8 +24,14 @@ class Geometry(NamedTuple):
     @property
     def out(self) -> tuple[int, ...]:
         """Shape of the output."""
-        over = zip(self.x[2:], self.weight[2:], self.stride, self.padding, self.dilation, strict=True)
-        return (self.x[0], self.weight[0], *((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in over))
+        over = zip(
+            self.x[2:], self.weight[2:], self.stride, self.padding, self.dilation, strict=True
+        )
+        return (
+            self.x[0],
+            self.weight[0],
+            *((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in over),
+        )
 
     @property
     def patches(self) -> int:
@@ -33,4 +39,9 @@ class Geometry(NamedTuple):
         return prod((self.x[0], *self.weight[1:], *self.out[2:]))
 
     def __str__(self) -> str:
-        return "x".join(map(str, self.x)) + " by " + "x".join(map(str, self.weight)) + f", stride {self.stride[0]}"
+        return (
+            "x".join(map(str, self.x))
+            + " by "
+            + "x".join(map(str, self.weight))
+            + f", stride {self.stride[0]}"
+        )

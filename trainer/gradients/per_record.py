@@ -25,7 +25,11 @@ class Layout:
     """Where each trainable parameter lies in the flat vector of weights. Tied parameters appear once."""
 
     def __init__(self, model: nn.Module) -> None:
-        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        named = [
+            (name, parameter)
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        ]
         if not named:
             raise ValueError("`model` has no trainable parameter.")
         self.names = [name for name, _ in named]
@@ -42,7 +46,9 @@ class Layout:
         """The vector as parameters, views."""
         return {
             name: part.view(shape)
-            for name, part, shape in zip(self.names, weights.split(self.sizes), self.shapes, strict=True)
+            for name, part, shape in zip(
+                self.names, weights.split(self.sizes), self.shapes, strict=True
+            )
         }
 
     def load(self, model: nn.Module, weights: Tensor) -> None:
@@ -86,7 +92,9 @@ class _Conv(torch.autograd.Function):
     def forward(ctx, x: Tensor, hook: Tensor, layer: nn.Conv2d, keep: "_Keep") -> Tensor:  # noqa: ANN001
         ctx.save_for_backward(x)
         ctx.layer, ctx.keep = layer, keep
-        return nn.functional.conv2d(x, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation)
+        return nn.functional.conv2d(
+            x, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation
+        )
 
     @staticmethod
     def backward(ctx, out: Tensor) -> tuple[Tensor | None, None, None, None]:  # noqa: ANN001
@@ -97,8 +105,21 @@ class _Conv(torch.autograd.Function):
             ctx.keep.add(layer.bias, out.sum((2, 3)))
         if not ctx.needs_input_grad[0]:
             return None, None, None, None
-        settings = (layer.stride, layer.padding, layer.dilation, False, [0, 0], 1, [True, False, False])
-        return torch.ops.aten.convolution_backward(out, x, layer.weight, None, *settings)[0], None, None, None
+        settings = (
+            layer.stride,
+            layer.padding,
+            layer.dilation,
+            False,
+            [0, 0],
+            1,
+            [True, False, False],
+        )
+        return (
+            torch.ops.aten.convolution_backward(out, x, layer.weight, None, *settings)[0],
+            None,
+            None,
+            None,
+        )
 
 
 class _Norm(torch.autograd.Function):
@@ -107,15 +128,24 @@ class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, hook: Tensor, layer: nn.GroupNorm, keep: "_Keep") -> Tensor:  # noqa: ANN001
         sizes = (len(x), x.shape[1], x[0, 0].numel(), layer.num_groups)
-        made, mean, rstd = torch.ops.aten.native_group_norm(x.contiguous(), layer.weight, layer.bias, *sizes, layer.eps)
+        made, mean, rstd = torch.ops.aten.native_group_norm(
+            x.contiguous(), layer.weight, layer.bias, *sizes, layer.eps
+        )
         ctx.save_for_backward(x, mean, rstd)
         ctx.layer, ctx.keep, ctx.sizes = layer, keep, sizes
         return made
 
     @staticmethod
     def backward(ctx, out: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN001
-        (x, mean, rstd), layer, (rows, channels, pixels, groups) = ctx.saved_tensors, ctx.layer, ctx.sizes
-        one = (part.reshape(1, -1, *part.shape[2:]) for part in (out.contiguous(), x.contiguous(), mean, rstd))
+        (x, mean, rstd), layer, (rows, channels, pixels, groups) = (
+            ctx.saved_tensors,
+            ctx.layer,
+            ctx.sizes,
+        )
+        one = (
+            part.reshape(1, -1, *part.shape[2:])
+            for part in (out.contiguous(), x.contiguous(), mean, rstd)
+        )
         sizes = (1, rows * channels, pixels, rows * groups, [True, True, True])
         made = torch.ops.aten.native_group_norm_backward(*one, layer.weight.repeat(rows), *sizes)
         ctx.keep.add(layer.weight, made[1].view(rows, channels))
@@ -135,7 +165,10 @@ class _Affine(torch.autograd.Function):
     @staticmethod
     def backward(ctx, out: Tensor) -> tuple[Tensor | None, None, None, None]:  # noqa: ANN001
         (x,), layer = ctx.saved_tensors, ctx.layer
-        three_out, three_x = out.reshape(len(out), -1, out.shape[-1]), x.reshape(len(x), -1, x.shape[-1])
+        three_out, three_x = (
+            out.reshape(len(out), -1, out.shape[-1]),
+            x.reshape(len(x), -1, x.shape[-1]),
+        )
         ctx.keep.add(layer.weight, three_out.transpose(1, 2) @ three_x)
         if layer.bias is not None:
             ctx.keep.add(layer.bias, three_out.sum(1))
@@ -184,12 +217,20 @@ class Fast:
             if function is not None and all(parameter.requires_grad for parameter in own):
                 covered |= {id(parameter) for parameter in own}
                 layer.forward = self._replaced(function, layer)
-        self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.parameters = [
+            parameter for parameter in self.model.parameters() if parameter.requires_grad
+        ]
         if any(id(parameter) not in covered for parameter in self.parameters):
-            raise ValueError("the model has trainable parameters outside Conv2d, GroupNorm and Linear layers.")
+            raise ValueError(
+                "the model has trainable parameters outside Conv2d, GroupNorm and Linear layers."
+            )
 
-    def _replaced(self, function: type[torch.autograd.Function], layer: nn.Module) -> Callable[[Tensor], Tensor]:
-        hook = layer.weight.new_zeros((), requires_grad=True)  # makes the first layer's backward pass run
+    def _replaced(
+        self, function: type[torch.autograd.Function], layer: nn.Module
+    ) -> Callable[[Tensor], Tensor]:
+        hook = layer.weight.new_zeros(
+            (), requires_grad=True
+        )  # makes the first layer's backward pass run
 
         def forward(x: Tensor) -> Tensor:
             return function.apply(x, hook, layer, self.keep)
@@ -205,7 +246,10 @@ class Fast:
             losses.sum().backward()
         found, self.keep.found = self.keep.found, {}
         unused = [one.new_zeros(1).expand(len(x), *one.shape) for one in self.parameters]
-        made = [found.get(id(one), zero).float() for one, zero in zip(self.parameters, unused, strict=True)]
+        made = [
+            found.get(id(one), zero).float()
+            for one, zero in zip(self.parameters, unused, strict=True)
+        ]
         return made, losses.detach()
 
     def tune(self, x: Tensor, y: Tensor, processes: Processes = ONE) -> dict[Geometry, str]:
@@ -218,11 +262,15 @@ class Fast:
 
         def quickest() -> Tensor:
             with arithmetic(self.precision):
-                chosen = [fastest(shape, self.parameters[0].device, self.precision) for shape in shapes]
+                chosen = [
+                    fastest(shape, self.parameters[0].device, self.precision) for shape in shapes
+                ]
             return torch.tensor([names.index(name) for name in chosen])
 
         numbers = processes.from_first(quickest, (len(shapes),), torch.int64).tolist()
-        self.keep.chosen = {shape: names[int(number)] for shape, number in zip(shapes, numbers, strict=True)}
+        self.keep.chosen = {
+            shape: names[int(number)] for shape, number in zip(shapes, numbers, strict=True)
+        }
         return self.keep.chosen
 
 
@@ -253,7 +301,9 @@ def chunked(
             full = torch.cat([part, part[:1].expand(size - len(part))])
             made, losses = per_record(weights, *batch(full))
             note(losses.unflatten(0, (size, views)).mean(1)[: len(part)])
-            averaged = (one.unflatten(0, (size, views)).mean(1) for one in made) if views > 1 else made
+            averaged = (
+                (one.unflatten(0, (size, views)).mean(1) for one in made) if views > 1 else made
+            )
             yield [one[: len(part)] for one in averaged]
 
     return gradients

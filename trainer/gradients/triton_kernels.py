@@ -18,8 +18,13 @@ from trainer.gradients.geometry import Geometry
 NORM_COLUMNS = 1024
 ROWS, COLUMNS = 8, 256  # of a tile
 ROW_TILES = 16  # that one program adds up
-FUSED = {"enable_fp_fusion": True}  # multiply-adds: nothing here depends on two roundings instead of one
-SIDE, PIXELS = 64, 32  # largest tile of a weight gradient, and how many output pixels are multiplied at a time
+FUSED = {
+    "enable_fp_fusion": True
+}  # multiply-adds: nothing here depends on two roundings instead of one
+SIDE, PIXELS = (
+    64,
+    32,
+)  # largest tile of a weight gradient, and how many output pixels are multiplied at a time
 
 
 @triton.jit
@@ -28,7 +33,9 @@ def _square_sums(values, out, columns, WIDTH: tl.constexpr):  # noqa: ANN001, AN
     total = tl.zeros((WIDTH,), dtype=tl.float64)
     for start in range(0, columns, WIDTH):
         column = start + tl.arange(0, WIDTH)
-        value = tl.load(values + row * columns + column, mask=column < columns, other=0.0).to(tl.float64)
+        value = tl.load(values + row * columns + column, mask=column < columns, other=0.0).to(
+            tl.float64
+        )
         total += value * value
     tl.store(out + row, tl.sum(total, 0))
 
@@ -83,7 +90,9 @@ def clipped_sum(row: Tensor, factor: Tensor, bound: float) -> tuple[Tensor, Tens
     if row.numel():
         tile = {"HEIGHT": ROWS, "WIDTH": COLUMNS, "TILES": ROW_TILES}
         with torch.cuda.device_of(row):
-            _cut_sums[(blocks, bands)](row, factor, totals, squares, rows, columns, blocks, bound, **tile, **FUSED)
+            _cut_sums[(blocks, bands)](
+                row, factor, totals, squares, rows, columns, blocks, bound, **tile, **FUSED
+            )
     return totals.sum(0), squares.sum(1).sqrt()
 
 
@@ -118,7 +127,9 @@ def _weight_gradients(  # noqa: ANN202
     for start in range(0, pixels, PIXELS):
         pixel = start + tl.arange(0, PIXELS)
         there = (k < outputs)[:, None] & (pixel < pixels)[None, :]
-        back = tl.load(out + (record * outputs + k[:, None]) * pixels + pixel[None, :], mask=there, other=0.0).to(tl.float32)
+        back = tl.load(
+            out + (record * outputs + k[:, None]) * pixels + pixel[None, :], mask=there, other=0.0
+        ).to(tl.float32)
         row = (pixel // out_width * STRIDE[0] - top)[:, None] + (i * DILATION[0])[None, :]
         column = (pixel % out_width * STRIDE[1] - left)[:, None] + (j * DILATION[1])[None, :]
         inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
@@ -137,10 +148,21 @@ def weight_gradients(x: Tensor, out: Tensor, shape: Geometry) -> Tensor:
     made = torch.empty(len(x), *shape.weight, dtype=torch.float32, device=x.device)
     columns, pixels = channels * kernel[0] * kernel[1], shape.out[2] * shape.out[3]
     tile = {"ROWS": _tile(outputs), "COLUMNS": _tile(columns), "PIXELS": PIXELS}
-    grid = (triton.cdiv(columns, tile["COLUMNS"]), triton.cdiv(outputs, tile["ROWS"]), len(x))  # one record after the other
-    precision = "tf32" if torch.backends.cudnn.allow_tf32 or x.dtype == torch.bfloat16 else "ieee"  # TF32 holds a bf16
+    grid = (
+        triton.cdiv(columns, tile["COLUMNS"]),
+        triton.cdiv(outputs, tile["ROWS"]),
+        len(x),
+    )  # one record after the other
+    precision = (
+        "tf32" if torch.backends.cudnn.allow_tf32 or x.dtype == torch.bfloat16 else "ieee"
+    )  # TF32 holds a bf16
     sizes = (channels, *shape.x[2:], outputs, shape.out[3], pixels, *shape.padding)
-    settings = {"KERNEL": tuple(kernel), "STRIDE": shape.stride, "DILATION": shape.dilation, "PRECISION": precision}
+    settings = {
+        "KERNEL": tuple(kernel),
+        "STRIDE": shape.stride,
+        "DILATION": shape.dilation,
+        "PRECISION": precision,
+    }
     with torch.cuda.device_of(x):
         _weight_gradients[grid](x, out, made, *sizes, **tile, **settings, **FUSED)
     return made
