@@ -129,27 +129,16 @@ def _note(phases: Phases, bound: Bound, tight: bool) -> str | None:
     if bound.lower is None or bound.upper == inf or not _is_loose(bound.upper, bound.lower):
         return None
     if not tight:
-        return "both bounds may be loose, the ones that take seconds are left out."
+        return "both bounds may be loose: the ones that take seconds are left out."
     if not is_mixed(phases):
-        return (
-            "the lower bound is believed loose: its numerical error exceeds what attacks gain "
-            "at so few or so rare losses."
-        )
+        return "the lower bound is believed loose: rounding exceeds what attacks gain."
     if changes(phases[0]) > 1:
-        return (
-            "both bounds are believed loose: attacks use one record alone, "
-            "and where records act together is not known."
-        )
+        return "both bounds are believed loose: attacks use one of the records alone."
     if bound.method.startswith(EXACT):
         return "the upper bound is believed loose: it does not credit mixing."
     if bound.method in (ENVELOPE, TIGHT_PAIR):
-        return (
-            "the upper bound is believed loose: at every threshold it takes another worst gradient, "
-            "where a run has one."
-        )
-    return (
-        "the upper bound is believed loose: Renyi moments overrate losses that are large but rare."
-    )
+        return "the upper bound is believed loose: it takes another gradient at every threshold."
+    return "the upper bound is believed loose: Renyi moments overrate rare large losses."
 
 
 def upper_epsilon(phases: Phases, delta: float, *, tight: bool = False) -> float:
