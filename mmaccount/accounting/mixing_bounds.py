@@ -47,9 +47,8 @@ FINER = 4.0  # by which spacing may shrink to meet a loss
 # shifts of the largest size from which on the envelope is nearly as small as the worst of them
 FEWEST_COPIES = 8.0
 SMALLEST_SHIFT, LARGEST_SHIFT = 1e-4, 4.0  # where the envelope is worth its time
-WIDEST = (
-    200.0  # mixing by other laws than the uniform, for which the envelope takes time in proportion
-)
+# mixing by other laws than the uniform, for which the envelope takes time in proportion
+WIDEST = 200.0
 LARGEST_DIVERGENCE = (
     1000.0,
     25.0,

@@ -91,9 +91,8 @@ WIDTHS = (4.0, 6.0, 9.0)
 RATES = (0.8, 0.5, 0.35, 0.25)
 TAIL = 90.0  # exponents, after which the exponential tail of the catalyst ends
 BODY = 9.5  # standard deviations of its normal body
-MOST_DEVIATION = (
-    1.0  # of the ratio of a step; beyond, a catalyst worth many steps would tell too much
-)
+# of the ratio of a step; beyond, a catalyst worth many steps would tell too much
+MOST_DEVIATION = 1.0
 EXTRA = 1e-34  # probability granted per step, for what is smaller than that
 # relative, of profiles; star's masses are larger by twice that, for where rounding is the only
 # difference

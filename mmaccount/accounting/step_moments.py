@@ -51,9 +51,8 @@ POWER = {
 }  # of the norm that clipping bounds: sum |v_j|^power <= 1/z^power
 
 MOMENT_ERROR = 1e-12  # relative, added to every h_k; measured below 1e-13 against 50-digit tables
-STEP_ERROR = (
-    1e-11  # relative, added to every step moment; measured below 1e-12 against 50-digit tables
-)
+# relative, added to every step moment; measured below 1e-12 against 50-digit tables
+STEP_ERROR = 1e-11
 # the same per unit of order: logarithms of binomial coefficients are as large as the order
 ORDER_ERROR = 5e-14
 
@@ -67,23 +66,19 @@ LARGEST_LAW = (
     1e5,
 )  # the same for laws other than the uniform; L that counts at most, by (M) an upper bound
 SMALLEST_WIDTH = 1e-8  # narrower L count as 0: by (M) an upper bound, and exact to L^2
-SMALLEST_NOISE = (
-    0.05  # below, fractional orders of plain DP-SGD are bounded by a norm instead of quadrature;
-)
-FARTHEST = (
-    2000.0  # likewise beyond this order over the noise multiplier, where that norm is nearly exact
-)
-SMALLEST_TABLE = (
-    8  # orders of the first table of moments; it doubles as higher orders are asked for
-)
+# below, fractional orders of plain DP-SGD are bounded by a norm instead of quadrature;
+SMALLEST_NOISE = 0.05
+# likewise beyond this order over the noise multiplier, where that norm is nearly exact
+FARTHEST = 2000.0
+# orders of the first table of moments; it doubles as higher orders are asked for
+SMALLEST_TABLE = 8
 DENSE_ORDERS = 64  # every integer order up to here; above, orders grow
 # by 2 % up to here, by 5 % beyond, and with mixing the moments between are read off chords (F),
 SPARSE_ORDERS = 1024
 ORDER_GROWTH = 1.02, 1.05  # which are at most a relative 1e-4 and 1e-3 too large;
 MOST_LAW_ORDER = 2.0**14 + 1.0  # beyond, mixing by such a law is not credited
-LAW_GROWTH = (
-    1.1  # beyond with laws other than the uniform, whose moments take longer (measured: up to 3 %)
-)
+# beyond with laws other than the uniform, whose moments take longer (measured: up to 3 %)
+LAW_GROWTH = 1.1
 EXPONENTS = 1.0 + 2.0 ** (-np.arange(0, 161) / 16.0)  # beta of the AM-GM bound: 2 down to 1.001
 
 

@@ -25,9 +25,8 @@ SCHEMA = 1
 TRUNCATIONS = tuple(float(2.0 ** (i / 2.0)) for i in range(41))  # p that are tried, 1 ... 2^20
 TAIL = 0.9  # quantile of the noise norms from which kappa is measured
 KEPT = 0.999  # share of the clipped mean that truncation must leave
-UNKNOWN_LOSS = (
-    1.0  # nats; a guess among 2 to 100 classes has 0.7 to 4.6, and learning rates go with its root
-)
+# nats; a guess among 2 to 100 classes has 0.7 to 4.6, and learning rates go with its root
+UNKNOWN_LOSS = 1.0
 # noise over gradient norm below which records count as all equal; float32 gradients are off by less
 EQUAL = 1e-5
 

@@ -17,9 +17,8 @@ LARGEST_BATCH = "one epoch, the largest batch sum, all other records pulling the
 WHOLE = 1e-9  # of 1 / sample_rate, by which it may miss a whole number
 THRESHOLDS = np.linspace(0.0, 1.0, 4001)
 ROUNDING = 1e-11  # relative, of a probability
-SHOWN = (
-    6e-6  # relative, by which a number is moved to its safe side before it is rounded to six digits
-)
+# relative, by which a number is moved to its safe side before it is rounded to six digits
+SHOWN = 6e-6
 
 
 def once_per_epoch(settings: Settings, *, delta: float, tight: bool = True) -> Bound:

@@ -9,9 +9,8 @@ beta-B          proportional to (W^2/4 - x^2)^(B-1), B in [1, 10]; beta-1 is the
 from math import pi
 
 UNIFORM, RAISED_COSINE, BETA = "uniform", "raised-cosine", "beta-"
-LARGEST = (
-    10.0  # B; there the standard deviation is 11 % of the support, and the law nearly Gaussian
-)
+# B; there the standard deviation is 11 % of the support, and the law nearly Gaussian
+LARGEST = 10.0
 
 
 def exponent(law: str) -> float:

@@ -12,9 +12,8 @@ from conftest import table
 
 from mmaccount.kernels import gaussian, laplace, logspace, subsampling
 
-ACCURATE = (
-    1e-12  # what the kernels are trusted to; MOMENT_ERROR, STEP_ERROR of step_moments.py rest on it
-)
+# what the kernels are trusted to; MOMENT_ERROR, STEP_ERROR of step_moments.py rest on it
+ACCURATE = 1e-12
 
 
 def relative(value: float, exact: str) -> float:

@@ -24,9 +24,8 @@ from trainer.mechanism import (
     private_step,
 )
 
-P_VALUE = (
-    1e-4  # seeds are fixed: a law that is right passes always, one that is off by 3/2 fails by far
-)
+# seeds are fixed: a law that is right passes always, one that is off by 3/2 fails by far
+P_VALUE = 1e-4
 
 
 def definition(gradients, clip_norm, truncation):
