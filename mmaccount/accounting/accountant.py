@@ -130,6 +130,8 @@ def _note(phases: Phases, bound: Bound, tight: bool) -> str | None:
         return None
     if not tight:
         return "both bounds may be loose: the ones that take seconds are left out."
+    if not is_mixed(phases) and bound.order is not None and bound.lower == 0.0:
+        return "the lower bound is 0: no attack is computed for so little noise or so many steps."
     if not is_mixed(phases):
         return "the lower bound is believed loose: rounding exceeds what attacks gain."
     if changes(phases[0]) > 1:

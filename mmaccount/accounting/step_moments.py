@@ -1,31 +1,72 @@
-"""Upper bounds on the moments of one step, whatever the noise, the mixing and the order.
+"""Theorem 4.1 and Corollary 4.1: upper bounds on the Renyi moments of one step.
 
-With P_0, P_1 the laws of one step's output without and with the record (spec section 3) and R =
-    dP_1/dP_0, step_log_moment(alpha) >= log E_{P_0}[(1 - q + q R)^alpha] = (alpha - 1) * (Renyi
-    divergence of order alpha),
-the larger of the two directions, for every gradient that the clipping admits. It rests on these
-facts, all proven:
+One coordinate of a released iterate, given the two iterates before it and in units of the noise, is
 
-(S) Worst shift. A gradient shifts coordinate j by v_j, |v_j| <= s, with sum v_j^2 <= X (Gaussian: s
-    = 1/(z sqrt p), X = 1/z^2) or sum |v_j| <= X (Laplace: same s, X = 1/z). For real k >= 1 the
-    unsubsampled log-moment is
-    sum_j h_k(v_j) <= X h_k(s)/s^2, resp. X h_k(s)/s, because h_k(v)/v^2 (Gaussian), resp. h_k(v)/v
-    is nondecreasing. Gaussian: h_k(sqrt x) is convex. p_L = e^{-g} is even and log-concave with
-    g''' >= 0 on (0, inf), and every such density has that property. g'''(x) is minus the third
-    cumulant of the mixing given x, which is <= 0 for x > 0 if the mixing has a density e^{-V}, even
-    and log-concave, with V''' >= 0 on (0, W/2) (a GHS inequality, Ellis-Monroe-Newman 1976; the
-    walls are limits of (2u/W)^{2n}). Uniform: V = 0. Raised cosine: V' = (2 pi/W) tan(pi u/W), and
-    tan'' >= 0. Beta(b, b), b >= 1: V' = (b-1) (1/(W/2-u) - 1/(W/2+u)), V''' = 2 (b-1) (1/(W/2-u)^3
-    - 1/(W/2+u)^3) >= 0. Laplace: Int p(x-v)^k p(x)^{1-k} dx = Int p(y) exp((k-1)(g(y+v) - g(y))) dy
-    is a mixture of functions that are log-convex in v as g is convex, so it is log-convex; h_k is
-    convex, h_k(0) = 0. (Any log-concave p will do.)
-(M) Narrowest width. Wider mixing by the same law gives a Blackwell-less-informative pair: dQ/dL =
-    E[U | X = Q] is nondecreasing for log-concave noise, so the location family grows in the
+    shift + U[-L/2, L/2] + N(0, 1),        L = mixing / noise_multiplier,
+
+with the density p_L(x) = (Phi(x + L/2) - Phi(x - L/2)) / L, and p_0 that of N(0, 1). A shift by v
+has the moment of order k
+
+    h_k(v) = log Int p_L(x - v)^k p_L(x)^(1 - k) dx.
+
+    THEOREM 4.1    no truncation: one coordinate may carry the whole gradient
+
+        log A_k = h_k(1 / z)
+
+    COROLLARY 4.1  every coordinate is cut at c / sqrt(p): at worst p of them are shifted by s
+
+        log A_k = p h_k(s),                s = 1 / (z sqrt(p))
+
+    Poisson sampling at rate q, integer order a >= 2, A_0 = A_1 = 1
+
+        M_a = log sum_{k=0}^{a} C(a, k) (1 - q)^(a - k) q^k A_k
+
+M_a is (a - 1) times the Renyi divergence of order a of one step; steps and phases add up. z is the
+noise multiplier, p the truncation, c the clip norm. Source: Xiao, Wan, Devadas (2022), arXiv
+2210.03843. `log_moments` is log A_k, `step_log_moment` is M_a.
+
+With P_0, P_1 the laws of one step's output without and with the record, and R = dP_1/dP_0,
+
+    step_log_moment(a) >= log E_{P_0}[(1 - q + q R)^a],
+
+the larger of the two directions, for every gradient that the clipping admits, also for other mixing
+laws and for Laplace noise. That rests on four facts, all proven:
+
+(S) Worst shift. A gradient shifts coordinate j by v_j with |v_j| <= s and
+
+        Gaussian noise:  sum v_j^2 <= X,  X = 1/z^2,  s = 1/(z sqrt(p));
+        Laplace noise:   sum |v_j| <= X,  X = 1/z,    the same s.
+
+    For real k >= 1 the moment of the step without sampling is
+
+        sum_j h_k(v_j) <= X h_k(s)/s^2,   for Laplace noise X h_k(s)/s,
+
+    because h_k(v)/v^2, for Laplace noise h_k(v)/v, is nondecreasing:
+
+    - Gaussian noise: h_k(sqrt x) is convex. p_L = e^{-g} is even and log-concave with g''' >= 0 on
+      (0, inf), and every such density has that property. g'''(x) is minus the third cumulant of the
+      mixing given x, which is <= 0 for x > 0 if the mixing has a density e^{-V}, even and
+      log-concave, with V''' >= 0 on (0, W/2) (a GHS inequality, Ellis, Monroe, Newman 1976; the
+      walls are limits of (2u/W)^{2n}). That holds for
+
+        uniform:         V = 0;
+        raised cosine:   V' = (2 pi/W) tan(pi u/W), and tan'' >= 0;
+        Beta(b, b):      V' = (b-1) (1/(W/2-u) - 1/(W/2+u)), b >= 1,
+                         V''' = 2 (b-1) (1/(W/2-u)^3 - 1/(W/2+u)^3) >= 0.
+
+    - Laplace noise: Int p(x-v)^k p(x)^{1-k} dx = Int p(y) exp((k-1)(g(y+v) - g(y))) dy is a mixture
+      of functions that are log-convex in v as g is convex, so it is log-convex; h_k is convex and
+      h_k(0) = 0. (Any log-concave p will do.)
+
+(M) Narrowest width. Wider mixing by the same law gives a Blackwell-less-informative pair:
+    dQ/dL = E[U | X = Q] is nondecreasing for log-concave noise, so the location family grows in the
     dispersive order, and the best tests are half-lines as p_L is log-concave (it is for every
     log-concave law). Widths >= L may be replaced by L.
+
 (D) Direction. The reflection x -> v - x swaps P_0 and P_1, so the "remove" direction computed here
-    is the larger one (Mironov-Talwar-Zhang 2019, arXiv 1908.10530, Theorem 5).
-(F) log E R^alpha is convex in alpha and 0 at alpha = 1: chords between orders are upper bounds.
+    is the larger one (Mironov, Talwar, Zhang 2019, arXiv 1908.10530, Theorem 5).
+
+(F) log E R^a is convex in a and 0 at a = 1: chords between orders are upper bounds.
 """
 
 from collections.abc import Callable
@@ -45,40 +86,36 @@ from mmaccount.records.settings import Settings
 
 Kernel = Callable[[np.ndarray, float, float], np.ndarray]
 KERNELS: dict[str, Kernel] = {"gaussian": gaussian.log_moments, "laplace": laplace.log_moments}
-POWER = {
-    "gaussian": 2,
-    "laplace": 1,
-}  # of the norm that clipping bounds: sum |v_j|^power <= 1/z^power
+# The power of the norm that clipping bounds: sum |v_j|^power <= 1/z^power.
+POWER = {"gaussian": 2, "laplace": 1}
 
-MOMENT_ERROR = 1e-12  # relative, added to every h_k; measured below 1e-13 against 50-digit tables
-# relative, added to every step moment; measured below 1e-12 against 50-digit tables
+# Errors of the numerics, relative, added on the safe side. Measured against 50-digit tables: below
+# 1e-13 of every h_k, below 1e-12 of every step moment. Logarithms of binomial coefficients are as
+# large as the order.
+MOMENT_ERROR = 1e-12
 STEP_ERROR = 1e-11
-# the same per unit of order: logarithms of binomial coefficients are as large as the order
-ORDER_ERROR = 5e-14
+ORDER_ERROR = 5e-14  # per unit of order
 
-SMALLEST_SHIFT = 1e-8  # smaller s are raised to this: by (S) an upper bound, and exact to k s
-LARGEST_SHIFT = {
-    "gaussian": 1e3,
-    "laplace": 5e2,
-}  # beyond, mixing is not credited: by (M) an upper bound
-LARGEST_LAW = (
-    100.0,
-    1e5,
-)  # the same for laws other than the uniform; L that counts at most, by (M) an upper bound
-SMALLEST_WIDTH = 1e-8  # narrower L count as 0: by (M) an upper bound, and exact to L^2
-# below, fractional orders of plain DP-SGD are bounded by a norm instead of quadrature;
-SMALLEST_NOISE = 0.05
-# likewise beyond this order over the noise multiplier, where that norm is nearly exact
-FARTHEST = 2000.0
-# orders of the first table of moments; it doubles as higher orders are asked for
-SMALLEST_TABLE = 8
-DENSE_ORDERS = 64  # every integer order up to here; above, orders grow
-# by 2 % up to here, by 5 % beyond, and with mixing the moments between are read off chords (F),
-SPARSE_ORDERS = 1024
-ORDER_GROWTH = 1.02, 1.05  # which are at most a relative 1e-4 and 1e-3 too large;
+# Where the kernels are accurate. Every move is to the safe side, by (S) or (M).
+SMALLEST_SHIFT = 1e-8  # smaller s are raised to this, exact to k s
+SMALLEST_WIDTH = 1e-8  # narrower L count as 0, exact to L^2
+LARGEST_SHIFT = {"gaussian": 1e3, "laplace": 5e2}  # beyond, mixing is not credited,
+LARGEST_LAW_SHIFT = 100.0  # and here for laws other than the uniform,
+LARGEST_LAW_WIDTH = 1e5  # whose wider L count as this
 MOST_LAW_ORDER = 2.0**14 + 1.0  # beyond, mixing by such a law is not credited
-# beyond with laws other than the uniform, whose moments take longer (measured: up to 3 %)
-LAW_GROWTH = 1.1
+
+# Plain DP-SGD at fractional orders: quadrature, or a bound by a norm where that is nearly exact.
+SMALLEST_NOISE = 0.05  # below, by a norm,
+FARTHEST = 2000.0  # and beyond this order over the noise multiplier
+
+# Orders of the tables of moments. Between them moments are read off chords (F), which are at most
+# a relative 1e-4 (up to SPARSE_ORDERS) and 1e-3 (beyond) too large; for other laws up to 3 %.
+SMALLEST_TABLE = 8  # orders of the first table; it doubles as higher orders are asked for
+DENSE_ORDERS = 64  # every integer order up to here
+SPARSE_ORDERS = 1024  # then growing by DENSE_GROWTH up to here, by SPARSE_GROWTH beyond
+DENSE_GROWTH = 1.02
+SPARSE_GROWTH = 1.05
+LAW_GROWTH = 1.1  # instead of SPARSE_GROWTH for laws other than the uniform, which take longer
 EXPONENTS = 1.0 + 2.0 ** (-np.arange(0, 161) / 16.0)  # beta of the AM-GM bound: 2 down to 1.001
 
 
@@ -102,43 +139,33 @@ class Geometry(NamedTuple):
 
 def geometry(settings: Settings) -> Geometry:
     """The Geometry of a step, moved to where the kernels are accurate, always to the safe side."""
-    shift = 1.0 / settings.noise_multiplier / settings.truncation**0.5
-    width = settings.mixing / settings.noise_multiplier
-    power = POWER[settings.noise]
+    z, power = settings.noise_multiplier, POWER[settings.noise]
+    shift = 1.0 / z / settings.truncation**0.5
     copies = settings.truncation ** (power / 2)
     if shift < SMALLEST_SHIFT:
-        shift, copies = (
-            SMALLEST_SHIFT,
-            max(float_info.min, (1.0 / settings.noise_multiplier / SMALLEST_SHIFT) ** power),
-        )
-    uniform = settings.mixing_law == mixing_laws.UNIFORM
-    if width < SMALLEST_WIDTH or shift > (
-        LARGEST_SHIFT[settings.noise] if uniform else LARGEST_LAW[0]
-    ):
+        shift = SMALLEST_SHIFT
+        copies = max(float_info.min, (1.0 / z / SMALLEST_SHIFT) ** power)
+    width = settings.mixing / z
+    is_uniform = settings.mixing_law == mixing_laws.UNIFORM
+    largest_shift = LARGEST_SHIFT[settings.noise] if is_uniform else LARGEST_LAW_SHIFT
+    if width < SMALLEST_WIDTH or shift > largest_shift:
         width = 0.0
-    width = width if uniform else min(width, LARGEST_LAW[1])
-    return Geometry(
-        settings.noise,
-        shift,
-        width,
-        copies,
-        settings.mixing_law if width > 0.0 else mixing_laws.UNIFORM,
-    )
+    if not is_uniform:
+        width = min(width, LARGEST_LAW_WIDTH)
+    law = settings.mixing_law if width > 0.0 else mixing_laws.UNIFORM
+    return Geometry(settings.noise, shift, width, copies, law)
 
 
 def log_moments(step: Geometry, orders: np.ndarray) -> np.ndarray:
-    """Upper bounds on log A_k, the unsubsampled log-moments of one step, at real orders k > 1;
-    shape of `orders`.
+    """Upper bounds on log A_k, the moments of a step without sampling, at real orders k > 1.
 
-    Source: arXiv 2210.03843, Theorem 4.1 and Corollary 4.1, with (S) and (M) above; relative error
-    MOMENT_ERROR.
+    Returns an array of the shape of `orders`; its relative error, MOMENT_ERROR, is added.
+
+    Source: arXiv 2210.03843, Theorem 4.1 and Corollary 4.1, with (S) and (M) above.
     """
+    orders = np.asarray(orders, dtype=float)
     with np.errstate(over="ignore"):  # to inf, an upper bound
-        return (
-            step.copies
-            * step.moments(np.asarray(orders, dtype=float), step.shift)
-            * (1.0 + MOMENT_ERROR)
-        )
+        return step.copies * step.moments(orders, step.shift) * (1.0 + MOMENT_ERROR)
 
 
 def _growing(start: int, stop: int, factor: float) -> np.ndarray:
@@ -152,15 +179,13 @@ def _table(step: Geometry, size: int) -> np.ndarray:
     every = np.arange(size + 1, dtype=float)
     orders = every[2:]
     if size > DENSE_ORDERS and step.width > 0.0:
-        near = _growing(DENSE_ORDERS, min(size, SPARSE_ORDERS), ORDER_GROWTH[0])
-        far = _growing(
-            SPARSE_ORDERS, size, ORDER_GROWTH[1] if step.law == mixing_laws.UNIFORM else LAW_GROWTH
-        )
+        growth = SPARSE_GROWTH if step.law == mixing_laws.UNIFORM else LAW_GROWTH
+        near = _growing(DENSE_ORDERS, min(size, SPARSE_ORDERS), DENSE_GROWTH)
+        far = _growing(SPARSE_ORDERS, size, growth)
         orders = np.unique(np.concatenate([every[2:DENSE_ORDERS], near, far, [size]]))
-    known = log_moments(step, orders)
-    return np.asarray(
-        np.interp(every, np.concatenate([[0.0, 1.0], orders]), np.concatenate([[0.0, 0.0], known]))
-    )
+    points = np.concatenate([[0.0, 1.0], orders])
+    values = np.concatenate([[0.0, 0.0], log_moments(step, orders)])
+    return np.asarray(np.interp(every, points, values))
 
 
 @lru_cache(maxsize=256)
@@ -170,24 +195,24 @@ def _between_one_and_two(step: Geometry) -> np.ndarray:
 
 def _integer_order(settings: Settings, order: int) -> float:
     size = max(SMALLEST_TABLE, 1 << (order - 1).bit_length())
-    return float(
-        subsampling.subsampled_log_moment(
-            order, settings.sample_rate, _table(geometry(settings), size)
-        )
-    )
+    table = _table(geometry(settings), size)
+    return float(subsampling.subsampled_log_moment(order, settings.sample_rate, table))
 
 
 def am_gm(settings: Settings, order: float) -> tuple[float, float]:
-    """(bound on the log-moment of a step, beta of it). For 1 < alpha < 2, any theta in [0, 1], beta
-        = 2 - theta (2 - alpha): E[(1-q+qR)^alpha] <= 1 + C q^2 alpha (alpha-1) / (beta (beta-1))
-        (A_beta - 1),
-        C = [((1-q)/(1-theta))^(1-theta) (q/theta)^theta]^-(2-alpha).
-    Proof: the second derivative of r -> (1-q+qr)^alpha is at most C q^2 alpha (alpha-1) r^(beta-2),
-    since
-    1-q+qr >= ((1-q)/(1-theta))^(1-theta) (qr/theta)^theta (weighted AM-GM) and alpha < 2; compare
-    Bregman gaps at 1."""
-    known = _between_one_and_two(geometry(settings))
-    log_excess, beta = subsampling.am_gm(order, settings.sample_rate, EXPONENTS, known)
+    """(bound on the log-moment of a step, its beta) at an order 1 < a < 2.
+
+    For any theta in [0, 1], with beta = 2 - theta (2 - a),
+
+        E[(1-q+qR)^a] <= 1 + C q^2 a (a-1) / (beta (beta-1)) (A_beta - 1),
+        C = [((1-q)/(1-theta))^(1-theta) (q/theta)^theta]^-(2-a).
+
+    Proof: the second derivative of r -> (1-q+qr)^a is at most C q^2 a (a-1) r^(beta-2), since
+    1-q+qr >= ((1-q)/(1-theta))^(1-theta) (qr/theta)^theta (weighted AM-GM) and a < 2; compare
+    Bregman gaps at 1.
+    """
+    moments = _between_one_and_two(geometry(settings))
+    log_excess, beta = subsampling.am_gm(order, settings.sample_rate, EXPONENTS, moments)
     return softplus(log_excess), beta
 
 
@@ -201,9 +226,8 @@ def _plain_gaussian(settings: Settings, order: float) -> float:
     z, q = settings.noise_multiplier, settings.sample_rate
     if z >= SMALLEST_NOISE and order <= FARTHEST * z:
         return gaussian.subsampled_log_moment(order, z, q)
-    return order * softplus(
-        log(q) + log_expm1(0.5 * (order - 1.0) / z / z)
-    )  # Minkowski: |1-q+qr|_a <= 1-q + q |r|_a
+    # Minkowski: the norm of order a of 1-q+qr is at most 1-q+q times that of r.
+    return order * softplus(log(q) + log_expm1(0.5 * (order - 1.0) / z / z))
 
 
 def _fractional_order(settings: Settings, order: float) -> float:
@@ -225,15 +249,16 @@ def _credited(settings: Settings, order: float) -> Settings:
 
 
 def step_log_moment(settings: Settings, order: float) -> float:
-    """Upper bound on (alpha - 1) D_alpha of one step at the real order alpha > 1; +inf when it
-    overflows.
+    """An upper bound on (a - 1) D_a of one step at a real order a > 1; +inf where it overflows.
 
-    Plain Gaussian noise: exact at every order (relative error STEP_ERROR + ORDER_ERROR * alpha,
-    added). Mixing or Laplace noise: exact for the worst shift at integer orders; between them the
-    smallest of the chord (F), for 1 < alpha < 2 the AM-GM bound, and for Gaussian noise the moment
-    without mixing. With q = 1 exact at every order.
+    - Plain Gaussian noise, and every run with q = 1: exact at every order.
+    - Mixing or Laplace noise: exact for the worst shift at integer orders. Between them the smallest
+      of the chord (F), for 1 < a < 2 the AM-GM bound, and for Gaussian noise the moment without
+      mixing.
 
-    Source: arXiv 1908.10530 section 3 (subsampled Gaussian); arXiv 2210.03843 Theorem 4.1 and
+    The relative error, STEP_ERROR + ORDER_ERROR * a, is added.
+
+    Source: arXiv 1908.10530, section 3 (subsampled Gaussian); arXiv 2210.03843, Theorem 4.1 and
     Corollary 4.1.
     """
     settings = _credited(settings, order)
@@ -249,8 +274,7 @@ def step_log_moment(settings: Settings, order: float) -> float:
 
 
 def check_worst_shift(settings: Settings, order: float) -> None:
-    """Check (S) numerically on a few shifts below s. Raises BoundError if spreading the gradient
-    out is ever worse."""
+    """Check (S) on a few shifts below s. BoundError if spreading the gradient out is ever worse."""
     step = geometry(_credited(settings, order))
     if step.width == 0.0 and (step.noise == "gaussian" or step.shift == inf):
         return
@@ -269,19 +293,17 @@ def check_worst_shift(settings: Settings, order: float) -> None:
 
 
 def fisher_information(settings: Settings) -> float:
-    """I(L) of the density of mixing plus Gaussian noise of unit variance, from h_2(v)/v^2 at small
-    v (error 1e-7).
+    """I(L), the Fisher information of the density of mixing plus Gaussian noise of unit variance.
 
-    1 without mixing; for large L 1.8064/L (uniform), 4 pi^2/L^2 (raised cosine). A description, not
-    a bound: z / sqrt(I) is the noise multiplier that a gradient spread thinly over very many
-    coordinates feels over many steps.
+    From h_2(v)/v^2 at small v (error 1e-7). 1 without mixing; for large L 1.8064/L (uniform),
+    4 pi^2/L^2 (raised cosine). A description, not a bound: z / sqrt(I) is the noise multiplier that
+    a gradient feels which is spread thinly over very many coordinates, over many steps.
     """
     width = settings.mixing / settings.noise_multiplier
     if width < SMALLEST_WIDTH:
         return 1.0
-    if settings.mixing_law != mixing_laws.UNIFORM and width > LARGEST_LAW[1]:
-        return 1.0 / (
-            1.0 + min(width, 1e140) ** 2 * mixing_laws.variance(settings.mixing_law)
-        )  # Cramer-Rao: I is larger
+    if settings.mixing_law != mixing_laws.UNIFORM and width > LARGEST_LAW_WIDTH:
+        variance = min(width, 1e140) ** 2 * mixing_laws.variance(settings.mixing_law)
+        return 1.0 / (1.0 + variance)  # Cramer-Rao: I is larger
     step = Geometry("gaussian", 1e-4, width, 1.0, settings.mixing_law)
     return float(step.moments(np.array([2.0]), step.shift)[0] / step.shift**2)

@@ -21,7 +21,7 @@ from scipy.stats import norm
 
 import mmaccount as mm
 from mmaccount.records import mixing_laws
-from mmaccount.accounting import accountant, mixing_bounds, plain_gaussian
+from mmaccount.accounting import methods, mixing_bounds, plain_gaussian
 from mmaccount.accounting.pld import Atoms, merge, reverse, subsampled
 from mmaccount.kernels.pld import LOSS_ERROR, coordinate_cells
 
