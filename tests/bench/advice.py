@@ -7,7 +7,7 @@ Minutes on digits; half an hour with --data glyphs:10000 --edges: a linear model
 Held-out accuracy of the advised plan, against the best of 5 clip norms x 5 learning rates with the
 advised batch, steps and noise (the rival tries all 25 for free and picks by held-out accuracy), and
 against usual defaults (clip norm 1, learning rate 0.1, batch 256, 30 passes, the noise the target
-takes). Then ModelMix at the paper's width of mixing against plain DP- SGD of the same noise energy
+takes). Then ModelMix at the paper's width of mixing against plain DP-SGD of the same noise energy
 and of the same epsilon. Means over seeds; all runs by the trainer's own steps, seeded, nothing
 charged.
 """

@@ -1,13 +1,11 @@
 """The headline run: Resnet-20 on 50,000 colour images, with the ModelMix paper's settings and with
 advised ones.
 
-    python tests/bench/resnet.py OUT --device cuda                        # glyphs, epsilon 8 and 3,
-    three runs each python tests/bench/resnet.py OUT --device cuda --data cifar10:FOLDER  #
-    CIFAR-10, from the folder cifar-10-batches-py python tests/bench/resnet.py OUT --device cuda
-    --gpu-all              # before that, python -m trainer --bench python tests/bench/resnet.py OUT
-    --steps 200 --runs 1                 # a seventeenth of it: 20 minutes a run on one core python
-    tests/bench/resnet.py OUT --smoke                              # all of it in small, on CPU;
-    means nothing
+    python tests/bench/resnet.py OUT --device cuda     # glyphs, epsilon 8 and 3, three runs each
+    ... --data cifar10:FOLDER                          # CIFAR-10, from the folder cifar-10-batches-py
+    ... --gpu-all                                      # before that, python -m trainer --bench
+    python tests/bench/resnet.py OUT --steps 200 --runs 1    # a seventeenth: 20 minutes a run, one core
+    python tests/bench/resnet.py OUT --smoke           # all of it in small, on CPU; means nothing
 
 OUT gets results.json, table.md, curves.png, the plans, and a folder for every run; the same command
 goes on where it was interrupted. Every run draws its randomness from the operating system, initial
