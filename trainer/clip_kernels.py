@@ -8,17 +8,12 @@ from torch import Tensor
 from trainer.mechanism import BLOCK, ONE, PLAIN, Passes, Processes
 from trainer.processes import everywhere
 
-KERNELS = {
+KERNELS = {  # by device: module, compiler
     "cpu": ("trainer.gradients.clip_numba", "numba"),
-    "cuda": ("trainer.gradients.triton_kernels", "Triton"),
+    "cuda": ("trainer.gradients.clip_triton", "Triton"),
 }
-SHAPES = (
-    (1, 1),
-    (3, 16),
-    (130, 2305),
-    (129, 36_864),
-    (257, 4),
-)  # rows, columns: edges of the kernels' tiles, Resnet-20's
+# Rows and columns: edges of the kernels' tiles, and the sizes of Resnet-20.
+SHAPES = ((1, 1), (3, 16), (130, 2305), (129, 36_864), (257, 4))
 CLOSE = 1e-12  # of sums of the same float32 numbers in float64
 NORMS_CLOSE = (BLOCK + 4) * 2.0**-24  # the plain norms are that much off, at most
 

@@ -18,10 +18,11 @@ from mmaccount.records.bound import Bound
 from mmaccount.records.ledger import Ledger, LedgerFile
 from mmaccount.records.plan import Phase, Plan
 from trainer import checks, clip_kernels, pricing, private_log, processes
+from trainer.ahead import by_thread
 from trainer.augment import Augmentation
 from trainer.gradients.per_record import Fast, Layout, Loss, Oracle, chunked, physical_batch_size
 from trainer.gradients.precision import DTYPE, arithmetic
-from trainer.mechanism import Randomness, Released, private_step
+from trainer.mechanism import Execution, Randomness, Released, Run, private_step
 from trainer.update import Update
 
 MEMORY = {"cpu": 2**27, "cuda": 2**32}  # bytes of per-record gradients held at a time
@@ -204,6 +205,12 @@ class PrivateTrainer:
             released.clip_norm if stays else self._phase(number + 1).clip_norm, dtype=torch.float64
         )
 
+    @property
+    def _run(self) -> Run:
+        return Run(
+            plan=self.plan, ledger=self._file, randomness=self.randomness, records=len(self.x)
+        )
+
     def ready(self) -> None:
         """Refuse to go on with a run that was left and not resumed."""
         if not self._ready:
@@ -217,7 +224,7 @@ class PrivateTrainer:
         number, losses = self.step_number + 1, [torch.empty(0)]
         phase, clip_norm = self._phase(number), self.clip_norm()
         released = private_step(
-            self.plan,
+            self._run,
             number,
             self.state["weights"],
             self.state["last"],
@@ -228,13 +235,9 @@ class PrivateTrainer:
                 self.augmentation.views,
                 lambda made: losses.append(made.cpu()),
             ),
-            ledger=self._file,
-            randomness=self.randomness,
-            records=len(self.x),
             drift=self.update.drift(self.state),
             clip_norm=clip_norm,
-            processes=self.processes,
-            passes=self.passes,
+            execution=Execution(processes=self.processes, passes=self.passes, ahead=by_thread),
         )
         self._ready = False  # until every process has made the step its own
 

@@ -129,7 +129,7 @@ def _run(
     )
     say(
         f"epsilon {up(promised.upper)} at delta {plan.delta:g} when done; {type(trainer.per_record).__name__} gradients, "
-        f"{trainer.gradients.precision}"
+        f"{trainer.precision}"
     )
     say(f"norms and sums: {trainer.passes_are}")
     for shape, kernel in trainer.kernels.items():

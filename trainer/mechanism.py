@@ -1,53 +1,54 @@
-"""Everything a privacy review has to read: coins, clip, truncate, sum, noise, mixing, and the order they happen in.
+"""All that a privacy review has to read: coins, clip, truncate, sum, noise, mixing, and their order.
 
-One step (Algorithms 1 and 2 of arXiv 2210.03843, averaged gradients, w_prev = w_{k-1}, w_last = w_{k-2}):
+One step (Algorithms 1 and 2 of arXiv 2210.03843, averaged gradients, w_prev = w_{k-1}, w_last = w_{k-2}) is
+`private_step`, whose body has these numbers:
 
 1. the step is charged in the ledger, on disk, before any data is looked at;
 2. every record joins the batch by its own coin;
-3. each record's gradient at the published w_prev is clipped to l2 norm c, then every coordinate is cut at c / sqrt(p);
-4. the sum of these, plus N(0, (z c)^2) in every coordinate, once, is divided by the plan's constant B;
+3. each record's gradient at the published w_prev is clipped to l2 norm c, then every coordinate is cut at
+   c / sqrt(p), and all of these are summed;
+4. the sum, plus N(0, (z c)^2) in every coordinate, once, is divided by the plan's constant B;
 5. every coordinate of w_prev and w_last is pushed apart to at least tau = gap * learning_rate and mixed at random;
-6. w_k = mixed - learning_rate * (noisy average + drift); the caller computes `drift` from published iterates only;
-7. where clipping is adaptive, a noisy count of the gradients that were at most c long, released too, gives the next c.
+6. w_k = mixed - learning_rate * (noisy average + drift); `drift` is computed from published iterates only;
+7. where clipping is adaptive, a noisy count of the gradients that were at most c long gives the next c.
 
-Sums over records, noise and mixing are float64, so that microbatches do not matter. Float32 rounding of norms and clipped
-gradients is paid for by `SHRINK`, rounding of tau and of the noise by `WIDEN`. Mixing takes the published float32 iterates,
-which float64 holds exactly; rounding w_k to float32 afterwards is post-processing.
+Sums over records, noise and mixing are float64, so that microbatches do not matter. Float32 rounding of norms and
+clipped gradients is paid for by `SHRINK`, rounding of tau and of the noise by `WIDEN`. Mixing takes the published
+float32 iterates, which float64 holds exactly; rounding w_k to float32 afterwards is post-processing.
 
 Norms and clipped sums are those of `PLAIN`, in torch. Kernels compiled for a CPU
-(`trainer/gradients/clip_numba.py`) or a GPU (`trainer/gradients/triton_kernels.py`) take their place
-if they agree with it at start on random numbers (`trainer/clip_kernels.py`). The end of
-`clip_truncate_sum` checks what either says.
+(`trainer/gradients/clip_numba.py`) or a GPU (`trainer/gradients/clip_triton.py`) take their place if they agree with
+it at start on random numbers (`trainer/clip_kernels.py`). The end of `clip_truncate_sum` checks what either says.
 
 Several processes carry out a step together (`Processes`): the first alone charges, draws coins, noise and mixing
-coefficients, and hands out the batch and the new weights. Each clips, truncates and sums its own records of that batch, in
-float64, and these sums are added. A record always belongs to the same process, whoever else is in the batch.
+coefficients, and hands out the batch and the new weights. Each clips, truncates and sums its own records of that
+batch, in float64, and these sums are added. A record always belongs to the same process, whoever else is in the batch.
 
 Outside the guarantee:
 
-- an observer of time, memory or the number of microbatches, or of the network between several processes: the sums that
-  they exchange have no noise yet;
-- the resolution of the noise: multiples of about 2^-53, none beyond 8.3 standard deviations (mass 2^-54). Rounding of all
-  that is released to float32 hides most of the low bits that such attacks read, but that is an observation, not a proof;
-- gradients of *other* records that round differently because one record more is in the batch: the sensitivity is c (of
-  counts 1/2) for gradients that do not (nor their norms: each is added up by itself, which on CUDA is certain with the
-  Triton kernels only). `per_record.chunked` keeps the shape of every microbatch constant for that reason,
-  and `checks.same_anywhere` tries whether a record's gradient has the same bits in every place, `processes.same_bits`
-  whether in every process;
-- where a record is added or removed before others, so that their numbers change, the views of these others: they follow from
-  number and secret key by SplitMix64 (`trainer/augment.py`), which is taken for independent draws. Where numbers stay, as
-  with a record replaced or added at the end, the sensitivity is c whatever the key is.
+- an observer of time, memory or the number of microbatches, or of the network between several processes: the sums
+  that they exchange have no noise yet;
+- the resolution of the noise: multiples of about 2^-53, none beyond 8.3 standard deviations (mass 2^-54). Rounding of
+  all that is released to float32 hides most of the low bits that such attacks read, but that is an observation, not
+  a proof;
+- gradients of *other* records that round differently because one record more is in the batch: the sensitivity is c
+  (of counts 1/2) for gradients that do not (nor their norms: each is added up by itself, which on CUDA is certain
+  with the Triton kernels only). `per_record.chunked` keeps the shape of every microbatch constant for that reason,
+  and `checks.same_anywhere` tries whether a record's gradient has the same bits in every place,
+  `processes.same_bits` whether in every process;
+- where a record is added or removed before others, so that their numbers change, the views of these others: they
+  follow from number and secret key by SplitMix64 (`trainer/augment.py`), which is taken for independent draws. Where
+  numbers stay, as with a record replaced or added at the end, the sensitivity is c whatever the key is.
 """
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from hashlib import blake2b
 from math import exp, nextafter, sqrt
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -58,22 +59,22 @@ from mmaccount.records.plan import Phase, Plan
 BITS = 53
 BLOCK = 256  # coordinates whose squares are added in float32
 # A sum of 256 squares is off by at most 258 * 2^-24, its root by half of that, each product by two roundings.
-# Compiled kernels add squares in float64, in any order: n of them are off by at most n * 2^-53, less than that for n < 2^36.
+# Compiled kernels add squares in float64, in any order: n of them are off by at most n * 2^-53,
+# which is less than that for n < 2^36.
 SHRINK = 1.0 - 2.0**-15
 SMALLEST = (
     1e-9  # clip norm; squares below 2^-149 vanish in float32, which matters only far below this
 )
-LONGEST = (
-    2.0**63
-)  # a gradient from here on counts as not finite: its squares overflow float32, its factor could underflow
+# A gradient from here on counts as not finite: its squares overflow float32, its factor could underflow.
+LONGEST = 2.0**63
 LARGEST = 1e9  # an adaptive clip norm stays between SMALLEST and this
 FASTEST = 50.0  # and changes by at most e^this in a step
 COLUMNS = 4096  # coordinates summed over records at a time: fits a cache
-ASIDE = 2**16  # so many normals take longer than starting a thread for them
 WIDEN = 1.0 + 2.0**-50  # a few float64 roundings
-Gradients = Callable[
-    [Tensor, Tensor], Iterable[Sequence[Tensor]]
-]  # (weights, indices) -> chunks, [rows, ...] per parameter
+Words = Callable[[int], np.ndarray]  # count -> so many fresh random 64-bit words
+Draw = Callable[[], Tensor]
+# (weights, indices of records) -> chunks; in each one tensor [rows, ...] per parameter
+Gradients = Callable[[Tensor, Tensor], Iterable[Sequence[Tensor]]]
 
 
 class Charges(Protocol):
@@ -87,15 +88,15 @@ class Charges(Protocol):
 
 
 class Randomness:
-    """Random 64-bit words: of the operating system's cryptographic generator, or repeatable ones from a seed (for tests).
+    """Random 64-bit words: of the operating system's cryptographic generator, or repeatable ones of a seed (for tests).
 
-    A seeded stream depends on (seed, purpose, step) alone, so the streams of sampling, noise and mixing are independent.
+    A seeded stream depends on (seed, purpose, step) alone: the streams of sampling, noise and mixing are independent.
     """
 
     def __init__(self, seed: int | None = None) -> None:
         self.seed = seed
 
-    def words(self, purpose: str, step: int) -> Callable[[int], np.ndarray]:
+    def words(self, purpose: str, step: int) -> Words:
         """A function that returns that many fresh words at each call."""
         if self.seed is None:
             return lambda count: np.frombuffer(os.urandom(8 * count), dtype=np.uint64)
@@ -104,23 +105,28 @@ class Randomness:
         return lambda count: generator.integers(0, 2**64, count, dtype=np.uint64)
 
 
-def coins(words: Callable[[int], np.ndarray], size: int, rate: float) -> Tensor:
-    """Indices of the records whose coin fell: independent, each with probability floor(rate 2^53) / 2^53 <= rate."""
-    threshold = int(Fraction(rate) * 2**BITS)
-    return torch.from_numpy(
-        np.flatnonzero((words(size) >> np.uint64(64 - BITS)) < np.uint64(threshold))
-    )
+def coins(words: Words, size: int, rate: float) -> Tensor:
+    """1 for every record that joins the batch, else 0 (uint8), by one independent coin a record.
+
+    Each joins with probability floor(rate 2^53) / 2^53 <= rate.
+    """
+    threshold = np.uint64(int(Fraction(rate) * 2**BITS))
+    joins = (words(size) >> np.uint64(64 - BITS)) < threshold
+    return torch.from_numpy(joins.astype(np.uint8))
 
 
-def normals(words: Callable[[int], np.ndarray], size: int) -> Tensor:
-    """Standard normals in float64 by the inverse distribution function: a sign and a 53-bit lower tail probability."""
+def normals(words: Words, size: int) -> Tensor:
+    """Standard normals in float64 by the inverse distribution function.
+
+    Each takes one word: a sign and a 53-bit lower tail probability.
+    """
     drawn = words(size)
     tail = ((drawn >> np.uint64(64 - BITS)).astype(np.float64) + 0.5) * 2.0 ** -(BITS + 1)
     sign = 1.0 - 2.0 * (drawn & np.uint64(1)).astype(np.float64)
     return torch.special.ndtri(torch.from_numpy(tail)) * torch.from_numpy(sign)
 
 
-def uniforms(words: Callable[[int], np.ndarray], size: int) -> np.ndarray:
+def uniforms(words: Words, size: int) -> np.ndarray:
     """Uniforms in [0, 1): multiples of 2^-53."""
     return (words(size) >> np.uint64(64 - BITS)).astype(np.float64) * 2.0**-BITS
 
@@ -137,16 +143,16 @@ def peak_one(law: str) -> Callable[[np.ndarray], np.ndarray]:
     )
 
 
-def mixing_coefficients(words: Callable[[int], np.ndarray], size: int, law: str) -> Tensor:
+def mixing_coefficients(words: Words, size: int, law: str) -> Tensor:
     """alpha in [0, 1], independent, of the mixing law; rejection from the uniform, which is exact."""
-    drawn = uniforms(words, size)
+    alpha = uniforms(words, size)
     if law != "uniform":
         density = peak_one(law)
-        wrong = np.flatnonzero(uniforms(words, size) >= density(drawn))
-        while wrong.size:
-            drawn[wrong] = uniforms(words, wrong.size)
-            wrong = wrong[uniforms(words, wrong.size) >= density(drawn[wrong])]
-    return torch.from_numpy(drawn)
+        rejected = np.flatnonzero(uniforms(words, size) >= density(alpha))
+        while rejected.size:
+            alpha[rejected] = uniforms(words, rejected.size)
+            rejected = rejected[uniforms(words, rejected.size) >= density(alpha[rejected])]
+    return torch.from_numpy(alpha)
 
 
 def noisy_counts(counts: np.ndarray, noise_multiplier: float, randomness: Randomness) -> np.ndarray:
@@ -175,31 +181,34 @@ class Clipped(NamedTuple):
 def _norms(row: Tensor) -> Tensor:
     """l2 norm of every row in float64: float32 within blocks, relative error at most 130 * 2^-24."""
     whole = row.shape[1] // BLOCK * BLOCK
-    blocks = (
-        torch.linalg.vector_norm(row[:, :whole].unflatten(1, (-1, BLOCK)), dim=2)
-        if whole
-        else row.new_zeros(len(row), 0)
-    )
-    rest = torch.linalg.vector_norm(row[:, whole:], dim=1)
-    return torch.cat([blocks, rest[:, None]], dim=1).double().norm(dim=1)
+    blocks = row[:, :whole].reshape(len(row), whole // BLOCK, BLOCK)
+    rest = row[:, whole:]
+    norms_of_blocks = torch.linalg.vector_norm(blocks, dim=2)
+    norm_of_rest = torch.linalg.vector_norm(rest, dim=1)
+    return torch.cat([norms_of_blocks, norm_of_rest[:, None]], dim=1).double().norm(dim=1)
 
 
 def _clipped_sum(row: Tensor, factor: Tensor, bound: float) -> tuple[Tensor, Tensor]:
-    """The sum over records of row times factor, float32, cut at +-bound, and the l2 norm that every record ended with, both
-    float64."""
-    made = [_columns(part, factor, bound) for part in row.split(COLUMNS, dim=1)]
-    return torch.cat([total for total, _ in made]), torch.stack(
-        [lengths for _, lengths in made]
-    ).norm(dim=0)
+    """Sum over records of row times factor (float32), cut at +-bound, and the l2 norm that every record ends with.
+
+    Both are float64.
+    """
+    parts = [_clipped_columns(columns, factor, bound) for columns in row.split(COLUMNS, dim=1)]
+    totals = torch.cat([total for total, _ in parts])
+    lengths = torch.stack([lengths for _, lengths in parts]).norm(dim=0)
+    return totals, lengths
 
 
-def _columns(part: Tensor, factor: Tensor, bound: float) -> tuple[Tensor, Tensor]:
-    cut = (part * factor[:, None]).clamp_(-bound, bound).double()
+def _clipped_columns(columns: Tensor, factor: Tensor, bound: float) -> tuple[Tensor, Tensor]:
+    cut = (columns * factor[:, None]).clamp_(-bound, bound).double()
     return cut.sum(0), cut.norm(dim=1)
 
 
 class Passes(NamedTuple):
-    """The two times that gradients are read. Others than `PLAIN` must do the same: see `trainer.clip_kernels`."""
+    """The two times that gradients are read.
+
+    Others than `PLAIN` must give the same: see `trainer.clip_kernels`.
+    """
 
     norms: Callable[[Tensor], Tensor] = _norms
     clipped_sum: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]] = _clipped_sum
@@ -209,13 +218,16 @@ PLAIN = Passes()
 
 
 def clip_truncate_sum(
-    gradients: Sequence[Tensor], clip_norm: float, truncation: float, passes: Passes = PLAIN
+    gradients: Sequence[Tensor],
+    clip_norm: float,
+    truncation: float,
+    passes: Passes = PLAIN,
 ) -> Clipped:
     """The sum over records of truncate(clip(gradient)), float64, shape [parameters].
 
     Guarantee: adding or removing one record changes the sum by at most clip_norm in l2 and by at most
-    clip_norm / sqrt(truncation) in every coordinate, whatever the gradients are. A record whose gradient is not finite, or
-    longer than LONGEST, counts as zero.
+    clip_norm / sqrt(truncation) in every coordinate, whatever the gradients are. A record whose gradient is
+    not finite, or longer than LONGEST, counts as zero.
 
     Args:
         gradients: one tensor per parameter, each [records, ...].
@@ -233,9 +245,10 @@ def clip_truncate_sum(
         rows = [torch.where(finite[:, None], row, 0.0) for row in rows]  # 0 * inf would be NaN
     factor = torch.where(finite, clip_norm * SHRINK / norms.clamp_min(clip_norm), 0.0).float()
     bound = coordinate_bound(clip_norm, truncation)
-    made = [passes.clipped_sum(row, factor, bound) for row in rows]
-    total = torch.cat([part for part, _ in made])
-    if not bool((torch.stack([lengths for _, lengths in made]).norm(dim=0) <= clip_norm).all()):
+    parts = [passes.clipped_sum(row, factor, bound) for row in rows]
+    total = torch.cat([part for part, _ in parts])
+    lengths = torch.stack([lengths for _, lengths in parts]).norm(dim=0)
+    if not bool((lengths <= clip_norm).all()):
         raise AssertionError("clipping failed")
     if not bool((total.abs() <= len(norms) * bound * WIDEN).all()):
         raise AssertionError("truncation failed")
@@ -246,21 +259,31 @@ def clip_truncate_sum(
 
 
 def short(norms: Tensor, clip_norm: float) -> float:
-    """Sum over records of 1[|g_i| <= c] - 1/2: adding or removing a record changes it by 1/2, whatever its gradient is (one
-    that is not finite is long)."""
+    """Sum over records of 1[|g_i| <= c] - 1/2.
+
+    Adding or removing a record changes it by 1/2, whatever its gradient is (one that is not finite is long).
+    """
     return float(((norms <= clip_norm).double() - 0.5).sum())
 
 
 def next_clip_norm(
-    phase: Phase, batch_size: float, step: int, norms: Tensor, randomness: Randomness
+    phase: Phase,
+    batch_size: float,
+    step: int,
+    norms: Tensor,
+    randomness: Randomness,
 ) -> Tensor:
-    """c exp(-rate (share - quantile)), share = 1/2 + (sum over the batch of (1[|g_i| <= c] - 1/2) + N(0, noise^2)) / B,
-    a float32 between limits; B is the plan's constant, `batch_size`, as in every division here."""
+    """c exp(-rate (share - quantile)), a float32 between limits, from the noisy share of short gradients.
+
+    share = 1/2 + (sum over the batch of (1[|g_i| <= c] - 1/2) + N(0, noise^2)) / B, where B is the plan's constant,
+    `batch_size`, as in every division here.
+    """
     adaptive, c = phase.adaptive, phase.clip_norm
     noise = adaptive.noise * WIDEN * float(normals(randomness.words("count", step), 1))
     share = 0.5 + (short(norms, c) + noise) / batch_size
     power = -adaptive.rate * (share - adaptive.quantile)
-    following = np.float32(min(max(c * exp(min(max(power, -FASTEST), FASTEST)), SMALLEST), LARGEST))
+    power = min(max(power, -FASTEST), FASTEST)
+    following = np.float32(min(max(c * exp(power), SMALLEST), LARGEST))
     return torch.tensor([max(float(following), SMALLEST)], dtype=torch.float64)
 
 
@@ -268,30 +291,39 @@ def next_clip_norm(
 
 
 def mix(w_prev: Tensor, w_last: Tensor, threshold: float, alpha: Tensor) -> Tensor:
-    """alpha a + (1 - alpha) b in every coordinate; a, b are w_prev and w_last pushed apart about their midpoint to at least
-    `threshold`. Which of the two is a does not matter, since alpha and 1 - alpha have the same law: a coordinate where
-    w_prev = w_last (the first step) is mixed like every other."""
+    """alpha a + (1 - alpha) b in every coordinate, a and b being w_prev and w_last pushed apart.
+
+    They are pushed apart about their midpoint to at least `threshold`. Which of the two is a does not matter, since
+    alpha and 1 - alpha have the same law: a coordinate where w_prev = w_last (the first step) is mixed like every other.
+    """
     width = (w_prev - w_last).abs().clamp_min(threshold)
     if not bool((width >= threshold).all()):
         raise AssertionError("a coordinate is not mixed: are the weights finite?")
     return (w_prev + w_last) / 2.0 + (alpha - 0.5) * width
 
 
-# --------------------------------------------------------------------------------------------------------- one step
+# ---------------------------------------------------------------------------------------------- who carries out a step
 
 
 class Processes:
-    """Who carries out a step: one process, which is the first. `trainer.processes.Several` is the same for more."""
+    """Who carries out a step: here one process, which is the first; `trainer.processes.Several` stands for more.
+
+    What fails in one process fails in all.
+    """
 
     rank, size = 0, 1
 
+    def in_first(self, make: Callable[[], Any]) -> Any:  # noqa: ANN401
+        """What `make()` gives, in the first process only; None in the others, which do not call it."""
+        return make()
+
     def from_first(
-        self, make: Callable[[], Tensor], shape: tuple[int, ...], dtype: torch.dtype = torch.float64
+        self, make: Draw, shape: tuple[int, ...], dtype: torch.dtype = torch.float64
     ) -> Tensor:
         """What `make()` gives in the first process, in all of them and to the bit; the others do not call it."""
         return make()
 
-    def summed(self, make: Callable[[], Tensor], shape: tuple[int, ...]) -> Tensor:
+    def summed(self, make: Draw, shape: tuple[int, ...]) -> Tensor:
         """The sum over processes of what `make()` gives in each, float64, in all of them."""
         return make()
 
@@ -299,83 +331,70 @@ class Processes:
 ONE = Processes()
 
 
-def charged_batch(
-    plan: Plan, step: int, ledger: Charges, randomness: Randomness, records: int
-) -> Tensor:
-    """Charge the step, then throw every record's coin: 1 for those in the batch, else 0."""
-    ledger.charge(step)
-    made = torch.zeros(records, dtype=torch.uint8)
-    made[coins(randomness.words("sampling", step), records, plan.sample_rate)] = 1
-    return made
+def when_asked(draw: Draw, size: int) -> Draw:
+    """What gives so many numbers that `draw` draws: `draw` itself, which draws them when they are needed.
+
+    `trainer.ahead.by_thread` lets a thread draw them meanwhile.
+    """
+    return draw
 
 
-def own(batch: Tensor, processes: Processes) -> Tensor:
-    """Which records of the batch are this process's: of all records, every `size`-th."""
-    return batch % processes.size == processes.rank
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """What changes the speed of a step, not what it does.
+
+    Attributes:
+        processes: who carries it out.
+        passes: how norms and clipped sums are computed.
+        ahead: when noise and mixing coefficients are drawn, which depend on no data.
+    """
+
+    processes: Processes = ONE
+    passes: Passes = PLAIN
+    ahead: Callable[[Draw, int], Draw] = when_asked
 
 
-def own_sum(
-    phase: Phase,
-    weights: Tensor,
-    batch: Tensor,
-    gradients: Gradients,
-    processes: Processes,
-    passes: Passes,
-) -> Tensor:
-    """One flat vector, float64: the sum over this process's records of the batch, then, private, the norm of every record's
-    gradient before clipping, 0 for those of other processes."""
-    mine, size = own(batch, processes), weights.numel()
-    made = torch.zeros(size + len(batch), dtype=torch.float64, device=weights.device)
-    norms = [made[:0]]
-    for chunk in gradients(weights, batch[mine]):
-        clipped = clip_truncate_sum(chunk, phase.clip_norm, phase.truncation, passes)
-        made[:size] += clipped.total
-        norms.append(clipped.norms)
-    made[size:][mine] = torch.cat(norms)
-    return made
+ALONE = Execution()
 
 
-def draws(
-    pool: Executor, phase: Phase, step: int, size: int, randomness: Randomness
-) -> list[Callable[[], Tensor]]:
-    """What gives the noise, standard normal, and where the phase mixes the mixing coefficients. Many of them are drawn by
-    threads meanwhile: they depend on nothing that the step computes."""
-    made = [partial(normals, randomness.words("noise", step), size)]
-    if phase.gap > 0.0:
-        made.append(
-            partial(mixing_coefficients, randomness.words("mixing", step), size, phase.mixing_law)
-        )
-    return [pool.submit(draw).result for draw in made] if size >= ASIDE else made
+# --------------------------------------------------------------------------------------------------------- one step
 
 
-def noisy_update(
-    phase: Phase,
-    batch_size: float,
-    w_prev: Tensor,
-    w_last: Tensor,
-    total: Tensor,
-    drawn: list[Callable[[], Tensor]],
-    drift: Tensor | float,
-) -> Tensor:
-    """Rows: the new weights, then, where nothing is mixed, the noisy average. Float64."""
-    noise, *alpha = (draw().to(total.device) for draw in drawn)
-    scale = phase.noise_multiplier * phase.clip_norm * WIDEN
-    noisy = (total + scale * noise) / batch_size
-    w_prev, w_last = w_prev.double(), w_last.double()
-    mixed = w_prev
-    if phase.gap > 0.0:
-        mixed = mix(
-            w_prev, w_last, nextafter(phase.gap * phase.learning_rate, float("inf")) * WIDEN, *alpha
-        )
-    weights = mixed - phase.learning_rate * (noisy + drift)
-    return torch.stack([weights] if phase.gap > 0.0 else [weights, noisy])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What all steps of a run share.
+
+    Attributes:
+        plan: what is carried out.
+        ledger: where steps are charged; used by the first process only.
+        randomness: where coins, noise and mixing coefficients come from; used by the first process only.
+        records: number of records in the data.
+    """
+
+    plan: Plan
+    ledger: Charges | None
+    randomness: Randomness
+    records: int
+
+    def phase(self, step: int, clip_norm: float | None) -> Phase:
+        """The phase of a step, with the clip norm that the step before released where clipping is adaptive."""
+        phase = self.plan.phases[self.plan.phase_of(step)]
+        if phase.adaptive is None or clip_norm is None:
+            return phase
+        return replace(phase, clip_norm=clip_norm)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Released:
-    """What a step releases: the new weights, float64, to be rounded to float32. `noisy` is the noisy average, so rounded,
-    where nothing was mixed, else None: while mixing it must not leave the mechanism. `clip_norm` is that of the phase's next
-    step. `norms`, private, are those of the batch's gradients before clipping."""
+    """What a step releases, and, private, the norms of its gradients.
+
+    Attributes:
+        weights: the new weights, float64, to be rounded to float32.
+        noisy: the noisy average, so rounded, where nothing was mixed; else None, since while mixing it must not leave
+            the mechanism.
+        clip_norm: that of the phase's next step.
+        norms: private; those of the batch's gradients before clipping.
+    """
 
     weights: Tensor
     noisy: Tensor | None
@@ -384,62 +403,130 @@ class Released:
 
 
 def private_step(
-    plan: Plan,
+    run: Run,
     step: int,
     w_prev: Tensor,
     w_last: Tensor,
     *,
     gradients: Gradients,
-    ledger: Charges,
-    randomness: Randomness,
-    records: int,
     drift: Tensor | float = 0.0,
     clip_norm: float | None = None,
-    processes: Processes = ONE,
-    passes: Passes = PLAIN,
+    execution: Execution = ALONE,
 ) -> Released:
     """Charge step number `step` (from 1), then carry it out. A step that the plan does not have touches no data.
 
     Args:
-        plan: what is carried out.
+        run: plan, ledger, randomness and number of records.
         step: its number.
         w_prev: w_{k-1}, flat, all trainable parameters, published.
-        w_last: w_{k-2}, the same.
+        w_last: w_{k-2}, likewise.
         gradients: per-record gradients of given records at given weights, in chunks of any size.
-        ledger: where the step is charged.
-        randomness: where coins, noise and mixing coefficients come from.
-        records: number of records in the data.
-        drift: function of published iterates, added to the average (weight decay, momentum).
+        drift: function of published iterates, added to the average (weight decay, momentum); that of the first process.
         clip_norm: where clipping is adaptive, what the step before released; None in the phase's first step.
-        processes: who carries it out; of ledger, randomness and drift only those of the first are used.
-        passes: how norms and sums are computed.
+        execution: who carries it out, and how.
     """
-    phase, size = plan.phases[plan.phase_of(step)], w_prev.numel()
-    if phase.adaptive is not None and clip_norm is not None:
-        phase = replace(phase, clip_norm=clip_norm)
-    joined = processes.from_first(
-        lambda: charged_batch(plan, step, ledger, randomness, records),
-        (records,),
-        dtype=torch.uint8,
+    plan, randomness, processes, size = (
+        run.plan,
+        run.randomness,
+        execution.processes,
+        w_prev.numel(),
     )
-    batch = joined.nonzero().flatten()
-    drawn: list[Callable[[], Tensor]] = []
-    with ThreadPoolExecutor(2) as pool:
+    phase = run.phase(step, clip_norm)
 
-        def made_here() -> Tensor:  # whatever fails in it fails everywhere
-            drawn.extend(draws(pool, phase, step, size, randomness) if processes.rank == 0 else [])
-            return own_sum(phase, w_prev, batch, gradients, processes, passes)
+    # 1. The step is charged in the ledger, on disk, before any data is looked at.
+    processes.in_first(lambda: run.ledger.charge(step))
 
-        summed = processes.summed(made_here, (size + len(batch),))
-    weights, *noisy = processes.from_first(
-        lambda: noisy_update(phase, plan.batch_size, w_prev, w_last, summed[:size], drawn, drift),
-        (1 if phase.gap > 0.0 else 2, size),
-    )
+    # 2. Every record joins the batch by its own coin.
+    toss = partial(coins, randomness.words("sampling", step), run.records, plan.sample_rate)
+    batch = processes.from_first(toss, (run.records,), torch.uint8).nonzero().flatten()
+
+    # Noise and mixing coefficients depend on nothing that follows, so they may be drawn from here on.
+    draws = processes.in_first(lambda: start_draws(phase, step, size, randomness, execution.ahead))
+
+    # 3. Each record's gradient at w_prev is clipped to l2 norm c, every coordinate cut at c / sqrt(p), and all summed.
+    share = partial(own_sum, phase, w_prev, batch, gradients, execution)
+    sums = processes.summed(share, (size + len(batch),))
+    total, norms = sums[:size], sums[size:]
+
+    # 4. The sum, plus N(0, (z c)^2) in every coordinate, once, is divided by the plan's constant B.
+    noisy = processes.in_first(lambda: noisy_average(phase, total, draws.noise(), plan.batch_size))
+
+    # 5. Every coordinate of w_prev and w_last is pushed apart to at least tau = gap * learning_rate and mixed at random.
+    mixed = processes.in_first(lambda: mixed_weights(phase, w_prev, w_last, draws.alpha))
+
+    # 6. w_k = mixed - learning_rate * (noisy average + drift).
+    weights = processes.from_first(lambda: mixed - phase.learning_rate * (noisy + drift), (size,))
+
+    # 7. Where clipping is adaptive, a noisy count of the gradients that were at most c long gives the next c.
     following = phase.clip_norm
     if phase.adaptive is not None:
-        made = processes.from_first(
-            lambda: next_clip_norm(phase, plan.batch_size, step, summed[size:], randomness), (1,)
-        )
-        following = float(made)
-    average = noisy[0].float().double() if noisy else None
-    return Released(weights=weights, noisy=average, clip_norm=following, norms=summed[size:])
+        count = partial(next_clip_norm, phase, plan.batch_size, step, norms, randomness)
+        following = float(processes.from_first(count, (1,)))
+
+    # The noisy average is released too where nothing was mixed: the weights tell it then.
+    average = (
+        None if phase.gap > 0.0 else processes.from_first(lambda: noisy, (size,)).float().double()
+    )
+    return Released(weights=weights, noisy=average, clip_norm=following, norms=norms)
+
+
+class Draws(NamedTuple):
+    """What gives a step's noise, standard normal, and its mixing coefficients, None where nothing is mixed."""
+
+    noise: Draw
+    alpha: Draw | None
+
+
+def start_draws(
+    phase: Phase,
+    step: int,
+    size: int,
+    randomness: Randomness,
+    ahead: Callable[[Draw, int], Draw],
+) -> Draws:
+    """The draws of a step, each from words of its own purpose."""
+    noise = ahead(partial(normals, randomness.words("noise", step), size), size)
+    if phase.gap == 0.0:
+        return Draws(noise, None)
+    words = randomness.words("mixing", step)
+    return Draws(noise, ahead(partial(mixing_coefficients, words, size, phase.mixing_law), size))
+
+
+def own(batch: Tensor, processes: Processes) -> Tensor:
+    """Which records of the batch are this process's: of all records, every `size`-th."""
+    return batch % processes.size == processes.rank
+
+
+def own_sum(
+    phase: Phase, weights: Tensor, batch: Tensor, gradients: Gradients, execution: Execution
+) -> Tensor:
+    """This process's share of step 3, one flat vector, float64.
+
+    First the sum over its records of the batch; then, private, the norm of every record's gradient before clipping,
+    0 for those of other processes.
+    """
+    mine, size = own(batch, execution.processes), weights.numel()
+    share = torch.zeros(size + len(batch), dtype=torch.float64, device=weights.device)
+    total, norms = share[:size], share[size:]
+    norms_by_chunk = [norms[:0]]
+    for chunk in gradients(weights, batch[mine]):
+        clipped = clip_truncate_sum(chunk, phase.clip_norm, phase.truncation, execution.passes)
+        total += clipped.total
+        norms_by_chunk.append(clipped.norms)
+    norms[mine] = torch.cat(norms_by_chunk)
+    return share
+
+
+def noisy_average(phase: Phase, total: Tensor, noise: Tensor, batch_size: float) -> Tensor:
+    """(total + z c noise) / B for standard normal noise."""
+    scale = phase.noise_multiplier * phase.clip_norm * WIDEN
+    return (total + scale * noise.to(total.device)) / batch_size
+
+
+def mixed_weights(phase: Phase, w_prev: Tensor, w_last: Tensor, alpha: Draw | None) -> Tensor:
+    """w_prev and w_last mixed; w_prev itself in a phase that does not mix. Float64."""
+    w_prev, w_last = w_prev.double(), w_last.double()
+    if phase.gap == 0.0:
+        return w_prev
+    threshold = nextafter(phase.gap * phase.learning_rate, float("inf")) * WIDEN
+    return mix(w_prev, w_last, threshold, alpha().to(w_prev.device))

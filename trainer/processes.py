@@ -12,12 +12,13 @@ from datetime import timedelta
 from functools import partial
 from itertools import chain
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
 from trainer import checks
-from trainer.mechanism import ONE, Processes
+from trainer.mechanism import ONE, Draw, Processes
 
 PATIENCE = timedelta(
     minutes=10
@@ -58,7 +59,11 @@ def announced() -> bool:
 
 
 class Several(Processes):
-    """The processes of torch.distributed's default group. All have to call the same methods in the same order."""
+    """The processes of torch.distributed's default group. All have to call the same methods in the same order.
+
+    Each exchange is one collective on a flat vector, whose first number says whether a process failed: there, or in
+    what `in_first` did since the exchange before.
+    """
 
     def __init__(self, device: str) -> None:
         self.rank, self.size, self.device = (
@@ -66,40 +71,63 @@ class Several(Processes):
             distributed.get_world_size(),
             device,
         )
-        self._lost = False
+        self._lost = False  # also while something is tried: whatever leaves it early, the others may be somewhere else
+        self._failure: Exception | None = None  # the others have not heard of it yet
+
+    def in_first(self, make: Callable[[], Any]) -> Any:  # noqa: ANN401
+        """What `make()` gives, in the first process only; None in the others, which do not call it.
+
+        If it fails, nothing more is done in the first process up to the next exchange, which fails in all.
+        """
+        return self._tried(make) if self.rank == 0 else None
 
     def from_first(
-        self, make: Callable[[], Tensor], shape: tuple[int, ...], dtype: torch.dtype = torch.float64
+        self, make: Draw, shape: tuple[int, ...], dtype: torch.dtype = torch.float64
     ) -> Tensor:
         """What `make()` gives in the first process, in all of them and to the bit; the others do not call it."""
-        return self._exchange(
-            make if self.rank == 0 else None, shape, dtype, partial(distributed.broadcast, src=0)
+        return self._exchanged(
+            self.in_first(make), shape, dtype, partial(distributed.broadcast, src=0)
         )
 
-    def summed(self, make: Callable[[], Tensor], shape: tuple[int, ...]) -> Tensor:
+    def summed(self, make: Draw, shape: tuple[int, ...]) -> Tensor:
         """The sum over processes of what `make()` gives in each, float64, in all of them."""
-        return self._exchange(make, shape, torch.float64, distributed.all_reduce)
+        return self._exchanged(self._tried(make), shape, torch.float64, distributed.all_reduce)
 
-    def _exchange(
-        self,
-        make: Callable[[], Tensor] | None,
-        shape: tuple[int, ...],
-        dtype: torch.dtype,
-        collective: Callable,
-    ) -> Tensor:
-        """One collective on a flat vector, whose first number says whether a process failed."""
+    def _tried(self, make: Callable[[], Any]) -> Any:  # noqa: ANN401
+        """What `make()` gives; None, and the failure kept, if it fails or something failed since the last exchange."""
+        if self._failure is not None:
+            return None
         if self._lost:
             raise ConnectionError(LOST)
-        self._lost = True  # whatever leaves this method early, the others may be somewhere else
-        sent, failure = torch.zeros(1 + prod(shape), dtype=dtype, device=self.device), None
-        if make is not None:
-            try:
-                sent[1:] = make().flatten()
-            except Exception as error:  # of any kind: the others wait to hear of it
-                sent[0], failure = 1, error
+        self._lost = True
+        result = None
         try:
-            collective(sent)
-            failed = bool(sent[0] != 0)
+            result = make()
+        except Exception as error:  # of any kind: the others wait to hear of it
+            self._failure = error
+        self._lost = False
+        return result
+
+    def _exchanged(
+        self,
+        mine: Tensor | None,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        collective: Callable[[Tensor], object],
+    ) -> Tensor:
+        if self._lost:
+            raise ConnectionError(LOST)
+        self._lost = True
+        shared = torch.zeros(1 + prod(shape), dtype=dtype, device=self.device)
+        failure, self._failure = self._failure, None
+        try:
+            shared[1:] = 0 if mine is None else mine.flatten()
+        except Exception as error:  # of any kind, as above
+            failure = error
+        shared[0] = failure is not None
+        try:
+            collective(shared)
+            failed = bool(shared[0] != 0)
         except RuntimeError as error:
             raise ConnectionError(LOST) from failure or error
         self._lost = False
@@ -107,7 +135,7 @@ class Several(Processes):
             raise failure
         if failed:
             raise ConnectionError(FAILED)
-        return sent[1:].view(shape)
+        return shared[1:].view(shape)
 
 
 def only_first(processes: Processes, action: Callable[[], object]) -> None:

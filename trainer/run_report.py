@@ -43,7 +43,7 @@ def finish(trainer: PrivateTrainer, data: Dataset, accuracy: float) -> dict[str,
         "gradients": "same bits in every place of a batch"
         if trainer.exact
         else "may round differently by place in a batch",
-        "precision": f"{trainer.gradients.precision} forward and backward",
+        "precision": f"{trainer.precision} forward and backward",
         "norms_and_sums": trainer.passes_are,
         "convolutions": {str(shape): kernel for shape, kernel in trainer.kernels.items()},
         "data": data.name,

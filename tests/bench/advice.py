@@ -23,7 +23,7 @@ import mmaccount as mm
 from trainer import data, models, probe
 from trainer.gradients.per_record import best, chunked
 from trainer.loop import accuracy, losses
-from trainer.mechanism import Randomness, private_step
+from trainer.mechanism import Randomness, Run, private_step
 
 DELTA_EXPONENT = 1.1  # delta = n^-1.1
 SPREAD = (
@@ -53,18 +53,10 @@ def trained(plan, records, name, seed):
     gradients = chunked(
         per_record, lambda rows: (records.prepare(records.x[rows]), records.y[rows]), CHUNK
     )
+    run = Run(plan=plan, ledger=Free(), randomness=Randomness(seed), records=len(records.x))
     for step in range(1, plan.steps + 1):
-        made = private_step(
-            plan,
-            step,
-            weights,
-            last,
-            gradients=gradients,
-            ledger=Free(),
-            randomness=Randomness(seed),
-            records=len(records.x),
-        )
-        last, weights = weights, made.weights.float()
+        released = private_step(run, step, weights, last, gradients=gradients)
+        last, weights = weights, released.weights.float()
     per_record.layout.load(model, weights)
     return 100.0 * accuracy(model, records, "cpu")
 

@@ -35,7 +35,7 @@ def rewritten(
 
 def less_noise(patch):
     """Noise 10 % too small."""
-    rewritten(patch, mechanism.noisy_update, ("scale = ", "scale = 0.9 * "))
+    rewritten(patch, mechanism.noisy_average, ("scale = ", "scale = 0.9 * "))
 
 
 def clipped_after_averaging(patch):
@@ -57,7 +57,7 @@ def not_truncated(patch):
 
 def realised_batch(patch):
     """Sums are divided by the number of records that were drawn."""
-    realised = ("noisy_update(phase, plan.batch_size,", "noisy_update(phase, max(1, len(batch)),")
+    realised = ("draws.noise(), plan.batch_size)", "draws.noise(), max(1, len(batch)))")
     rewritten(patch, mechanism.private_step, realised, users=[engine])
 
 
@@ -69,8 +69,8 @@ def count_without_noise(patch):
 def count_over_realised_batch(patch):
     """Counts of short gradients are divided by the number of records that were drawn."""
     realised = (
-        "next_clip_norm(phase, plan.batch_size,",
-        "next_clip_norm(phase, max(1, len(batch)),",
+        "next_clip_norm, phase, plan.batch_size,",
+        "next_clip_norm, phase, max(1, len(batch)),",
     )
     rewritten(patch, mechanism.private_step, realised, users=[engine])
 
@@ -100,8 +100,9 @@ def private_momentum(patch):
     """The velocity is fed with the private noisy gradient."""
     rewritten(
         patch,
-        mechanism.noisy_update,
-        ("[weights] if phase.gap > 0.0 else [weights, noisy]", "[weights, noisy]"),
+        mechanism.private_step,
+        ("None if phase.gap > 0.0 else processes", "processes"),
+        users=[engine],
     )
     fed = 'made["velocity"] = (centre - made["weights"].double()) / phase.learning_rate'
     rewritten(
@@ -115,13 +116,13 @@ def gradient_at_the_mixed_point(patch):
         patch,
         mechanism.private_step,
         (
-            "    batch = joined",
+            "    # 3.",
             "    width = nextafter(phase.gap * phase.learning_rate, float('inf')) * WIDEN\n"
             "    alpha = mixing_coefficients(randomness.words('mixing', step), size, phase.mixing_law)\n"
             "    there = mix(w_prev.double(), w_last.double(), width, alpha).to(w_prev.dtype)\n"
-            "    batch = joined",
+            "    # 3.",
         ),
-        ("own_sum(phase, w_prev,", "own_sum(phase, there,"),
+        ("own_sum, phase, w_prev,", "own_sum, phase, there,"),
         users=[engine],
     )
 
@@ -149,8 +150,8 @@ def noise_used_twice(patch):
 
 def noise_of_every_process(patch):
     """Every process adds noise to its share, besides that of the first."""
-    more = "    made[:size] += phase.noise_multiplier * phase.clip_norm * normals(Randomness().words('noise', 1), size)\n"
-    rewritten(patch, mechanism.own_sum, ("    return made", more + "    return made"))
+    more = "    total += phase.noise_multiplier * phase.clip_norm * normals(Randomness().words('noise', 1), size)\n"
+    rewritten(patch, mechanism.own_sum, ("    return share", more + "    return share"))
 
 
 def whole_batch_everywhere(patch):

@@ -9,26 +9,26 @@ from test_gradients import GEOMETRIES, convolution
 from test_passes import bounded
 
 from trainer import clip_kernels
-from trainer.gradients import triton_kernels
+from trainer.gradients import clip_triton
+from trainer.gradients.convolution_triton import weight_gradients
 from trainer.mechanism import Passes
 
 SMALL = ((1, 1), (3, 16), (130, 2100), (13, 300))  # the interpreter is slow
-KERNELS = Passes(norms=triton_kernels.norms, clipped_sum=triton_kernels.clipped_sum)
+KERNELS = Passes(norms=clip_triton.norms, clipped_sum=clip_triton.clipped_sum)
 
 WIDE = (20, 130, 5, 3, 1, 1, 1)  # more than a tile of both channels
 
 
-def weight_gradients(given: tuple, dtype: torch.dtype) -> None:
+def same_as_autograd(given: tuple, dtype: torch.dtype) -> None:
     """One record's are autograd's; they have the same bits in another place."""
     shape, x, out, expected = convolution(given)
-    found = triton_kernels.weight_gradients(x.to(dtype), out.to(dtype), shape)
+    found = weight_gradients(x.to(dtype), out.to(dtype), shape)
     assert found.shape == expected.shape
     assert found.dtype == torch.float32
     most = 2e-6 if dtype == torch.float32 else 2e-2
     assert float((found - expected).abs().max()) < most * float(expected.abs().max())
     assert torch.equal(
-        triton_kernels.weight_gradients(x.flip(0).to(dtype), out.flip(0).to(dtype), shape),
-        found.flip(0),
+        weight_gradients(x.flip(0).to(dtype), out.flip(0).to(dtype), shape), found.flip(0)
     )
 
 
@@ -38,7 +38,7 @@ if __name__ == "__main__":
     for size in (0, 1, 9):
         bounded(size, KERNELS)
     for geometry in (*GEOMETRIES, WIDE):
-        weight_gradients(geometry, torch.float32)
+        same_as_autograd(geometry, torch.float32)
     for geometry in GEOMETRIES[6:8]:
-        weight_gradients(geometry, torch.bfloat16)
+        same_as_autograd(geometry, torch.bfloat16)
     print("agree")

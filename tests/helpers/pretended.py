@@ -133,7 +133,8 @@ def device() -> Iterator[None]:
             "reset_peak_memory_stats": None,
         }.items():
             patch.setattr(torch.cuda, name, lambda *given, answer=answer: answer)
-        patch.setitem(sys.modules, "trainer.gradients.triton_kernels", None)
+        for module in ("clip_triton", "convolution_triton"):
+            patch.setitem(sys.modules, f"trainer.gradients.{module}", None)
         patch.setattr(
             checks,
             "per_record",

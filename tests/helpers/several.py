@@ -102,15 +102,15 @@ def spoil(trainer: PrivateTrainer, way: str, rank: int) -> None:
             raise OSError("disk full")
         charge(step)
 
-    def no_thread(pool, phase, step, *given):
+    def no_thread(phase, step, *given):
         if step == STOP:
-            mechanism.draws = draws
+            mechanism.start_draws = start_draws
             raise RuntimeError("can't start new thread")
-        return draws(pool, phase, step, *given)
+        return start_draws(phase, step, *given)
 
-    draws = mechanism.draws
+    start_draws = mechanism.start_draws
     if way == "no thread" and rank == 0:
-        mechanism.draws = no_thread
+        mechanism.start_draws = no_thread
     if way in ("die", "raise"):
         trainer.per_record = gradients
     if way == "full" and rank == 0:
@@ -121,12 +121,12 @@ def seeing(patch: pytest.MonkeyPatch, seen: dict[int, list[int]], step) -> None:
     """Note which records' gradients the mechanism asks for."""
     real = mechanism.own_sum
 
-    def own_sum(phase, weights, batch, gradients, processes, passes):
+    def own_sum(phase, weights, batch, gradients, execution):
         def noted(weights, indices):
             seen.setdefault(step(), []).extend(indices.tolist())
             return gradients(weights, indices)
 
-        return real(phase, weights, batch, noted, processes, passes)
+        return real(phase, weights, batch, noted, execution)
 
     patch.setattr(mechanism, "own_sum", own_sum)
 

@@ -118,14 +118,12 @@ def test_what_disagrees_is_refused(changed, message):
 
 
 def test_without_a_working_kernel_the_plain_way_is_used_and_the_reason_said(monkeypatch):
-    monkeypatch.setitem(sys.modules, "trainer.gradients.triton_kernels", None)
-    monkeypatch.delattr(sys.modules["trainer"], "fused", raising=False)
+    monkeypatch.setitem(sys.modules, "trainer.gradients.clip_triton", None)
     made, reason = clip_kernels.chosen("cuda")
     assert made is PLAIN
     assert reason.startswith("plain: no Triton kernels, ModuleNotFoundError: ")
     wrong = SimpleNamespace(norms=lambda row: PLAIN.norms(row) * 0.9, clipped_sum=PLAIN.clipped_sum)
-    monkeypatch.setitem(sys.modules, "trainer.gradients.triton_kernels", wrong)
-    monkeypatch.setattr(sys.modules["trainer"], "fused", wrong, raising=False)
+    monkeypatch.setitem(sys.modules, "trainer.gradients.clip_triton", wrong)
     monkeypatch.setattr(
         clip_kernels, "_random", lambda shape, device, made=clip_kernels._random: made(shape, "cpu")
     )
@@ -173,15 +171,15 @@ def test_kernels_compile_to_machine_code_of_gpus(capability, dtype, monkeypatch,
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
 
-    from trainer.gradients import triton_kernels
+    from trainer.gradients import clip_triton, convolution_triton
 
     made = {}
 
     class Compiled:
         """Compiles as a launch does, and does not launch."""
 
-        def __init__(self, name):
-            self.name, self.kernel = name, getattr(triton_kernels, name)
+        def __init__(self, module, name):
+            self.name, self.kernel = name, getattr(module, name)
 
         def __getitem__(self, grid):
             return lambda *given, **named: made.update(
@@ -195,15 +193,19 @@ def test_kernels_compile_to_machine_code_of_gpus(capability, dtype, monkeypatch,
     )
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(driver, "_active", target)
-    for name in ("_square_sums", "_cut_sums", "_weight_gradients"):
-        monkeypatch.setattr(triton_kernels, name, Compiled(name))
+    for module, name in (
+        (clip_triton, "_square_sums"),
+        (clip_triton, "_cut_sums"),
+        (convolution_triton, "_weight_gradients"),
+    ):
+        monkeypatch.setattr(module, name, Compiled(module, name))
     row = torch.randn(9, 5000)
-    triton_kernels.norms(row)
-    triton_kernels.clipped_sum(row, torch.rand(9), 0.5)
+    clip_triton.norms(row)
+    clip_triton.clipped_sum(row, torch.rand(9), 0.5)
     for tf32 in (False, True):
         with torch.backends.cudnn.flags(allow_tf32=tf32):
             shape, x, out, _ = convolution((64, 64, 8, 3, 1, 1, 1))
-            triton_kernels.weight_gradients(x.to(dtype), out.to(dtype), shape)
+            convolution_triton.weight_gradients(x.to(dtype), out.to(dtype), shape)
         tensor_cores = {80: "mma.sync", 90: "wgmma"}[capability] in made["_weight_gradients"].asm[
             "ptx"
         ]

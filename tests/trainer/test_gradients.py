@@ -16,7 +16,7 @@ from trainer.gradients import convolutions, per_record
 from trainer.gradients.geometry import Geometry
 from trainer.gradients.per_record import Fast, Layout, Oracle, chunked, physical_batch_size
 from trainer.loop import losses
-from trainer.mechanism import Processes, Randomness, private_step
+from trainer.mechanism import Processes, Randomness, Run, private_step
 from trainer.gradients.precision import DTYPE, arithmetic
 
 SHAPE = (3, 32, 32)
@@ -376,16 +376,8 @@ def test_neighbours_with_the_same_coins_differ_by_at_most_the_sensitivity(
         def batch(indices, inputs=inputs, labels=labels):
             return inputs[indices], labels[indices]
 
-        step = private_step(
-            plan,
-            2,
-            weights,
-            weights * 0.9,
-            gradients=chunked(made, batch, 16),
-            ledger=replayed,
-            randomness=replayed,
-            records=len(records),
-        )
+        run = Run(plan=plan, ledger=replayed, randomness=replayed, records=len(records))
+        step = private_step(run, 2, weights, weights * 0.9, gradients=chunked(made, batch, 16))
         found.append((step.weights, replayed.asked))
     (one, one_asked), (two, two_asked) = found
     moved = (two - one) / phase.learning_rate * plan.batch_size

@@ -25,6 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 from mmaccount.records import validate
 from mmaccount.records.plan import Phase, Plan
 from trainer import checks, clip_kernels, models
+from trainer.ahead import by_thread
 from trainer.bench import flops
 from trainer.gradients.per_record import Fast, Layout, Oracle, best
 from trainer.gradients.precision import DTYPE, arithmetic, cast
@@ -32,9 +33,11 @@ from trainer.gradients.timing import Clock
 from trainer.loop import losses
 from trainer.mechanism import (
     PLAIN,
+    Execution,
     Gradients,
     Passes,
     Randomness,
+    Run,
     clip_truncate_sum,
     coordinate_bound,
     private_step,
@@ -144,13 +147,11 @@ def _whole_step(per_record: Fast | Oracle, given: Task) -> Step:
     plan = Plan(dataset_size=rows, sample_rate=1.0, batch_size=rows, phases=(phase,), delta=1e-5)
 
     def released(gradients: Gradients, records: int) -> Tensor:
-        seeded = {
-            "ledger": _Free(),
-            "randomness": Randomness(0),
-            "records": records,
-            "passes": given.passes,
-        }
-        return private_step(plan, 1, weights, weights, gradients=gradients, **seeded).weights
+        run = Run(plan=plan, ledger=_Free(), randomness=Randomness(0), records=records)
+        execution = Execution(passes=given.passes, ahead=by_thread)
+        return private_step(
+            run, 1, weights, weights, gradients=gradients, execution=execution
+        ).weights
 
     alone = released(lambda at, batch: [], 0)
     return lambda: [

@@ -1,14 +1,13 @@
 """The two passes over per-record gradients on a CPU, compiled by numba: each reads them once and writes next to nothing.
 
-Squares and sums are float64, products with the clip factor float32 and cut at a float32, as in `mechanism.PLAIN`. Squares of
-a record are added in some order, the same one for every record in every place; a coordinate is summed over records in
-their order.
-Used only where `trainer.clip_kernels` has found them to agree.
+Squares and sums are float64, products with the clip factor float32 and cut at a float32, as in `mechanism.PLAIN`.
+Squares of a record are added in some order, the same one for every record in every place; a coordinate is summed over
+records in their order. Used only where `trainer.clip_kernels` has found them to agree.
 """
 
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from os import getpid
 
 import numba
@@ -84,26 +83,22 @@ def _shared(size: int, parts: int, work: Callable[[int, int], None]) -> None:
 
 def norms(row: Tensor) -> Tensor:
     """l2 norm of every row, float64."""
-    made = torch.empty(len(row), dtype=torch.float64)
-    values, out = row.contiguous().numpy(force=True), made.numpy()
+    squares = torch.empty(len(row), dtype=torch.float64)
+    values, out = row.contiguous().numpy(force=True), squares.numpy()
     _shared(row.numel(), len(row), lambda first, last: _square_sums(values, out, first, last))
-    return made.sqrt_()
+    return squares.sqrt_()
 
 
 def clipped_sum(row: Tensor, factor: Tensor, bound: float) -> tuple[Tensor, Tensor]:
-    """As `mechanism._clipped_sum`."""
+    """Sum over records of row times factor (float32), cut at +-bound, and the l2 norm that every record ends with.
+
+    Both are float64, like those of `mechanism.PLAIN`.
+    """
     rows, columns = row.shape
     blocks = -(-columns // COLUMNS)
-    total, squares = (
-        torch.zeros(columns, dtype=torch.float64),
-        torch.empty(rows, blocks, dtype=torch.float64),
-    )
-    given = (
-        row.contiguous().numpy(force=True),
-        factor.numpy(),
-        np.float32(bound),
-        total.numpy(),
-        squares.numpy(),
-    )
-    _shared(row.numel(), blocks, lambda first, last: _cut_sums(*given, first, last))
+    total = torch.zeros(columns, dtype=torch.float64)
+    squares = torch.empty(rows, blocks, dtype=torch.float64)
+    values, out = row.contiguous().numpy(force=True), (total.numpy(), squares.numpy())
+    work = partial(_cut_sums, values, factor.numpy(), np.float32(bound), *out)
+    _shared(row.numel(), blocks, work)
     return total, squares.sum(1).sqrt_()

@@ -69,7 +69,7 @@ def shifted(x: Tensor, out: Tensor, shape: Geometry) -> Tensor:
 
 def fused(x: Tensor, out: Tensor, shape: Geometry) -> Tensor:
     """A Triton kernel."""
-    from trainer.gradients.triton_kernels import weight_gradients
+    from trainer.gradients.convolution_triton import weight_gradients
 
     return weight_gradients(x, out, shape)
 
