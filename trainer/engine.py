@@ -89,84 +89,120 @@ class PrivateTrainer:
         checkpoint_every: int = 1,
         precision: str = "float32",
     ) -> None:
-        checks.device(device)
-        self.processes = processes.here(device)
-        checks.module(module)
-        checks.data(plan, *data, classes)
-        self.plan, self.update, self.augmentation = (
-            plan,
-            update or Update(),
-            augmentation or Augmentation(),
-        )
-        self.update.allowed(plan)
+        self.plan, self.prepare, self.out, self.device = plan, prepare, Path(out), device
+        self.update = update or Update()
+        self.augmentation = augmentation or Augmentation()
+        self.randomness = Randomness(seed)
+        # Each step relies on those before it.
         self.precision = validate.choice("precision", precision, tuple(DTYPE))
-        self.augmentation(
-            data[0][:0], torch.arange(0), 0
-        )  # no record: only whether the shape will do
-        self.module, self.prepare, self.randomness = module.to(device), prepare, Randomness(seed)
-        self.x, self.y = (part.to(device) for part in data)
-        self.layout, self.checkpoint_every = (
-            Layout(module),
-            validate.count("checkpoint_every", checkpoint_every),
-        )
-        room = MEMORY[torch.device(device).type] // (
-            4 * self.layout.total * self.augmentation.views
-        )
-        most = max_physical_batch_size
-        most = (
-            (min(MOST, room - room % 16) or 1)
-            if most is None
-            else validate.count("max_physical_batch_size", most)
-        )
-        self.chunk = physical_batch_size(
-            plan.batch_size / self.processes.size, plan.sample_rate, most
-        )
-        processes.same_everywhere(self.processes, self._identity() | {"seed": str(seed)}, data)
+        self.checkpoint_every = validate.count("checkpoint_every", checkpoint_every)
+        if max_physical_batch_size is not None:
+            validate.count("max_physical_batch_size", max_physical_batch_size)
+        self._check(module, data, classes)
+        self._place(module, data)
+        self.chunk = self._physical_batch_size(max_physical_batch_size)
+        self._compare_processes(data)
+        example = self._example(classes)
+        self._choose_gradients(criterion, example)
+        self._choose_kernels(example)
+        self._start()
+        self._open_ledger()
+
+    # ------------------------------------------------------------- the steps of the start, in order
+
+    def _check(self, module: nn.Module, data: tuple[Tensor, Tensor], classes: int | None) -> None:
+        """Refuse what cannot be trained, before anything is moved, changed or written."""
+        checks.device(self.device)
+        checks.module(module)
+        checks.data(self.plan, *data, classes)
+        self.update.allowed(self.plan)
+        no_record = data[0][:0]
+        self.augmentation(no_record, torch.arange(0), 0)  # refuses a shape that it cannot augment
+
+    def _place(self, module: nn.Module, data: tuple[Tensor, Tensor]) -> None:
+        """Move model and data to the device."""
+        self.processes = processes.here(self.device)
+        self.module = module.to(self.device)
+        self.x, self.y = (part.to(self.device) for part in data)
+        self.layout = Layout(module)
+
+    def _physical_batch_size(self, most: int | None) -> int:
+        """Records handled at a time: at most so many, or as many as memory has room for."""
+        if most is None:
+            bytes_per_record = 4 * self.layout.total * self.augmentation.views
+            room = MEMORY[torch.device(self.device).type] // bytes_per_record
+            most = min(MOST, room - room % 16) or 1
+        share = self.plan.batch_size / self.processes.size
+        return physical_batch_size(share, self.plan.sample_rate, most)
+
+    def _compare_processes(self, data: tuple[Tensor, Tensor]) -> None:
+        """Refuse a process started otherwise; give every process the first one's weights."""
+        identity = self._identity() | {"seed": str(self.randomness.seed)}
+        processes.same_everywhere(self.processes, identity, data)
         processes.same_start(self.processes, self.module)
+
+    def _choose_gradients(self, criterion: Loss, example: checks.Example) -> None:
+        """Refuse records that are not alone; take the quickest way to gradients that is right in every process."""
         with arithmetic("float32"):
-            example = self._example(classes)
             checks.rowwise(self.prepare, self._raw(checks.ROWS))
             checks.isolated(self.module, criterion, example)
             self.per_record = checks.per_record(self.module, criterion, example, self.precision)
-        everywhere = partial(processes.everywhere, self.processes)
-        if not everywhere(lambda: isinstance(self.per_record, Fast)):
+        if not processes.everywhere(self.processes, lambda: isinstance(self.per_record, Fast)):
             self.per_record = Oracle(self.module, criterion, self.precision)
-        weights = self.layout.flat(self.module)
+
+    def _choose_kernels(self, example: checks.Example) -> None:
+        """Take the quickest kernels that agree, and see whether a record has the same bits everywhere."""
         rows = self.chunk * self.augmentation.views
-        # Seeded runs stay repeatable: how convolutions round follows from which way was quicker.
-        self.kernels = self.per_record.tune(*example(rows), self.processes) if seed is None else {}
-        self.passes, self.passes_are = clip_kernels.chosen(device, self.processes)
-        self.exact = everywhere(
-            lambda: checks.same_anywhere(self.per_record, weights, example, rows)
-        )
-        self.exact &= processes.same_bits(
-            self.processes, partial(self._some_gradients, weights), example(rows)
-        )
-        self.out, self.step_number = Path(out), 0
-        self.state = self.update.start(weights)
-        if plan.adaptive:
-            self.state["clip_norm"] = torch.tensor(plan.phases[0].clip_norm, dtype=torch.float64)
+        weights = self.layout.flat(self.module)
+        self.kernels = {}
+        if (
+            self.randomness.seed is None
+        ):  # seeded runs stay repeatable: the quickest way decides how convolutions round
+            self.kernels = self.per_record.tune(*example(rows), self.processes)
+        self.passes, self.passes_are = clip_kernels.chosen(self.device, self.processes)
+
+        def same_anywhere() -> bool:
+            return checks.same_anywhere(self.per_record, weights, example, rows)
+
+        def some_gradients(x: Tensor, y: Tensor) -> list[Tensor]:
+            gradients, _ = self.per_record(weights, x, y)
+            return [gradient[: checks.ROWS] for gradient in gradients]
+
+        self.exact = processes.everywhere(self.processes, same_anywhere)
+        self.exact &= processes.same_bits(self.processes, some_gradients, example(rows))
+
+    def _start(self) -> None:
+        """The state before the first step."""
+        self.step_number = 0
+        self.state = self.update.start(self.layout.flat(self.module))
+        if self.plan.adaptive:
+            self.state["clip_norm"] = _number(self.plan.phases[0].clip_norm)
+
+    def _open_ledger(self) -> None:
+        """Open the ledger, in the first process; the run is ready if it starts here, else it has to be resumed.
+
+        A first process that was restarted on another machine may not see what it wrote before.
+        """
         self._file: LedgerFile | None = None
-        new = everywhere(lambda: not self._ledger.exists())
-        self._ready = bool(
-            self.processes.from_first(lambda: self._opened(seed is not None, new), (1,))
-        )
+        new = processes.everywhere(self.processes, lambda: not self._ledger.exists())
 
-    def _some_gradients(self, weights: Tensor, x: Tensor, y: Tensor) -> list[Tensor]:
-        return [one[: checks.ROWS] for one in self.per_record(weights, x, y)[0]]
+        def starts_here() -> Tensor:
+            if not (new or self._ledger.exists()):
+                raise ValueError(
+                    f"{self.out} holds an earlier run where another process is: "
+                    "start the first one there."
+                )
+            self.out.mkdir(parents=True, exist_ok=True)
+            seeded = self.randomness.seed is not None
+            self._file = LedgerFile(self._ledger, self.plan, seeded=seeded)
+            fresh = not self.ledger.runs and not self._checkpoint.exists()
+            if fresh:
+                self.save()
+            return torch.tensor([float(fresh)])
 
-    def _opened(self, seeded: bool, new: bool) -> Tensor:
-        """Open the ledger; 1 if the run starts here. Restarted elsewhere, the first process may not see what it wrote."""
-        if not (new or self._ledger.exists()):
-            raise ValueError(
-                f"{self.out} holds an earlier run where another process is: start the first one there."
-            )
-        self.out.mkdir(parents=True, exist_ok=True)
-        self._file = LedgerFile(self._ledger, self.plan, seeded=seeded)
-        fresh = not self.ledger.runs and not self._checkpoint.exists()
-        if fresh:
-            self.save()
-        return torch.tensor([float(fresh)])
+        self._ready = bool(self.processes.from_first(starts_here, (1,)))
+
+    # -------------------------------------------------------------------------------- what is known
 
     @property
     def ledger(self) -> Ledger:
@@ -187,29 +223,19 @@ class PrivateTrainer:
 
     def clip_norm(self) -> float:
         """The clip norm of the next step."""
-        return (
-            float(self.state["clip_norm"])
-            if self.plan.adaptive
-            else self._phase(self.step_number + 1).clip_norm
-        )
+        if self.plan.adaptive:
+            return float(self.state["clip_norm"])
+        return self._phase(self.step_number + 1).clip_norm
 
     def _phase(self, number: int) -> Phase:
         return self.plan.phases[self.plan.phase_of(number)]
 
-    def _following(self, number: int, released: Released) -> Tensor:
+    def _following(self, number: int, released: Released) -> float:
         """The clip norm after step `number`: what it released, or the next phase's own."""
-        stays = number == self.plan.steps or self.plan.phase_of(number + 1) == self.plan.phase_of(
-            number
-        )
-        return torch.tensor(
-            released.clip_norm if stays else self._phase(number + 1).clip_norm, dtype=torch.float64
-        )
-
-    @property
-    def _run(self) -> Run:
-        return Run(
-            plan=self.plan, ledger=self._file, randomness=self.randomness, records=len(self.x)
-        )
+        last = number == self.plan.steps
+        if last or self.plan.phase_of(number + 1) == self.plan.phase_of(number):
+            return released.clip_norm
+        return self._phase(number + 1).clip_norm
 
     def ready(self) -> None:
         """Refuse to go on with a run that was left and not resumed."""
@@ -218,126 +244,156 @@ class PrivateTrainer:
                 f"{self.out} holds an earlier run: resume it, or choose another folder."
             )
 
+    # --------------------------------------------------------------------------------------- a step
+
     def step(self) -> int:
-        """One private step; returns its number. After the plan's last step this raises ValueError and touches no data."""
+        """One private step; returns its number.
+
+        After the plan's last step this raises ValueError and touches no data.
+        """
         self.ready()
-        number, losses = self.step_number + 1, [torch.empty(0)]
-        phase, clip_norm = self._phase(number), self.clip_norm()
+        number = self.step_number + 1
+        clip_norm = self.clip_norm()
+        losses = [torch.empty(0)]
+        gradients = chunked(
+            self.per_record,
+            self._batches(number),
+            self.chunk,
+            self.augmentation.views,
+            lambda losses_of_chunk: losses.append(losses_of_chunk.cpu()),
+        )
         released = private_step(
-            self._run,
+            Run(
+                plan=self.plan,
+                ledger=self._file,
+                randomness=self.randomness,
+                records=len(self.x),
+            ),
             number,
             self.state["weights"],
             self.state["last"],
-            gradients=chunked(
-                self.per_record,
-                self._batches(number),
-                self.chunk,
-                self.augmentation.views,
-                lambda made: losses.append(made.cpu()),
-            ),
+            gradients=gradients,
             drift=self.update.drift(self.state),
             clip_norm=clip_norm,
             execution=Execution(processes=self.processes, passes=self.passes, ahead=by_thread),
         )
         self._ready = False  # until every process has made the step its own
-
-        def completed() -> Tensor:
-            self.state = self.update.after(self.state, phase, number, released)
-            if self.plan.adaptive:
-                self.state["clip_norm"] = self._following(number, released)
-            self.step_number = number
-            self.layout.load(self.module, self.state["weights"])
-            return private_log.sum_and_count(torch.cat(losses))
-
-        loss = self.processes.summed(completed, (2,))
+        loss = self.processes.summed(partial(self._completed, number, released, losses), (2,))
         self._ready = True
-        processes.only_first(self.processes, lambda: self._write(number, released, loss, clip_norm))
+        record = partial(self._write, number, released, loss, clip_norm)
+        processes.only_first(self.processes, record)
         return number
+
+    def _completed(self, number: int, released: Released, losses: list[Tensor]) -> Tensor:
+        """Make a released step this process's own; returns sum and count of its losses."""
+        self.state = self.update.after(self.state, self._phase(number), number, released)
+        if self.plan.adaptive:
+            self.state["clip_norm"] = _number(self._following(number, released))
+        self.step_number = number
+        self.layout.load(self.module, self.state["weights"])
+        return private_log.sum_and_count(torch.cat(losses))
+
+    def _write(self, number: int, released: Released, loss: Tensor, clip_norm: float) -> None:
+        if number % self.checkpoint_every == 0 or number == self.plan.steps:
+            self.save()
+        path = self.out / "private.jsonl"
+        private_log.write(path, number, released.norms, loss, clip_norm)
+
+    # -------------------------------------------------------------------------------------- results
 
     def released(self) -> Tensor:
         """The weights to publish: the last iterate, or the average of iterates if one is kept."""
         return self.state["ema" if self.update.ema else "weights"]
 
     def save(self) -> None:
-        """Write the checkpoint, atomically: published values only, no randomness. Nothing in processes but the first."""
+        """Write the checkpoint, atomically: published values only, no randomness.
+
+        The first process writes it; in the others this does nothing.
+        """
         if self._file is None:
             return
-        buffer = io.BytesIO()
         about = {
             "step": self.step_number,
             "charged": self.ledger.charged,
             "identity": self._identity(),
         }
-        torch.save(
-            {"about": about, "state": {name: value.cpu() for name, value in self.state.items()}},
-            buffer,
-        )
+        state = {name: value.cpu() for name, value in self.state.items()}
+        buffer = io.BytesIO()
+        torch.save({"about": about, "state": state}, buffer)
         files.write_bytes(self._checkpoint, buffer.getvalue())
 
     def resume(self) -> int:
-        """Continue from the checkpoint; returns its step number. A changed plan, model, update or data shape is refused,
-        and so is a ledger that holds less than the checkpoint knows of. Steps after it will be redone and charged again.
-        The number of processes may be another one."""
-        state: dict[str, Tensor] = {}
+        """Continue from the checkpoint; returns its step number.
 
-        def loaded() -> Tensor:
-            found = self._loaded()
-            state.update(found["state"])
-            return torch.tensor([found["about"]["step"]])
+        A changed plan, model, update or data shape is refused, and so is a ledger that holds less than the
+        checkpoint knows of. Steps after it will be redone and charged again. The number of processes may be
+        another one.
+        """
+        checkpoint = self.processes.in_first(self._loaded)
+        number = int(
+            self.processes.from_first(
+                lambda: torch.tensor([checkpoint["about"]["step"]]), (1,), torch.int64
+            )
+        )
 
-        number = int(self.processes.from_first(loaded, (1,), torch.int64))
-        self.state = {
-            name: self.processes.from_first(
-                lambda name=name: state[name], tuple(value.shape), value.dtype
-            ).to(value.device)
-            for name, value in self.state.items()
-        }
-        self.step_number, self._ready = number, True
+        def shared(name: str, like: Tensor) -> Tensor:
+            value = self.processes.from_first(
+                lambda: checkpoint["state"][name], tuple(like.shape), like.dtype
+            )
+            return value.to(like.device)
+
+        self.state = {name: shared(name, value) for name, value in self.state.items()}
+        self.step_number = number
+        self._ready = True
         self.layout.load(self.module, self.state["weights"])
-        return self.step_number
+        return number
 
     def _loaded(self) -> dict[str, dict]:
+        """The checkpoint, if it fits to this run and to the ledger."""
         if not self._checkpoint.exists():
             raise ValueError(f"{self.out} holds no checkpoint: there is nothing to resume.")
-        found = torch.load(self._checkpoint, weights_only=True)
-        about, mine = found["about"], self._identity()
-        for name, value in mine.items():
-            if (earlier := about["identity"].get(name)) != value:
+        checkpoint = torch.load(self._checkpoint, weights_only=True)
+        about = checkpoint["about"]
+        for name, value in self._identity().items():
+            earlier = about["identity"].get(name)
+            if earlier != value:
                 raise ValueError(f"{name} of the interrupted run was {earlier}, now it is {value}.")
         if self.ledger.charged < about["charged"]:
             raise ValueError(
-                f"ledger holds {self.ledger.charged} steps, the checkpoint knows of {about['charged']}: it was moved back."
+                f"ledger holds {self.ledger.charged} steps, "
+                f"the checkpoint knows of {about['charged']}: it was moved back."
             )
-        return found
+        return checkpoint
 
     def close(self) -> None:
         """Release the ledger."""
         if self._file is not None:
             self._file.close()
 
+    # ---------------------------------------------------------------------------------- model and data
+
     def _identity(self) -> dict[str, str]:
-        layout = str(
-            [
-                (name, tuple(shape))
-                for name, shape in zip(self.layout.names, self.layout.shapes, strict=True)
-            ]
-        )
-        digest = hashlib.sha256(
-            f"{type(self.module).__qualname__} {self.module} {layout}".encode()
-        ).hexdigest()
-        shape = f"{tuple(self.x.shape)} {self.x.dtype}, {tuple(self.y.shape)} {self.y.dtype}"
-        made = {
+        """What must not change between parts of a run, nor between its processes."""
+        named = zip(self.layout.names, self.layout.shapes, strict=True)
+        layout = str([(name, tuple(shape)) for name, shape in named])
+        model = f"{type(self.module).__qualname__} {self.module} {layout}"
+        inputs, targets = (f"{tuple(part.shape)} {part.dtype}" for part in (self.x, self.y))
+        return {
             "plan": self.plan.fingerprint,
-            "model": digest,
+            "model": hashlib.sha256(model.encode()).hexdigest(),
             "update": str(self.update),
-            "data shape": shape,
+            "data shape": f"{inputs}, {targets}",
+            "augmentation": str(self.augmentation),
+            "precision": self.precision,
         }
-        return made | {"augmentation": str(self.augmentation), "precision": self.precision}
 
     def _raw(self, rows: int) -> Tensor:
-        """Random inputs of the shape of the data, every other one smaller, the first too: a largest value is another's."""
-        shape, kind = (rows, *self.x.shape[1:]), self.x.dtype
-        x = torch.randn(shape) if kind.is_floating_point else torch.randint(0, 16, shape)
+        """Random inputs of the shape of the data.
+
+        Every other one is smaller, the first too, so that a largest value is another record's.
+        """
+        shape = (rows, *self.x.shape[1:])
+        x = torch.randn(shape) if self.x.is_floating_point() else torch.randint(0, 16, shape)
         x[::2] = (x[::2] / 2).to(x.dtype)
         return x.to(self.x)
 
@@ -345,28 +401,27 @@ class PrivateTrainer:
         """Random inputs and targets of the shapes of the data; no record is looked at."""
 
         def example(rows: int) -> tuple[Tensor, Tensor]:
-            y_shape = (rows, *self.y.shape[1:])
-            high = 2 if classes is None else classes
-            y = (
-                torch.randint(0, high, y_shape).to(self.y.dtype)
-                if not self.y.is_floating_point()
-                else torch.randn(y_shape)
-            )
+            shape = (rows, *self.y.shape[1:])
+            if self.y.is_floating_point():
+                y = torch.randn(shape)
+            else:
+                y = torch.randint(0, 2 if classes is None else classes, shape).to(self.y.dtype)
             return self.prepare(self._raw(rows)), y.to(self.y)
 
         return example
 
     def _batches(self, number: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        """What gives inputs and targets of given records in step `number`, in views that it draws."""
         key = int(self.randomness.words("augmentation", number)(1)[0])
 
         def batch(indices: Tensor) -> tuple[Tensor, Tensor]:
-            there = indices.to(self.x.device)
-            views = self.augmentation(self.x[there], indices, key)
-            return self.prepare(views), self.y[there].repeat_interleave(self.augmentation.views, 0)
+            rows = indices.to(self.x.device)
+            inputs = self.augmentation(self.x[rows], indices, key)
+            targets = self.y[rows].repeat_interleave(self.augmentation.views, 0)
+            return self.prepare(inputs), targets
 
         return batch
 
-    def _write(self, number: int, released: Released, loss: Tensor, clip_norm: float) -> None:
-        if number % self.checkpoint_every == 0 or number == self.plan.steps:
-            self.save()
-        private_log.write(self.out / "private.jsonl", number, released.norms, loss, clip_norm)
+
+def _number(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
