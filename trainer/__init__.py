@@ -1,4 +1,5 @@
-"""Train with DP-SGD or ModelMix exactly as a plan says; `python -m trainer` or `PrivateTrainer` for a loop of one's own."""
+"""Train with DP-SGD or ModelMix exactly as a plan says; `python -m trainer` or `PrivateTrainer` for
+a loop of one's own."""
 
 from trainer.augment import Augmentation
 from trainer.engine import PrivateTrainer

@@ -1,6 +1,9 @@
-"""python -m trainer: carry out a plan, or probe for one. Exit status: 0 done; 2 bad input, one line; 130 interrupted.
+"""python -m trainer: carry out a plan, or probe for one.
 
-Under torchrun several processes share the work of every step; one that is left by another ends with status 2.
+Exit status: 0 done; 2 bad input, one line; 130 interrupted.
+
+Under torchrun several processes share the work of every step; one that is left by another ends with
+status 2.
 """
 
 import argparse
@@ -61,7 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--private",
         action="store_true",
-        help="probe the training records: a noisy histogram of norms, a release every time, which plans pay for",
+        help="probe the training records: a noisy histogram of norms, "
+        "a release every time, which plans pay for",
     )
     parser.add_argument(
         "--probe-noise", type=float, default=20.0, metavar="Z", help="its noise, in records"

@@ -1,4 +1,5 @@
-"""Noise drawn by threads while gradients are computed: random numbers of a step depend on nothing that it computes."""
+"""Noise drawn by threads while gradients are computed: random numbers of a step depend on nothing
+that it computes."""
 
 from concurrent.futures import ThreadPoolExecutor
 

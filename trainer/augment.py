@@ -11,8 +11,8 @@ DRAWS = 3  # of a view: its flip, its place down and right
 
 
 def scattered(key: int, places: np.ndarray) -> np.ndarray:
-    """Uniforms in [0, 1), a function of key and place: SplitMix64 (Steele, Lea, Flood 2014), 53 bits. A record's views do
-    not depend on who else is in the batch, or on which process has it."""
+    """Uniforms in [0, 1), a function of key and place: SplitMix64 (Steele, Lea, Flood 2014), 53
+    bits. A record's views do not depend on who else is in the batch, or on which process has it."""
     z = np.uint64(key) + (places.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -21,7 +21,10 @@ def scattered(key: int, places: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augmentation:
-    """`views` versions of each record, whose gradients are averaged before clipping (De et al. 2022, arXiv 2204.13650)."""
+    """`views` versions of each record, whose gradients are averaged before clipping.
+
+    Source: De et al. (2022), arXiv 2204.13650.
+    """
 
     views: int = 1
     flip: bool = False
@@ -34,12 +37,14 @@ class Augmentation:
             raise ValueError("`views` above 1 needs flip or crop: the views would all be equal.")
 
     def __call__(self, x: Tensor, indices: Tensor, key: int) -> Tensor:
-        """[records, channels, H, W] to [records * views, channels, H, W]; `indices` say which records, `key` draws views."""
+        """[records, channels, H, W] to [records * views, channels, H, W]; `indices` say which
+        records, `key` draws views."""
         if not (self.flip or self.crop):
             return x
         if x.dim() != 4:
             raise ValueError(
-                f"flip and crop need images, [channels, height, width]; the records have shape {tuple(x.shape[1:])}."
+                "flip and crop need images, [channels, height, width]; "
+                f"the records have shape {tuple(x.shape[1:])}."
             )
         places = indices.cpu().numpy()[:, None] * self.views + np.arange(self.views)
         flip, down, right = (

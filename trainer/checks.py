@@ -1,4 +1,7 @@
-"""What is refused before training starts. Nothing here looks at the user's records: inputs are random."""
+"""What is refused before training starts.
+
+Nothing here looks at the user's records: inputs are random.
+"""
 
 import copy
 from collections.abc import Callable, Iterable
@@ -18,7 +21,8 @@ ROWS = 8
 TRIES = 3
 RANDOMNESS = "`module` gives different gradients for the same input twice: remove its randomness."
 COUPLED = (
-    "one record's gradient depends on the other records of the batch: clipping cannot bound its influence. "
+    "one record's gradient depends on the other records of the batch: "
+    "clipping cannot bound its influence. "
     "Look for statistics over the batch dimension in the model or the loss."
 )
 Example = Callable[
@@ -37,12 +41,13 @@ def device(name: str) -> None:
 
 
 def module(model: nn.Module) -> None:
-    """Refuse parameters that are not float32, and layers that couple the records of a batch or write what they saw into
-    buffers, by type."""
+    """Refuse parameters that are not float32, and layers that couple the records of a batch or
+    write what they saw into buffers, by type."""
     for name, parameter in model.named_parameters():
         if parameter.dtype is not torch.float32:
             raise ValueError(
-                f"`module` must have float32 parameters, `{name}` is {parameter.dtype}: call module.float()."
+                f"`module` must have float32 parameters, `{name}` is {parameter.dtype}: "
+                "call module.float()."
             )
     for name, layer in model.named_modules():
         if isinstance(layer, BATCH_STATISTICS) and not isinstance(
@@ -54,11 +59,13 @@ def module(model: nn.Module) -> None:
             )
         if isinstance(layer, nn.modules.instancenorm._InstanceNorm) and layer.track_running_stats:
             raise ValueError(
-                f"layer `{name}` keeps running statistics of the records: set track_running_stats=False."
+                f"layer `{name}` keeps running statistics of the records: "
+                "set track_running_stats=False."
             )
         if isinstance(layer, RANDOM) and layer.p > 0:
             raise ValueError(
-                f"layer `{name}` ({type(layer).__name__}) draws its own randomness, which is not supported: remove it."
+                f"layer `{name}` ({type(layer).__name__}) draws its own randomness, "
+                "which is not supported: remove it."
             )
 
 
@@ -66,7 +73,8 @@ def _gradient_of_first(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> Te
     losses = loss(model(x), y)
     if losses.shape != (len(x),):
         raise ValueError(
-            f"`criterion` must return one loss per record, shape ({len(x)},), got {tuple(losses.shape)}."
+            f"`criterion` must return one loss per record, shape ({len(x)},), "
+            f"got {tuple(losses.shape)}."
         )
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     made = torch.autograd.grad(losses[0], parameters, allow_unused=True)
@@ -88,7 +96,8 @@ def perturbed(model: nn.Module) -> nn.Module:
 
 
 def rowwise(prepare: Callable[[Tensor], Tensor], x: Tensor) -> None:
-    """Refuse a `prepare` that makes something else of record 0 when the other records change, or are not there."""
+    """Refuse a `prepare` that makes something else of record 0 when the other records change, or
+    are not there."""
     reference, changed = prepare(x.clone()), (x / 4).to(x.dtype)
     changed[0] = x[0]
     if len(reference) != len(x):
@@ -99,15 +108,18 @@ def rowwise(prepare: Callable[[Tensor], Tensor], x: Tensor) -> None:
         moved = (prepare(other.clone())[0].double() - reference[0].double()).abs().max()
         if not float(moved) <= TOLERANCE * float(reference[0].abs().max()):
             raise ValueError(
-                "`prepare` makes of a record what depends on others, or on chance: it may use constants only."
+                "`prepare` makes of a record what depends on others, or on chance: "
+                "it may use constants only."
             )
 
 
 def isolated(model: nn.Module, loss: Loss, example: Example) -> None:
-    """Refuse a model or loss in which one record's gradient depends on the other records, and one that writes to buffers.
+    """Refuse a model or loss in which one record's gradient depends on the other records, and one
+    that writes to buffers.
 
-    The gradient of record 0 is compared in four batches: as drawn, the same again, with all other records replaced, and
-    alone. The weights are moved at random first, since a layer that starts at zero would hide what lies before it.
+    The gradient of record 0 is compared in four batches: as drawn, the same again, with all other
+    records replaced, and alone. The weights are moved at random first, since a layer that starts at
+    zero would hide what lies before it.
     """
     model = perturbed(model)
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -132,9 +144,10 @@ def isolated(model: nn.Module, loss: Loss, example: Example) -> None:
 def per_record(
     model: nn.Module, loss: Loss, example: Example, precision: str = "float32"
 ) -> Fast | Oracle:
-    """The fastest per-record gradients that agree with vmap(grad) on random records, of which several sets are tried: where
-    the input of a rectifier rounds to the other side of zero, right gradients differ too (Resnet-20: in one set of 20).
-    They are compared in float32 and returned in the given precision."""
+    """The fastest per-record gradients that agree with vmap(grad) on random records, of which
+    several sets are tried: where the input of a rectifier rounds to the other side of zero, right
+    gradients differ too (Resnet-20: in one set of 20). They are compared in float32 and returned in
+    the given precision."""
     oracle, made = Oracle(model, loss), best(model, loss)
     chosen = made if any(_agree(oracle, made, model, example) for _ in range(TRIES)) else oracle
     return type(chosen)(model, loss, precision)
@@ -155,8 +168,9 @@ def _largest(parts: Iterable[Tensor]) -> float:
 
 
 def same_anywhere(gradients: Fast | Oracle, weights: Tensor, example: Example, rows: int) -> bool:
-    """Whether gradients of random records, a chunk of that many, are the same to the last bit in reverse order, and that of
-    record 0 also beside other records. One that moves there by more than rounding is refused."""
+    """Whether gradients of random records, a chunk of that many, are the same to the last bit in
+    reverse order, and that of record 0 also beside other records. One that moves there by more than
+    rounding is refused."""
     (x, y), (other_x, other_y) = example(rows), example(rows)
     other_x[0], other_y[0] = x[0], y[0]
     beside = [one[0].clone() for one in gradients(weights, other_x, other_y)[0]]
@@ -180,7 +194,8 @@ def data(plan: Plan, x: Tensor, y: Tensor, classes: int | None) -> None:
         )
     if len(x) != plan.dataset_size or len(y) != len(x):
         raise ValueError(
-            f"the plan is for {plan.dataset_size} records, the data have {len(x)} and {len(y)} labels."
+            f"the plan is for {plan.dataset_size} records, "
+            f"the data have {len(x)} and {len(y)} labels."
         )
     if classes is not None and len(y) and not (int(y.min()) >= 0 and int(y.max()) < classes):
         raise ValueError(f"labels must be in 0 ... {classes - 1}.")

@@ -1,4 +1,5 @@
-"""Which way of reading per-record gradients a device gets: compiled kernels, if they agree here with the plain way."""
+"""Which way of reading per-record gradients a device gets: compiled kernels, if they agree here
+with the plain way."""
 
 from importlib import import_module
 
@@ -20,10 +21,12 @@ NORMS_CLOSE = (BLOCK + 4) * 2.0**-24  # the plain norms are that much off, at mo
 
 def chosen(device: torch.device | str, processes: Processes = ONE) -> tuple[Passes, str]:
     """The passes for a device, the same in all processes, and a line that says which and why."""
-    made, reason = _tried(device)
-    if everywhere(processes, lambda: made is not PLAIN):
-        return made, reason
-    return PLAIN, reason if made is PLAIN else "plain: another process has no such kernels"
+    passes, reason = _tried(device)
+    if everywhere(processes, lambda: passes is not PLAIN):
+        return passes, reason
+    if passes is PLAIN:
+        return PLAIN, reason
+    return PLAIN, "plain: another process has no such kernels"
 
 
 def _tried(device: torch.device | str) -> tuple[Passes, str]:
@@ -31,42 +34,46 @@ def _tried(device: torch.device | str) -> tuple[Passes, str]:
     try:
         module, compiler = KERNELS[torch.device(device).type]
         kernels = import_module(module)
-        made = Passes(norms=kernels.norms, clipped_sum=kernels.clipped_sum)
-        agree(made, device)
-    except (
-        Exception
-    ) as error:  # of any kind: whatever keeps a kernel from compiling, the plain way works
-        return (
-            PLAIN,
-            f"plain: no {compiler} kernels, {type(error).__name__}: {str(error).partition(chr(10))[0]}",
-        )
-    return made, f"{compiler} kernels, which agreed with the plain way on random numbers"
+        passes = Passes(norms=kernels.norms, clipped_sum=kernels.clipped_sum)
+        agree(passes, device)
+    except Exception as error:  # whatever keeps a kernel from compiling, the plain way works
+        first_line = str(error).partition("\n")[0]
+        return PLAIN, f"plain: no {compiler} kernels, {type(error).__name__}: {first_line}"
+    return passes, f"{compiler} kernels, which agreed with the plain way on random numbers"
 
 
-def agree(made: Passes, device: torch.device | str) -> None:
-    """Compare with the plain way on random numbers of many sizes, some rows not finite. Raises ValueError."""
+def agree(passes: Passes, device: torch.device | str) -> None:
+    """Compare with the plain way on random numbers of many sizes, some rows not finite.
+
+    Raises:
+        ValueError: they disagree.
+    """
     for shape in SHAPES:
-        row = _random(shape, device)
-        found, expected = made.norms(row), PLAIN.norms(row)
-        finite = expected.isfinite()
-        if not torch.equal(found.isfinite(), finite):
-            raise ValueError("norms that are not finite are other ones")
-        if not torch.equal(made.norms(row[:1]), found[:1]):
-            raise ValueError("norms depend on how many there are")
-        _close("norms", found[finite], expected[finite], NORMS_CLOSE * expected[finite])
-        row, factor = (
-            torch.where(finite[:, None], row, 0.0),
-            torch.where(finite, 1.0 / expected.clamp_min(1.0), 0.0).float(),
-        )
-        bound = float(torch.tensor(0.3 / shape[1] ** 0.5, dtype=torch.float32))
-        total, lengths = made.clipped_sum(row, factor, bound)
-        total_expected, lengths_expected = PLAIN.clipped_sum(row, factor, bound)
-        _close("sums", total, total_expected, torch.full_like(total, CLOSE * bound * shape[0]))
-        _close("lengths", lengths, lengths_expected, CLOSE * lengths_expected)
+        _agree_on(passes, _random(shape, device))
+
+
+def _agree_on(passes: Passes, row: Tensor) -> None:
+    norms, expected = passes.norms(row), PLAIN.norms(row)
+    finite = expected.isfinite()
+    if not torch.equal(norms.isfinite(), finite):
+        raise ValueError("norms that are not finite are other ones")
+    if not torch.equal(passes.norms(row[:1]), norms[:1]):
+        raise ValueError("norms depend on how many there are")
+    _close("norms", norms[finite], expected[finite], NORMS_CLOSE * expected[finite])
+
+    rows, columns = row.shape
+    row = torch.where(finite[:, None], row, 0.0)
+    factor = torch.where(finite, 1.0 / expected.clamp_min(1.0), 0.0).float()
+    bound = float(torch.tensor(0.3 / columns**0.5, dtype=torch.float32))
+    total, lengths = passes.clipped_sum(row, factor, bound)
+    total_expected, lengths_expected = PLAIN.clipped_sum(row, factor, bound)
+    _close("sums", total, total_expected, torch.full_like(total, CLOSE * bound * rows))
+    _close("lengths", lengths, lengths_expected, CLOSE * lengths_expected)
 
 
 def _random(shape: tuple[int, int], device: torch.device | str) -> Tensor:
-    """Normal numbers, rows of very different length, every 5th from the second with one that is not finite."""
+    """Normal numbers, rows of very different length, every 5th from the second with one that is not
+    finite."""
     rows = torch.arange(shape[0])
     made = (torch.randn(shape) * 10.0 ** (rows % 7 - 3.0)[:, None]).float()
     bad = torch.tensor([float("nan"), float("inf"), -float("inf")])

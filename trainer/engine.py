@@ -1,7 +1,9 @@
-"""A private training run as an object: bring a model, a per-record loss, data and a plan, and call `step()`.
+"""A private training run as an object: bring a model, a per-record loss, data and a plan, and call
+`step()`.
 
-Argument names are those of Opacus where they mean the same. What Opacus takes from a data loader (sampling rate, number of
-steps, batch size) and from `make_private` (noise, clipping) is in the plan.
+Argument names are those of Opacus where they mean the same. What Opacus takes from a data loader
+(sampling rate, number of steps, batch size) and from `make_private` (noise, clipping) is in the
+plan.
 """
 
 import hashlib
@@ -32,26 +34,33 @@ MOST = 4096  # records handled at a time
 class PrivateTrainer:
     """One run, in folder `out`: `ledger.json`, `checkpoint.pt` and, private, `private.jsonl`.
 
-    In every process of a torch.distributed process group, if one is initialised: all make the trainer and call its methods
-    alike, each does its share of every step, all hold the same weights, and the first one writes the files. When a process
-    dies, `step()` raises ConnectionError in the others; let it end them, since some may still wait for them.
+    In every process of a torch.distributed process group, if one is initialised: all make the
+    trainer and call its methods alike, each does its share of every step, all hold the same
+    weights, and the first one writes the files. When a process dies, `step()` raises
+    ConnectionError in the others; let it end them, since some may still wait for them.
 
     Args:
         module: the model; it is changed in place, to the newest published iterate.
-        criterion: function of (outputs, targets) to one loss per record, for example CrossEntropyLoss(reduction="none").
+        criterion: function of (outputs, targets) to one loss per record, for example
+            CrossEntropyLoss(reduction="none").
         data: (inputs, targets), one row per record. They are moved to `device` once.
         plan: what is carried out.
         out: folder of the run; an earlier run in it must be continued by `resume()`.
-        prepare: function of a batch of inputs to what the model takes (for example uint8 to float); constants only.
+        prepare: function of a batch of inputs to what the model takes (for example uint8 to float);
+            constants only.
         classes: number of classes, if targets are labels.
         update: momentum, weight decay, averaging.
         augmentation: flips, crops and how many views of each record.
-        max_physical_batch_size: most records handled at a time, a matter of memory only; by default by size of the model.
+        max_physical_batch_size: most records handled at a time, a matter of memory only; by default
+            by size of the model.
         device: "cpu" or "cuda"; with several processes the current CUDA device of each.
-        seed: None takes randomness from the operating system. A number makes the run repeatable and void as a guarantee; the
-            quickest way of convolutions, which decides how they round, is then not looked for.
-        checkpoint_every: steps between checkpoints. Steps after the last one are charged again when they are redone.
-        precision: "float32", "tf32" or "bf16", of forward and backward pass only; see `trainer.gradients.precision`.
+        seed: None takes randomness from the operating system. A number makes the run repeatable and
+            void as a guarantee; the quickest way of convolutions, which decides how they round, is
+            then not looked for.
+        checkpoint_every: steps between checkpoints. Steps after the last one are charged again when
+            they are redone.
+        precision: "float32", "tf32" or "bf16", of forward and backward pass only; see
+            `trainer.gradients.precision`.
 
     Raises:
         ValueError: model, loss, data or folder do not fit; see `trainer.checks`.
@@ -97,7 +106,9 @@ class PrivateTrainer:
         self.precision = validate.choice("precision", precision, tuple(DTYPE))
         self.checkpoint_every = validate.count("checkpoint_every", checkpoint_every)
         if max_physical_batch_size is not None:
-            validate.count("max_physical_batch_size", max_physical_batch_size)
+            max_physical_batch_size = validate.count(
+                "max_physical_batch_size", max_physical_batch_size
+            )
         self._check(module, data, classes)
         self._place(module, data)
         self.chunk = self._physical_batch_size(max_physical_batch_size)
@@ -142,7 +153,8 @@ class PrivateTrainer:
         processes.same_start(self.processes, self.module)
 
     def _choose_gradients(self, criterion: Loss, example: checks.Example) -> None:
-        """Refuse records that are not alone; take the quickest way to gradients that is right in every process."""
+        """Refuse records that are not alone; take the quickest way to gradients that is right in
+        every process."""
         with arithmetic("float32"):
             checks.rowwise(self.prepare, self._raw(checks.ROWS))
             checks.isolated(self.module, criterion, example)
@@ -151,7 +163,8 @@ class PrivateTrainer:
             self.per_record = Oracle(self.module, criterion, self.precision)
 
     def _choose_kernels(self, example: checks.Example) -> None:
-        """Take the quickest kernels that agree, and see whether a record has the same bits everywhere."""
+        """Take the quickest kernels that agree, and see whether a record has the same bits
+        everywhere."""
         rows = self.chunk * self.augmentation.views
         weights = self.layout.flat(self.module)
         self.kernels = {}
@@ -179,7 +192,8 @@ class PrivateTrainer:
             self.state["clip_norm"] = _number(self.plan.phases[0].clip_norm)
 
     def _open_ledger(self) -> None:
-        """Open the ledger, in the first process; the run is ready if it starts here, else it has to be resumed.
+        """Open the ledger, in the first process; the run is ready if it starts here, else it has to
+        be resumed.
 
         A first process that was restarted on another machine may not see what it wrote before.
         """
@@ -325,9 +339,9 @@ class PrivateTrainer:
     def resume(self) -> int:
         """Continue from the checkpoint; returns its step number.
 
-        A changed plan, model, update or data shape is refused, and so is a ledger that holds less than the
-        checkpoint knows of. Steps after it will be redone and charged again. The number of processes may be
-        another one.
+        A changed plan, model, update or data shape is refused, and so is a ledger that holds less
+        than the checkpoint knows of. Steps after it will be redone and charged again. The number of
+        processes may be another one.
         """
         checkpoint = self.processes.in_first(self._loaded)
         number = int(
@@ -370,7 +384,7 @@ class PrivateTrainer:
         if self._file is not None:
             self._file.close()
 
-    # ---------------------------------------------------------------------------------- model and data
+    # ------------------------------------------------------------------------------- model and data
 
     def _identity(self) -> dict[str, str]:
         """What must not change between parts of a run, nor between its processes."""
@@ -411,7 +425,7 @@ class PrivateTrainer:
         return example
 
     def _batches(self, number: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-        """What gives inputs and targets of given records in step `number`, in views that it draws."""
+        """What gives inputs and targets of given records in step `number`, in random views."""
         key = int(self.randomness.words("augmentation", number)(1)[0])
 
         def batch(indices: Tensor) -> tuple[Tensor, Tensor]:

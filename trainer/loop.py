@@ -63,8 +63,10 @@ def train(
     quiet: bool = False,
     canaries: int = 0,
 ) -> dict[str, object]:
-    """Carry out the plan in folder `out`; returns the report that is also written there. So many `canaries` take the place
-    of records."""
+    """Carry out the plan in folder `out`; returns the report that is also written there.
+
+    So many `canaries` take the place of records.
+    """
     promised = within_target(plan)
     if canaries and processes.here(options.device).size > 1:
         raise ValueError(
@@ -76,7 +78,8 @@ def train(
         )
     if canaries and plan.adaptive:
         raise ValueError(
-            "a canary that is left out has gradient 0, which adaptive clipping counts: take a plan without it."
+            "a canary that is left out has gradient 0, which adaptive clipping counts: "
+            "take a plan without it."
         )
     planted = Canaries(data, canaries, seed) if canaries else None
     if planted is not None:
@@ -125,11 +128,12 @@ def _run(
         else (lambda text: None)
     )
     say(
-        f"{plan.steps} steps, batches of about {plan.batch_size:g} (Poisson), always divided by {plan.batch_size:g}"
+        f"{plan.steps} steps, batches of about {plan.batch_size:g} (Poisson), "
+        f"always divided by {plan.batch_size:g}"
     )
     say(
-        f"epsilon {up(promised.upper)} at delta {plan.delta:g} when done; {type(trainer.per_record).__name__} gradients, "
-        f"{trainer.precision}"
+        f"epsilon {up(promised.upper)} at delta {plan.delta:g} when done; "
+        f"{type(trainer.per_record).__name__} gradients, {trainer.precision}"
     )
     say(f"norms and sums: {trainer.passes_are}")
     for shape, kernel in trainer.kernels.items():

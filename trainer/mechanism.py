@@ -1,44 +1,53 @@
-"""All that a privacy review has to read: coins, clip, truncate, sum, noise, mixing, and their order.
+"""All that a privacy review has to read: coins, clip, truncate, sum, noise, mixing, and their
+order.
 
-One step (Algorithms 1 and 2 of arXiv 2210.03843, averaged gradients, w_prev = w_{k-1}, w_last = w_{k-2}) is
-`private_step`, whose body has these numbers:
+One step (Algorithms 1 and 2 of arXiv 2210.03843, averaged gradients, w_prev = w_{k-1}, w_last =
+w_{k-2}) is `private_step`, whose body has these numbers:
 
 1. the step is charged in the ledger, on disk, before any data is looked at;
 2. every record joins the batch by its own coin;
-3. each record's gradient at the published w_prev is clipped to l2 norm c, then every coordinate is cut at
-   c / sqrt(p), and all of these are summed;
+3. each record's gradient at the published w_prev is clipped to l2 norm c, then every coordinate is
+   cut at c / sqrt(p), and all of these are summed;
 4. the sum, plus N(0, (z c)^2) in every coordinate, once, is divided by the plan's constant B;
-5. every coordinate of w_prev and w_last is pushed apart to at least tau = gap * learning_rate and mixed at random;
-6. w_k = mixed - learning_rate * (noisy average + drift); `drift` is computed from published iterates only;
-7. where clipping is adaptive, a noisy count of the gradients that were at most c long gives the next c.
+5. every coordinate of w_prev and w_last is pushed apart to at least tau = gap * learning_rate and
+   mixed at random;
+6. w_k = mixed - learning_rate * (noisy average + drift); `drift` is computed from published
+   iterates only;
+7. where clipping is adaptive, a noisy count of the gradients that were at most c long gives the
+   next c.
 
-Sums over records, noise and mixing are float64, so that microbatches do not matter. Float32 rounding of norms and
-clipped gradients is paid for by `SHRINK`, rounding of tau and of the noise by `WIDEN`. Mixing takes the published
-float32 iterates, which float64 holds exactly; rounding w_k to float32 afterwards is post-processing.
+Sums over records, noise and mixing are float64, so that microbatches do not matter. Float32
+rounding of norms and clipped gradients is paid for by `SHRINK`, rounding of tau and of the noise by
+`WIDEN`. Mixing takes the published float32 iterates, which float64 holds exactly; rounding w_k to
+float32 afterwards is post-processing.
 
 Norms and clipped sums are those of `PLAIN`, in torch. Kernels compiled for a CPU
-(`trainer/gradients/clip_numba.py`) or a GPU (`trainer/gradients/clip_triton.py`) take their place if they agree with
-it at start on random numbers (`trainer/clip_kernels.py`). The end of `clip_truncate_sum` checks what either says.
+(`trainer/gradients/clip_numba.py`) or a GPU (`trainer/gradients/clip_triton.py`) take their place
+if they agree with it at start on random numbers (`trainer/clip_kernels.py`). The end of
+`clip_truncate_sum` checks what either says.
 
-Several processes carry out a step together (`Processes`): the first alone charges, draws coins, noise and mixing
-coefficients, and hands out the batch and the new weights. Each clips, truncates and sums its own records of that
-batch, in float64, and these sums are added. A record always belongs to the same process, whoever else is in the batch.
+Several processes carry out a step together (`Processes`): the first alone charges, draws coins,
+noise and mixing coefficients, and hands out the batch and the new weights. Each clips, truncates
+and sums its own records of that batch, in float64, and these sums are added. A record always
+belongs to the same process, whoever else is in the batch.
 
 Outside the guarantee:
 
-- an observer of time, memory or the number of microbatches, or of the network between several processes: the sums
-  that they exchange have no noise yet;
-- the resolution of the noise: multiples of about 2^-53, none beyond 8.3 standard deviations (mass 2^-54). Rounding of
-  all that is released to float32 hides most of the low bits that such attacks read, but that is an observation, not
-  a proof;
-- gradients of *other* records that round differently because one record more is in the batch: the sensitivity is c
-  (of counts 1/2) for gradients that do not (nor their norms: each is added up by itself, which on CUDA is certain
-  with the Triton kernels only). `per_record.chunked` keeps the shape of every microbatch constant for that reason,
-  and `checks.same_anywhere` tries whether a record's gradient has the same bits in every place,
-  `processes.same_bits` whether in every process;
-- where a record is added or removed before others, so that their numbers change, the views of these others: they
-  follow from number and secret key by SplitMix64 (`trainer/augment.py`), which is taken for independent draws. Where
-  numbers stay, as with a record replaced or added at the end, the sensitivity is c whatever the key is.
+- an observer of time, memory or the number of microbatches, or of the network between several
+  processes: the sums that they exchange have no noise yet;
+- the resolution of the noise: multiples of about 2^-53, none beyond 8.3 standard deviations (mass
+  2^-54). Rounding of all that is released to float32 hides most of the low bits that such attacks
+  read, but that is an observation, not a proof;
+- gradients of *other* records that round differently because one record more is in the batch: the
+  sensitivity is c (of counts 1/2) for gradients that do not (nor their norms: each is added up by
+  itself, which on CUDA is certain with the Triton kernels only). `per_record.chunked` keeps the
+  shape of every microbatch constant for that reason, and `checks.same_anywhere` tries whether a
+  record's gradient has the same bits in every place, `processes.same_bits` whether in every
+  process;
+- where a record is added or removed before others, so that their numbers change, the views of these
+  others: they follow from number and secret key by SplitMix64 (`trainer/augment.py`), which is
+  taken for independent draws. Where numbers stay, as with a record replaced or added at the end,
+  the sensitivity is c whatever the key is.
 """
 
 import os
@@ -58,14 +67,16 @@ from mmaccount.records.plan import Phase, Plan
 
 BITS = 53
 BLOCK = 256  # coordinates whose squares are added in float32
-# A sum of 256 squares is off by at most 258 * 2^-24, its root by half of that, each product by two roundings.
+# A sum of 256 squares is off by at most 258 * 2^-24, its root by half of that, each product by two
+# roundings.
 # Compiled kernels add squares in float64, in any order: n of them are off by at most n * 2^-53,
 # which is less than that for n < 2^36.
 SHRINK = 1.0 - 2.0**-15
 SMALLEST = (
     1e-9  # clip norm; squares below 2^-149 vanish in float32, which matters only far below this
 )
-# A gradient from here on counts as not finite: its squares overflow float32, its factor could underflow.
+# A gradient from here on counts as not finite: its squares overflow float32, its factor could
+# underflow.
 LONGEST = 2.0**63
 LARGEST = 1e9  # an adaptive clip norm stays between SMALLEST and this
 FASTEST = 50.0  # and changes by at most e^this in a step
@@ -84,13 +95,15 @@ class Charges(Protocol):
         """Return once the step is on disk; raise if it is not in the plan."""
 
 
-# ------------------------------------------------------------------------------------------------------ randomness
+# --------------------------------------------------------------------------------------- randomness
 
 
 class Randomness:
-    """Random 64-bit words: of the operating system's cryptographic generator, or repeatable ones of a seed (for tests).
+    """Random 64-bit words: of the operating system's cryptographic generator, or repeatable ones of
+    a seed (for tests).
 
-    A seeded stream depends on (seed, purpose, step) alone: the streams of sampling, noise and mixing are independent.
+    A seeded stream depends on (seed, purpose, step) alone: the streams of sampling, noise and
+    mixing are independent.
     """
 
     def __init__(self, seed: int | None = None) -> None:
@@ -144,7 +157,7 @@ def peak_one(law: str) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def mixing_coefficients(words: Words, size: int, law: str) -> Tensor:
-    """alpha in [0, 1], independent, of the mixing law; rejection from the uniform, which is exact."""
+    """alpha in [0, 1], independent, of the mixing law; by rejection, which is exact."""
     alpha = uniforms(words, size)
     if law != "uniform":
         density = peak_one(law)
@@ -161,7 +174,7 @@ def noisy_counts(counts: np.ndarray, noise_multiplier: float, randomness: Random
     return counts + noise_multiplier * WIDEN * noise
 
 
-# ---------------------------------------------------------------------------------------------- one record's influence
+# --------------------------------------------------------------------------- one record's influence
 
 
 def coordinate_bound(clip_norm: float, truncation: float) -> float:
@@ -172,14 +185,14 @@ def coordinate_bound(clip_norm: float, truncation: float) -> float:
 
 
 class Clipped(NamedTuple):
-    """The sum of clipped gradients, and, private, the norm that every record's gradient had before."""
+    """The sum of clipped gradients and, private, the norm of every record's gradient before."""
 
     total: Tensor
     norms: Tensor
 
 
 def _norms(row: Tensor) -> Tensor:
-    """l2 norm of every row in float64: float32 within blocks, relative error at most 130 * 2^-24."""
+    """l2 norm of every row, float64: float32 in blocks, relative error at most 130 * 2^-24."""
     whole = row.shape[1] // BLOCK * BLOCK
     blocks = row[:, :whole].reshape(len(row), whole // BLOCK, BLOCK)
     rest = row[:, whole:]
@@ -189,7 +202,8 @@ def _norms(row: Tensor) -> Tensor:
 
 
 def _clipped_sum(row: Tensor, factor: Tensor, bound: float) -> tuple[Tensor, Tensor]:
-    """Sum over records of row times factor (float32), cut at +-bound, and the l2 norm that every record ends with.
+    """Sum over records of row times factor (float32), cut at +-bound, and the l2 norm that every
+    record ends with.
 
     Both are float64.
     """
@@ -225,9 +239,9 @@ def clip_truncate_sum(
 ) -> Clipped:
     """The sum over records of truncate(clip(gradient)), float64, shape [parameters].
 
-    Guarantee: adding or removing one record changes the sum by at most clip_norm in l2 and by at most
-    clip_norm / sqrt(truncation) in every coordinate, whatever the gradients are. A record whose gradient is
-    not finite, or longer than LONGEST, counts as zero.
+    Guarantee: adding or removing one record changes the sum by at most clip_norm in l2 and by at
+    most clip_norm / sqrt(truncation) in every coordinate, whatever the gradients are. A record
+    whose gradient is not finite, or longer than LONGEST, counts as zero.
 
     Args:
         gradients: one tensor per parameter, each [records, ...].
@@ -238,7 +252,7 @@ def clip_truncate_sum(
     if not clip_norm >= SMALLEST:
         raise ValueError(f"`clip_norm` must be at least {SMALLEST:g}, got {clip_norm!r}.")
     rows = [gradient[..., None].flatten(1) for gradient in gradients]
-    # One addition after the other: the bits of a record's norm do not depend on how many records there are.
+    # One addition after the other: the bits of a record's norm do not depend on how many there are.
     norms = sum(passes.norms(row).square() for row in rows).sqrt()
     finite = norms < LONGEST
     if not bool(finite.all()):
@@ -255,13 +269,14 @@ def clip_truncate_sum(
     return Clipped(total, norms)
 
 
-# ------------------------------------------------------------------------------------------------- adaptive clip norm
+# ------------------------------------------------------------------------------- adaptive clip norm
 
 
 def short(norms: Tensor, clip_norm: float) -> float:
     """Sum over records of 1[|g_i| <= c] - 1/2.
 
-    Adding or removing a record changes it by 1/2, whatever its gradient is (one that is not finite is long).
+    Adding or removing a record changes it by 1/2, whatever its gradient is (one that is not finite
+    is long).
     """
     return float(((norms <= clip_norm).double() - 0.5).sum())
 
@@ -273,10 +288,11 @@ def next_clip_norm(
     norms: Tensor,
     randomness: Randomness,
 ) -> Tensor:
-    """c exp(-rate (share - quantile)), a float32 between limits, from the noisy share of short gradients.
+    """c exp(-rate (share - quantile)), a float32 between limits, from the noisy share of short
+    gradients.
 
-    share = 1/2 + (sum over the batch of (1[|g_i| <= c] - 1/2) + N(0, noise^2)) / B, where B is the plan's constant,
-    `batch_size`, as in every division here.
+    share = 1/2 + (sum over the batch of (1[|g_i| <= c] - 1/2) + N(0, noise^2)) / B, where B is the
+    plan's constant, `batch_size`, as in every division here.
     """
     adaptive, c = phase.adaptive, phase.clip_norm
     noise = adaptive.noise * WIDEN * float(normals(randomness.words("count", step), 1))
@@ -287,14 +303,15 @@ def next_clip_norm(
     return torch.tensor([max(float(following), SMALLEST)], dtype=torch.float64)
 
 
-# ----------------------------------------------------------------------------------------------------------- mixing
+# ------------------------------------------------------------------------------------------- mixing
 
 
 def mix(w_prev: Tensor, w_last: Tensor, threshold: float, alpha: Tensor) -> Tensor:
     """alpha a + (1 - alpha) b in every coordinate, a and b being w_prev and w_last pushed apart.
 
-    They are pushed apart about their midpoint to at least `threshold`. Which of the two is a does not matter, since
-    alpha and 1 - alpha have the same law: a coordinate where w_prev = w_last (the first step) is mixed like every other.
+    They are pushed apart about their midpoint to at least `threshold`. Which of the two is a does
+    not matter, since alpha and 1 - alpha have the same law: a coordinate where w_prev = w_last (the
+    first step) is mixed like every other.
     """
     width = (w_prev - w_last).abs().clamp_min(threshold)
     if not bool((width >= threshold).all()):
@@ -302,11 +319,12 @@ def mix(w_prev: Tensor, w_last: Tensor, threshold: float, alpha: Tensor) -> Tens
     return (w_prev + w_last) / 2.0 + (alpha - 0.5) * width
 
 
-# ---------------------------------------------------------------------------------------------- who carries out a step
+# --------------------------------------------------------------------------- who carries out a step
 
 
 class Processes:
-    """Who carries out a step: here one process, which is the first; `trainer.processes.Several` stands for more.
+    """Who carries out a step: here one process, which is the first; `trainer.processes.Several`
+    stands for more.
 
     What fails in one process fails in all.
     """
@@ -314,13 +332,14 @@ class Processes:
     rank, size = 0, 1
 
     def in_first(self, make: Callable[[], Any]) -> Any:  # noqa: ANN401
-        """What `make()` gives, in the first process only; None in the others, which do not call it."""
+        """What `make()` gives in the first process; None in the others, which do not call it."""
         return make()
 
     def from_first(
         self, make: Draw, shape: tuple[int, ...], dtype: torch.dtype = torch.float64
     ) -> Tensor:
-        """What `make()` gives in the first process, in all of them and to the bit; the others do not call it."""
+        """What `make()` gives in the first process, in all of them and to the bit; the others do
+        not call it."""
         return make()
 
     def summed(self, make: Draw, shape: tuple[int, ...]) -> Tensor:
@@ -332,7 +351,8 @@ ONE = Processes()
 
 
 def when_asked(draw: Draw, size: int) -> Draw:
-    """What gives so many numbers that `draw` draws: `draw` itself, which draws them when they are needed.
+    """What gives so many numbers that `draw` draws: `draw` itself, which draws them when they are
+    needed.
 
     `trainer.ahead.by_thread` lets a thread draw them meanwhile.
     """
@@ -357,7 +377,7 @@ class Execution:
 ALONE = Execution()
 
 
-# --------------------------------------------------------------------------------------------------------- one step
+# ----------------------------------------------------------------------------------------- one step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -367,7 +387,8 @@ class Run:
     Attributes:
         plan: what is carried out.
         ledger: where steps are charged; used by the first process only.
-        randomness: where coins, noise and mixing coefficients come from; used by the first process only.
+        randomness: where coins, noise and mixing coefficients come from; used by the first process
+            only.
         records: number of records in the data.
     """
 
@@ -377,7 +398,8 @@ class Run:
     records: int
 
     def phase(self, step: int, clip_norm: float | None) -> Phase:
-        """The phase of a step, with the clip norm that the step before released where clipping is adaptive."""
+        """The phase of a step, with the clip norm that the step before released where clipping is
+        adaptive."""
         phase = self.plan.phases[self.plan.phase_of(step)]
         if phase.adaptive is None or clip_norm is None:
             return phase
@@ -390,8 +412,8 @@ class Released:
 
     Attributes:
         weights: the new weights, float64, to be rounded to float32.
-        noisy: the noisy average, so rounded, where nothing was mixed; else None, since while mixing it must not leave
-            the mechanism.
+        noisy: the noisy average, so rounded, where nothing was mixed; else None, since while mixing
+            it must not leave the mechanism.
         clip_norm: that of the phase's next step.
         norms: private; those of the batch's gradients before clipping.
     """
@@ -413,7 +435,9 @@ def private_step(
     clip_norm: float | None = None,
     execution: Execution = ALONE,
 ) -> Released:
-    """Charge step number `step` (from 1), then carry it out. A step that the plan does not have touches no data.
+    """Charge step number `step` (from 1), then carry it out.
+
+    A step that the plan does not have touches no data.
 
     Args:
         run: plan, ledger, randomness and number of records.
@@ -421,8 +445,10 @@ def private_step(
         w_prev: w_{k-1}, flat, all trainable parameters, published.
         w_last: w_{k-2}, likewise.
         gradients: per-record gradients of given records at given weights, in chunks of any size.
-        drift: function of published iterates, added to the average (weight decay, momentum); that of the first process.
-        clip_norm: where clipping is adaptive, what the step before released; None in the phase's first step.
+        drift: function of published iterates, added to the average (weight decay, momentum); that
+            of the first process.
+        clip_norm: where clipping is adaptive, what the step before released; None in the phase's
+            first step.
         execution: who carries it out, and how.
     """
     plan, randomness, processes, size = (
@@ -440,10 +466,11 @@ def private_step(
     toss = partial(coins, randomness.words("sampling", step), run.records, plan.sample_rate)
     batch = processes.from_first(toss, (run.records,), torch.uint8).nonzero().flatten()
 
-    # Noise and mixing coefficients depend on nothing that follows, so they may be drawn from here on.
+    # Noise and mixing coefficients depend on nothing that follows: they may be drawn from here on.
     draws = processes.in_first(lambda: start_draws(phase, step, size, randomness, execution.ahead))
 
-    # 3. Each record's gradient at w_prev is clipped to l2 norm c, every coordinate cut at c / sqrt(p), and all summed.
+    # 3. Each record's gradient at w_prev is clipped to l2 norm c, then every coordinate is cut at
+    #    c / sqrt(p), and all of these are summed.
     share = partial(own_sum, phase, w_prev, batch, gradients, execution)
     sums = processes.summed(share, (size + len(batch),))
     total, norms = sums[:size], sums[size:]
@@ -451,13 +478,15 @@ def private_step(
     # 4. The sum, plus N(0, (z c)^2) in every coordinate, once, is divided by the plan's constant B.
     noisy = processes.in_first(lambda: noisy_average(phase, total, draws.noise(), plan.batch_size))
 
-    # 5. Every coordinate of w_prev and w_last is pushed apart to at least tau = gap * learning_rate and mixed at random.
+    # 5. Every coordinate of w_prev and w_last is pushed apart to at least tau = gap * learning_rate
+    #    and mixed at random.
     mixed = processes.in_first(lambda: mixed_weights(phase, w_prev, w_last, draws.alpha))
 
     # 6. w_k = mixed - learning_rate * (noisy average + drift).
     weights = processes.from_first(lambda: mixed - phase.learning_rate * (noisy + drift), (size,))
 
-    # 7. Where clipping is adaptive, a noisy count of the gradients that were at most c long gives the next c.
+    # 7. Where clipping is adaptive, a noisy count of the gradients that were at most c long gives
+    #    the next c.
     following = phase.clip_norm
     if phase.adaptive is not None:
         count = partial(next_clip_norm, phase, plan.batch_size, step, norms, randomness)
@@ -471,7 +500,8 @@ def private_step(
 
 
 class Draws(NamedTuple):
-    """What gives a step's noise, standard normal, and its mixing coefficients, None where nothing is mixed."""
+    """What gives a step's noise, standard normal, and its mixing coefficients, None where nothing
+    is mixed."""
 
     noise: Draw
     alpha: Draw | None
@@ -502,8 +532,8 @@ def own_sum(
 ) -> Tensor:
     """This process's share of step 3, one flat vector, float64.
 
-    First the sum over its records of the batch; then, private, the norm of every record's gradient before clipping,
-    0 for those of other processes.
+    First the sum over its records of the batch; then, private, the norm of every record's gradient
+    before clipping, 0 for those of other processes.
     """
     mine, size = own(batch, execution.processes), weights.numel()
     share = torch.zeros(size + len(batch), dtype=torch.float64, device=weights.device)

@@ -20,7 +20,8 @@ def linear(shape: tuple[int, ...], classes: int) -> nn.Module:
 
 
 def cnn(shape: tuple[int, ...], classes: int) -> nn.Module:
-    """Two convolutions with GroupNorm, averaged to 4 x 4 (2 x 2 for small images), one affine layer."""
+    """Two convolutions with GroupNorm, averaged to 4 x 4 (2 x 2 for small images), one affine
+    layer."""
     grid = 4 if shape[-1] >= 16 else 2
     return nn.Sequential(
         nn.Conv2d(shape[0], 16, 3, padding=1),
@@ -59,7 +60,10 @@ class Block(nn.Module):
 
 
 class Resnet20(nn.Module):
-    """Resnet-20 (He et al. 2016) with GroupNorm instead of BatchNorm: 269,722 parameters for 3 x 32 x 32 and 10 classes."""
+    """Resnet-20 (He and others, 2016) with GroupNorm instead of BatchNorm.
+
+    It has 269,722 parameters for 3 x 32 x 32 and 10 classes.
+    """
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -84,9 +88,11 @@ NAMED = {"linear": linear, "cnn": cnn, "resnet20": resnet20}
 
 
 def build(name: str, shape: tuple[int, ...], classes: int, seed: int | None = None) -> nn.Module:
-    """The model of that name for records of that shape; "module:function" calls the user's function(shape, classes).
+    """The model of that name for records of that shape; "module:function" calls the user's
+    function(shape, classes).
 
-    The initial weights come from torch's generator, seeded if a seed is given and from OS entropy otherwise.
+    The initial weights come from torch's generator, seeded if a seed is given and from OS entropy
+    otherwise.
     """
     torch.manual_seed(int.from_bytes(os.urandom(7)) if seed is None else seed)
     module, colon, function = name.partition(":")
@@ -96,7 +102,8 @@ def build(name: str, shape: tuple[int, ...], classes: int, seed: int | None = No
         )
     if name in ("cnn", "resnet20") and len(shape) != 3:
         raise ValueError(
-            f"`model` {name} needs images, [channels, height, width]; the records have shape {shape}."
+            f"`model` {name} needs images, [channels, height, width]; "
+            f"the records have shape {shape}."
         )
     if not colon:
         return NAMED[name](shape, classes)

@@ -10,7 +10,7 @@ from mmaccount.records.bound import up
 
 @lru_cache(maxsize=8)
 def _epsilon(settings: tuple[Settings, ...], delta: float) -> Bound:
-    """A run asks for the price of the whole plan at its start, at its last step and for its report."""
+    """Kept, since a run asks for the price of its plan at its start, at its end and in its report."""
     return mmaccount.epsilon(list(settings), delta=delta)
 
 
@@ -22,8 +22,9 @@ def spent(ledger: Ledger, delta: float | None = None) -> Bound:
 
 
 def progress(ledger: Ledger, planned: Bound) -> float:
-    """An upper bound on epsilon so far that is quick enough to show on the way: Renyi moments where a phase mixes, and never
-    more than the whole plan costs while no phase has been charged more steps than it has."""
+    """An upper bound on epsilon so far that is quick enough to show on the way: Renyi moments where
+    a phase mixes, and never more than the whole plan costs while no phase has been charged more
+    steps than it has."""
     plan = ledger.plan
     if all(phase.gap == 0.0 for phase in plan.phases):
         return spent(ledger).upper

@@ -1,4 +1,7 @@
-"""private.jsonl: what a person who may see the data may look at. None of it is covered by the guarantee."""
+"""private.jsonl: what a person who may see the data may look at.
+
+None of it is covered by the guarantee.
+"""
 
 import json
 import os
@@ -11,13 +14,14 @@ from trainer.mechanism import LONGEST
 
 
 def sum_and_count(losses: Tensor) -> Tensor:
-    """Of the losses that are finite, float64."""
+    """Sum and number of the losses that are finite, float64."""
     finite = losses[losses.isfinite()].double()
     return torch.stack([finite.sum(), torch.tensor(float(len(finite)), dtype=torch.float64)])
 
 
 def write(path: Path, step: int, norms: Tensor, loss: Tensor, clip_norm: float) -> None:
-    """One line about a step: the norms of its gradients before clipping, and sum and count of its losses."""
+    """One line about a step: the norms of its gradients before clipping, and sum and count of its
+    losses."""
     finite = norms[norms < LONGEST]  # what the mechanism takes for finite
     row = {
         "private": True,

@@ -1,7 +1,9 @@
-"""Gradients before training, for `mmaccount advise`: of public records in full, of private ones as a noisy histogram.
+"""Gradients before training, for `mmaccount advise`: of public records in full, of private ones as
+a noisy histogram.
 
-By default the held-out records are probed: they are nobody's training records, and the plan notes that they are public.
-Their accuracy in a report is then not that of records never looked at: gradients of the first two points have been.
+By default the held-out records are probed: they are nobody's training records, and the plan notes
+that they are public. Their accuracy in a report is then not that of records never looked at:
+gradients of the first two points have been.
 """
 
 import math
@@ -74,7 +76,8 @@ class Landscape:
 
 
 def _curvature(landscape: Landscape, weights: Tensor) -> tuple[float, float]:
-    """(largest eigenvalue, trace) of the Hessian, estimated: power iteration from the gradient, and Hutchinson's method."""
+    """(largest eigenvalue, trace) of the Hessian, estimated: power iteration from the gradient, and
+    Hutchinson's method."""
     generator = torch.Generator().manual_seed(0)
     size = weights.numel()
     signs = [
@@ -118,7 +121,8 @@ def public(
     device: str = "cpu",
     seed: int | None = None,
 ) -> Probe:
-    """Probe the first `rows` held-out records, at the initial weights and where their loss has halved."""
+    """Probe the first `rows` held-out records, at the initial weights and where their loss has
+    halved."""
     checks.device(device)
     module = models.build(model, tuple(data.x.shape[1:]), data.classes, seed).to(device)
     checks.module(module)
@@ -158,10 +162,11 @@ def private(
     device: str = "cpu",
     seed: int | None = None,
 ) -> NormHistogram:
-    """Gradient norms of all training records as a noisy histogram: a release, which a plan made from it pays for.
+    """Gradient norms of all training records as a noisy histogram: a release, which a plan made
+    from it pays for.
 
-    Every call is another release; a plan made from one pays for that one alone. `seed` is of the model's start, never of the
-    noise.
+    Every call is another release; a plan made from one pays for that one alone. `seed` is of the
+    model's start, never of the noise.
     """
     checks.device(device)
     validate.positive("noise_multiplier", noise_multiplier)

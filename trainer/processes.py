@@ -1,7 +1,9 @@
-"""Several processes as one trainer, by torch.distributed: each holds all data and does its share of every step.
+"""Several processes as one trainer, by torch.distributed: each holds all data and does its share of
+every step.
 
-They and the network between them have to be trusted: what they exchange is private. An exception in one of them is one in
-all, and leaves them in step; a process that dies is one that the others notice as soon as they wait for it.
+They and the network between them have to be trusted: what they exchange is private. An exception in
+one of them is one in all, and leaves them in step; a process that dies is one that the others
+notice as soon as they wait for it.
 """
 
 import hashlib
@@ -24,7 +26,10 @@ PATIENCE = timedelta(
     minutes=10
 )  # with a process that neither answers nor ends; longer than the first works alone
 FAILED = "another process failed, and says why."
-LOST = "another process ended or did not answer: the step stays charged, resume goes on from the last checkpoint."
+LOST = (
+    "another process ended or did not answer: "
+    "the step stays charged, resume goes on from the last checkpoint."
+)
 
 
 @contextmanager
@@ -39,16 +44,19 @@ def joined(device: str) -> Iterator[None]:
         torch.cuda.set_device(own)
     distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
     yield
-    distributed.destroy_process_group()  # after an exception the end of the process does that, without waiting for others
+    # After an exception the end of the process does this, without waiting for others.
+    distributed.destroy_process_group()
 
 
 def here(device: str) -> Processes:
-    """The default process group, if there is one; else this process alone, which must not be one of several."""
+    """The default process group, if there is one; else this process alone, which must not be one of
+    several."""
     if distributed.is_available() and distributed.is_initialized():
         return Several(device)
     if announced():
         raise ValueError(
-            "WORLD_SIZE is above 1: call torch.distributed.init_process_group first, or start one process."
+            "WORLD_SIZE is above 1: "
+            "call torch.distributed.init_process_group first, or start one process."
         )
     return ONE
 
@@ -59,10 +67,12 @@ def announced() -> bool:
 
 
 class Several(Processes):
-    """The processes of torch.distributed's default group. All have to call the same methods in the same order.
+    """The processes of torch.distributed's default group.
 
-    Each exchange is one collective on a flat vector, whose first number says whether a process failed: there, or in
-    what `in_first` did since the exchange before.
+    All have to call the same methods in the same order.
+
+    Each exchange is one collective on a flat vector, whose first number says whether a process
+    failed: there, or in what `in_first` did since the exchange before.
     """
 
     def __init__(self, device: str) -> None:
@@ -71,20 +81,23 @@ class Several(Processes):
             distributed.get_world_size(),
             device,
         )
-        self._lost = False  # also while something is tried: whatever leaves it early, the others may be somewhere else
+        # True also while something is tried: whatever leaves it early, the others may be elsewhere.
+        self._lost = False
         self._failure: Exception | None = None  # the others have not heard of it yet
 
     def in_first(self, make: Callable[[], Any]) -> Any:  # noqa: ANN401
         """What `make()` gives, in the first process only; None in the others, which do not call it.
 
-        If it fails, nothing more is done in the first process up to the next exchange, which fails in all.
+        If it fails, nothing more is done in the first process up to the next exchange, which fails
+        in all.
         """
         return self._tried(make) if self.rank == 0 else None
 
     def from_first(
         self, make: Draw, shape: tuple[int, ...], dtype: torch.dtype = torch.float64
     ) -> Tensor:
-        """What `make()` gives in the first process, in all of them and to the bit; the others do not call it."""
+        """What `make()` gives in the first process, in all of them and to the bit; the others do
+        not call it."""
         return self._exchanged(
             self.in_first(make), shape, dtype, partial(distributed.broadcast, src=0)
         )
@@ -94,7 +107,8 @@ class Several(Processes):
         return self._exchanged(self._tried(make), shape, torch.float64, distributed.all_reduce)
 
     def _tried(self, make: Callable[[], Any]) -> Any:  # noqa: ANN401
-        """What `make()` gives; None, and the failure kept, if it fails or something failed since the last exchange."""
+        """What `make()` gives; None, and the failure kept, if it fails or something failed since
+        the last exchange."""
         if self._failure is not None:
             return None
         if self._lost:
@@ -151,8 +165,10 @@ def only_first(processes: Processes, action: Callable[[], object]) -> None:
 def same_everywhere(
     processes: Processes, parts: Mapping[str, str], data: tuple[Tensor, Tensor]
 ) -> None:
-    """Refuse a process whose plan, model, ... or records are not those of the first. Only digests are exchanged, and
-    nothing of them is kept."""
+    """Refuse a process whose plan, model, ... or records are not those of the first.
+
+    Only digests are exchanged, and nothing of them is kept.
+    """
     if processes.size == 1:
         return
     contents = {name: value.encode() for name, value in parts.items()} | {

@@ -1,4 +1,7 @@
-"""What a run leaves behind for others: report.json, model.pt and curve.png. Everything here is public."""
+"""What a run leaves behind for others: report.json, model.pt and curve.png.
+
+Everything here is public.
+"""
 
 import hashlib
 import json

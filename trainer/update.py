@@ -1,4 +1,5 @@
-"""Around the mechanism: momentum, weight decay and averaging, from published iterates only; Adam without mixing."""
+"""Around the mechanism: momentum, weight decay and averaging, from published iterates only; Adam
+without mixing."""
 
 from dataclasses import dataclass
 
@@ -16,9 +17,10 @@ ADAM = (0.9, 0.999, 1e-8)
 class Update:
     """How a released step becomes the next iterate.
 
-    Momentum is fed with (midpoint_k - w_k) / learning_rate, a function of published iterates (without mixing the midpoint is
-    w_{k-1}, and this is heavy-ball momentum). Momentum or Adam on the private gradient itself would carry its noise into
-    later steps and undo the mixing, so Adam is refused where a phase mixes.
+    Momentum is fed with (midpoint_k - w_k) / learning_rate, a function of published iterates
+    (without mixing the midpoint is w_{k-1}, and this is heavy-ball momentum). Momentum or Adam on
+    the private gradient itself would carry its noise into later steps and undo the mixing, so Adam
+    is refused where a phase mixes.
 
     Args:
         optimizer: "sgd" or "adam".
@@ -44,8 +46,8 @@ class Update:
         """Refuse Adam where the plan mixes."""
         if self.optimizer == "adam" and any(phase.gap > 0.0 for phase in plan.phases):
             raise ValueError(
-                "`optimizer` adam keeps the private noisy gradient and undoes the mixing: use sgd (its momentum sees "
-                "published iterates only), or a plan with gap 0."
+                "`optimizer` adam keeps the private noisy gradient and undoes the mixing: "
+                "use sgd (its momentum sees published iterates only), or a plan with gap 0."
             )
 
     def start(self, weights: Tensor) -> dict[str, Tensor]:

@@ -1,13 +1,15 @@
-"""Attacks on the trainer's own step: what each finds stands beside what the accountant promises for it.
+"""Attacks on the trainer's own step: what each finds stands beside what the accountant promises for
+it.
 
-One run of the trainer is many experiments at once. Its model is a long vector of weights, cut into blocks. The gradient of
-record i is nonzero in block 2 i only, where it is the worst one that clipping admits; odd blocks belong to nobody. Coins,
-noise and mixing are independent from block to block, so that blocks with a record and blocks without are independent runs
-with and without their canary, everything else silent.
+One run of the trainer is many experiments at once. Its model is a long vector of weights, cut into
+blocks. The gradient of record i is nonzero in block 2 i only, where it is the worst one that
+clipping admits; odd blocks belong to nobody. Coins, noise and mixing are independent from block to
+block, so that blocks with a record and blocks without are independent runs with and without their
+canary, everything else silent.
 
-Each attack scores blocks in its own way, a likelihood ratio for what might be wrong: the trainer as it should be, a first
-step that is not mixed, a layer that is not, coefficients that can be guessed ... A trainer that is right passes them all,
-because no score can find more than there is.
+Each attack scores blocks in its own way, a likelihood ratio for what might be wrong: the trainer as
+it should be, a first step that is not mixed, a layer that is not, coefficients that can be guessed
+... A trainer that is right passes them all, because no score can find more than there is.
 """
 
 import os
@@ -40,7 +42,7 @@ CURVE = np.linspace(-80.0, 80.0, 16_001)  # where densities of one coordinate ar
 
 
 class Scores(NamedTuple):
-    """Of experiments with the canary and without it."""
+    """Scores of experiments with the canary, and of those without it."""
 
     present: np.ndarray
     absent: np.ndarray
@@ -48,7 +50,8 @@ class Scores(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attack:
-    """`scores(plan, seed)` carries out one run of the trainer; after `runs` of them the bound is tight enough."""
+    """`scores(plan, seed)` carries out one run of the trainer; after `runs` of them the bound is
+    tight enough."""
 
     name: str
     plan: Plan
@@ -58,7 +61,7 @@ class Attack:
 
 
 class Row(NamedTuple):
-    """What an attack found beside the promise: the audit is passed unless `found` is above `upper`."""
+    """What an attack found beside the promise: passed unless `found` is above `upper`."""
 
     name: str
     delta: float
@@ -76,7 +79,8 @@ class Row(NamedTuple):
 def measure(
     attack: Attack, *, seed: int | None, confidence: float = CONFIDENCE, runs: int | None = None
 ) -> Row:
-    """Carry out an attack on the trainer as it is, `runs` runs of about 200 experiments with and without a canary.
+    """Carry out an attack on the trainer as it is, `runs` runs of about 200 experiments with and
+    without a canary.
 
     Args:
         attack: one of `battery()`.
@@ -111,11 +115,12 @@ def _seed(seed: int | None, number: int) -> int | None:
     return None if seed is None else seed + number
 
 
-# ------------------------------------------------------------------------------------------------------ the trainer driven
+# ------------------------------------------------------------------------------- the trainer driven
 
 
 class Layers(nn.Module):
-    """Two layers, each with half of the weights, started at zero; the loss of record x is x . w, its gradient x."""
+    """Two layers, each with half of the weights, started at zero; the loss of record x is x . w,
+    its gradient x."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -133,7 +138,8 @@ class Layers(nn.Module):
 
 
 class Wave(nn.Module):
-    """The gradient of record x is x times a square wave in every weight: +1 about 0, -1 half a period of 2 pi unit on."""
+    """The gradient of record x is x times a square wave in every weight: +1 about 0, -1 half a
+    period of 2 pi unit on."""
 
     def __init__(self, size: int, unit: float) -> None:
         super().__init__()
@@ -173,7 +179,8 @@ def records(plan: Plan, gradient: np.ndarray) -> Tensor:
 
 
 def folder() -> tempfile.TemporaryDirectory[str]:
-    """Where a run leaves its files, in memory if that can be: a ledger is forced to disk at every step."""
+    """Where a run leaves its files, in memory if that can be: a ledger is forced to disk at every
+    step."""
     return tempfile.TemporaryDirectory(dir=MEMORY_DISK if os.access(MEMORY_DISK, os.W_OK) else None)
 
 
@@ -230,11 +237,11 @@ def by_block(scores: np.ndarray) -> Scores:
     return Scores(scores[::2], scores[1::2])
 
 
-# ------------------------------------------------------------------------------------------------------------- attacks
+# ------------------------------------------------------------------------------------------ attacks
 
 
 def likelihood(plan: Plan, seed: int | None) -> Scores:
-    """The exact likelihood ratio of the trainer as it should be: the most that can be found in it."""
+    """The exact likelihood ratio of the trainer as it should be: nothing finds more in it."""
     gradient = spread(plan.phases[0])
     return by_block(audit.log_likelihood_ratio(iterates_of(plan, gradient, seed), plan, gradient))
 
@@ -262,8 +269,9 @@ def unmixed_layer(plan: Plan, seed: int | None) -> Scores:
 
 
 def hidden_velocity(plan: Plan, seed: int | None) -> Scores:
-    """Momentum as if it carried the private gradient: the shift and the Gaussian noise of step k add up to
-    1 + m + ... + m^{k-1} times the shift and 1 + m^2 + ... times the variance of a step, while mixing stays as it is."""
+    """Momentum as if it carried the private gradient: the shift and the Gaussian noise of step k
+    add up to 1 + m + ... + m^{k-1} times the shift and 1 + m^2 + ... times the variance of a step,
+    while mixing stays as it is."""
     phase, gradient = plan.phases[0], spread(plan.phases[0])
     iterates = iterates_of(plan, gradient, seed, update=Update(momentum=MOMENTUM))
     total = np.zeros(iterates.shape[1])
@@ -278,8 +286,8 @@ def hidden_velocity(plan: Plan, seed: int | None) -> Scores:
 
 
 def mixed_point(plan: Plan, seed: int | None) -> Scores:
-    """A gradient that is a square wave in the weights, as if it were taken at the mixed point: the published step then has
-    the wave's marks all over the mixing, not only at its edges."""
+    """A gradient that is a square wave in the weights, as if it were taken at the mixed point: the
+    published step then has the wave's marks all over the mixing, not only at its edges."""
     phase, gradient = plan.phases[0], spread(plan.phases[0])
     unit = phase.learning_rate * phase.noise_multiplier * phase.clip_norm / plan.batch_size
     iterates = iterates_of(
@@ -308,7 +316,8 @@ def _blurred(weight: np.ndarray, moved: np.ndarray) -> np.ndarray:
 
 
 def known_coefficients(plan: Plan, seed: int | None) -> Scores:
-    """The mixing coefficients of the first step as if they came from a seed that the attacker knows."""
+    """The mixing coefficients of the first step as if they came from a seed that the attacker
+    knows."""
     x, width, law = audit.step_noise(iterates_of(plan, spread(plan.phases[0]), seed), plan, 1)
     words = mechanism.Randomness(GUESS).words("mixing", 1)
     alpha = mechanism.mixing_coefficients(words, x.size, law).numpy().reshape(x.shape)
@@ -316,8 +325,8 @@ def known_coefficients(plan: Plan, seed: int | None) -> Scores:
 
 
 def redone(plan: Plan, seed: int | None) -> Scores:
-    """A step that was redone after a crash, as if with the same noise: the releases then differ only where a record took
-    part in one of them. Both are charged: the plan has two steps."""
+    """A step that was redone after a crash, as if with the same noise: the releases then differ
+    only where a record took part in one of them. Both are charged: the plan has two steps."""
     gradient = spread(plan.phases[0])
     made = []
     with folder() as out:
@@ -335,8 +344,10 @@ def redone(plan: Plan, seed: int | None) -> Scores:
 def _two_or_one(
     plan: Plan, seed: int | None, score: Callable[[PrivateTrainer], np.ndarray]
 ) -> Scores:
-    """Scores of two records, and of one, all of them silent. Every step of the run is an experiment of its own; the plan
-    has one."""
+    """Scores of two records, and of one, all of them silent.
+
+    Every step of the run is an experiment of its own; the plan has one.
+    """
     long = replace(plan, phases=(replace(plan.phases[0], steps=CANARIES),))
     made = []
     for removed in (0, 1):
@@ -362,7 +373,8 @@ def batch_size(plan: Plan, seed: int | None) -> Scores:
 
 
 def shares(trainer: PrivateTrainer) -> np.ndarray:
-    """The noisy share of short gradients that every step published by the clip norm of the next one."""
+    """The noisy share of short gradients that every step published by the clip norm of the next
+    one."""
     phase, made = trainer.plan.phases[0], [trainer.clip_norm()]
     for _ in range(trainer.plan.steps):
         trainer.step()
@@ -380,7 +392,7 @@ def count_divided(plan: Plan, seed: int | None) -> Scores:
     return _two_or_one(plan, seed, lambda trainer: -np.abs(shares(trainer) - 0.5))
 
 
-# -------------------------------------------------------------------------------------------------------------- battery
+# ------------------------------------------------------------------------------------------ battery
 
 
 def plan_of(

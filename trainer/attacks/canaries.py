@@ -1,9 +1,10 @@
 """Canaries in a real run: records with a wrong label, each kept or left out by a secret fair coin.
 
-`mmaccount audit RUN` guesses the coins from what the run published (Steinke, Nasr, Jagielski 2023, arXiv 2305.08846) and
-says which epsilon the guesses refute. A canary that is left out keeps its place and has no gradient, which changes every
-sum as removing it does; the divisor is the plan's constant anyway. Coins and scores go to `canaries.json`, when the run is
-finished and for the owner only: they are private until then, and the scores are functions of published iterates.
+`mmaccount audit RUN` guesses the coins from what the run published (Steinke, Nasr, Jagielski 2023,
+arXiv 2305.08846) and says which epsilon the guesses refute. A canary that is left out keeps its
+place and has no gradient, which changes every sum as removing it does; the divisor is the plan's
+constant anyway. Coins and scores go to `canaries.json`, when the run is finished and for the owner
+only: they are private until then, and the scores are functions of published iterates.
 """
 
 import json
@@ -22,11 +23,13 @@ FILE = "canaries.json"
 
 
 class Canaries:
-    """Planted in data: `labels` is what the run trains on, where the number `classes` marks those that were left out.
+    """Planted in data: `labels` is what the run trains on, where the number `classes` marks those
+    that were left out.
 
     Args:
         data: what they are planted in.
-        count: how many, from 1 to the number of records. They are the first of the records: which ones is not secret.
+        count: how many, from 1 to the number of records. They are the first of the records: which
+            ones is not secret.
         seed: as for `PrivateTrainer`.
     """
 
@@ -47,8 +50,8 @@ class Canaries:
         return cross_entropy(outputs, targets, reduction="none", ignore_index=self.classes)
 
     def watch(self, trainer: PrivateTrainer, before: dict[str, Tensor]) -> None:
-        """Add the products of the canaries' clipped gradients at w_{k-1} with how far the step went against them from its
-        centre. `before` is the trainer's state before the step."""
+        """Add the products of the canaries' clipped gradients at w_{k-1} with how far the step went
+        against them from its centre. `before` is the trainer's state before the step."""
         phase = trainer.plan.phases[trainer.plan.phase_of(trainer.step_number)]
         start, last, now = (
             state.double()
@@ -65,7 +68,8 @@ class Canaries:
             self.products[rows] += (clipped @ moved).cpu()
 
     def save(self, trainer: PrivateTrainer) -> None:
-        """Write coins and scores: products of gradients, and losses at the model that the trainer holds now."""
+        """Write coins and scores: products of gradients, and losses at the model that the trainer
+        holds now."""
         device = trainer.x.device
         with torch.no_grad():
             parts = [

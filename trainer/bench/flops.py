@@ -1,9 +1,11 @@
-"""How much work a step is: operations and bytes counted op by op, without computing anything, and the least time for them.
+"""How much work a step is: operations and bytes counted op by op, without computing anything, and
+the least time for them.
 
-The model runs forward and backward on torch's `meta` device, where tensors have shapes and no values. Counted are the
-multiply-adds of convolutions and matrix products (two operations each), and for every operation, run one after the other as
-torch does, its inputs read once and its outputs written once. Real kernels read more often, never less (caches aside), and
-fused ones less: the floor is that of this list of operations, not of the mathematics.
+The model runs forward and backward on torch's `meta` device, where tensors have shapes and no
+values. Counted are the multiply-adds of convolutions and matrix products (two operations each), and
+for every operation, run one after the other as torch does, its inputs read once and its outputs
+written once. Real kernels read more often, never less (caches aside), and fused ones less: the
+floor is that of this list of operations, not of the mathematics.
 """
 
 import copy
@@ -26,13 +28,15 @@ FREE = ("empty", "new_empty", "empty_like", "empty_strided", "_unsafe_view")  # 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """What a device can do: bytes a second from memory, operations a second by dtype (dense, without sparsity)."""
+    """What a device can do: bytes a second from memory, operations a second by dtype (dense,
+    without sparsity)."""
 
     bandwidth: float
     peak: dict[str, float]
 
 
-# NVIDIA H100 and H200 Tensor Core GPU data sheets, SXM; their figures for tensor cores are with sparsity, twice these.
+# NVIDIA H100 and H200 Tensor Core GPU data sheets, SXM; their figures for tensor cores are with
+# sparsity, twice these.
 _PEAK = {"float32": 67e12, "tf32": 494.5e12, "bf16": 989.5e12}
 CARDS = {
     "H100 80GB HBM3": Card(bandwidth=3.35e12, peak=_PEAK),
@@ -57,7 +61,8 @@ class Work:
         return sum(moved for _, moved in self.parts)
 
     def floor(self, card: Card, dtype: str) -> float:
-        """Seconds at least: every operation takes the longer of its arithmetic and its memory traffic.
+        """Seconds at least: every operation takes the longer of its arithmetic and its memory
+        traffic.
 
         >>> f"{Work(((67_000_000_000, 0), (0, 3_350_000_000))).floor(CARDS['H100 80GB HBM3'], 'float32'):.4f}"
         '0.0020'
@@ -84,7 +89,7 @@ class _Counted(TorchDispatchMode):
 
 
 def _bytes(tree: Any) -> int:  # noqa: ANN401
-    """Of all tensors in it; an expanded one is as large as what it stands for."""
+    """Bytes of all tensors in `value`; an expanded one is as large as what it stands for."""
     tensors = [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
     return sum(
         min(one.numel() * one.element_size(), one.untyped_storage().nbytes()) for one in tensors
@@ -102,7 +107,8 @@ def _multiply_adds(op: Any, args: tuple, made: Any) -> int:  # noqa: ANN401
 
 
 def _convolution_backward(args: tuple, made: tuple) -> list[tuple[int, int]]:
-    """Gradients of input, weight and bias come from kernels of their own, each of which reads the output's gradient."""
+    """Gradients of input, weight and bias come from kernels of their own, each of which reads the
+    output's gradient."""
     out, x, weight = args[:3]
     work = 2 * out.numel() * prod(weight.shape[1:])
     read = ((work, weight), (work, x), (0, None))
@@ -128,8 +134,9 @@ def counted(call: Callable[[], object]) -> Work:
 def steps(
     model: nn.Module, loss: Loss, shape: tuple[int, ...], rows: int, precision: str = "float32"
 ) -> dict[str, Work]:
-    """A step without privacy, and one with: per-record gradients of the same batch, written once and read twice, for their
-    norms and to be clipped and added up. Noise and mixing, once per parameter, are left out."""
+    """A step without privacy, and one with: per-record gradients of the same batch, written once
+    and read twice, for their norms and to be clipped and added up. Noise and mixing, once per
+    parameter, are left out."""
     model = copy.deepcopy(model).to("meta")
     x, y = (
         torch.empty(rows, *shape, device="meta"),

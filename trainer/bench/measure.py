@@ -1,8 +1,10 @@
-"""How fast per-record gradients are here, clipped, truncated and summed: ours, vmap, Opacus, and a step without privacy.
+"""How fast per-record gradients are here, clipped, truncated and summed: ours, vmap, Opacus, and a
+step without privacy.
 
-Inputs are random. Every method is first compared with a float64 loop over the same records, one after the other, and is
-refused if it disagrees. Then all take turns, so that what else the machine does hits them alike, and the smallest time
-of each counts. On CPU with one thread that is CPU time, otherwise wall time.
+Inputs are random. Every method is first compared with a float64 loop over the same records, one
+after the other, and is refused if it disagrees. Then all take turns, so that what else the machine
+does hits them alike, and the smallest time of each counts. On CPU with one thread that is CPU time,
+otherwise wall time.
 """
 
 import copy
@@ -45,8 +47,9 @@ from trainer.mechanism import (
 
 SHAPE, CLASSES = (3, 32, 32), 10
 TRUNCATION = 1e4  # strong enough to cut some coordinates of most models
-# Relative, l2. Where the input of a rectifier rounds to the other side of zero, a record's gradient is off by about 1e-3:
-# seen once in 64 records of Resnet-20. With bf16 all are off, by 1 to 4 % in median.
+# Relative, l2. Where the input of a rectifier rounds to the other side of zero, a record's gradient
+# is off by about 1e-3: seen once in 64 records of Resnet-20. With bf16 all are off, by 1 to 4 % in
+# median.
 TOLERANCE = {"float32": 1e-3, "tf32": 1e-2, "bf16": 1e-1}
 WARM = 3  # rounds that do not count
 REFERENCE = "without privacy"
@@ -55,7 +58,8 @@ Step = Callable[[], list[Tensor]]  # one step of a method; what it releases, in 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What every method has to do: a model, a batch and a clip norm that about half of the records reach."""
+    """What every method has to do: a model, a batch and a clip norm that about half of the records
+    reach."""
 
     model: nn.Module
     ours: Fast | Oracle
@@ -68,7 +72,8 @@ class Task:
 
 
 def task(model: str, rows: int, device: str, precision: str = "float32") -> Task:
-    """Random records, and a float64 loop's sums of their gradients: as they are, clipped, clipped and truncated."""
+    """Random records, and a float64 loop's sums of their gradients: as they are, clipped, clipped
+    and truncated."""
     checks.device(device)
     made = checks.perturbed(models.build(model, SHAPE, CLASSES, seed=0)).to(device)
     x, y = torch.randn(rows, *SHAPE), torch.randint(0, CLASSES, (rows,))
@@ -101,7 +106,7 @@ def _loop(given: Task) -> Iterator[Tensor]:
         yield torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(parameters.values()))])
 
 
-# ---------------------------------------------------------------------------------------------------------- the methods
+# -------------------------------------------------------------------------------------- the methods
 
 
 def _without_privacy(given: Task) -> Step:
@@ -134,7 +139,8 @@ class _Free:
 
 
 def _whole_step(per_record: Fast | Oracle, given: Task) -> Step:
-    """With coins, noise and mixing, seeded: what the same step makes of no records is taken away, and the sum remains."""
+    """With coins, noise and mixing, seeded: what the same step makes of no records is taken away,
+    and the sum remains."""
     rows, weights = len(given.x), per_record.layout.flat(given.model)
     phase = Phase(
         steps=1,
@@ -192,7 +198,7 @@ METHODS: dict[str, tuple[str, Callable[[Task], Step]]] = {  # name: what it sums
 }
 
 
-# ----------------------------------------------------------------------------------------------------------- measuring
+# ---------------------------------------------------------------------------------------- measuring
 
 
 def _error(step: Step, expected: Tensor) -> float | None:
@@ -286,7 +292,8 @@ def measure(
 
 
 def _counted(given: Task, device: str) -> dict[str, dict[str, float]]:
-    """Operations and bytes of a step without and with privacy, and the least time for them on a known device."""
+    """Operations and bytes of a step without and with privacy, and the least time for them on a
+    known device."""
     known, made = flops.card(device), {}
     for name, work in flops.steps(
         given.model, losses, SHAPE, len(given.x), given.precision

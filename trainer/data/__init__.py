@@ -1,4 +1,7 @@
-"""Data sets as tensors: digits, glyphs, CIFAR-10 and SVHN from files the user has, any .npz. Nothing is downloaded."""
+"""Data sets as tensors: digits, glyphs, CIFAR-10 and SVHN from files the user has, any .npz.
+
+Nothing is downloaded.
+"""
 
 from collections.abc import Callable
 
@@ -10,8 +13,8 @@ __all__ = ["Dataset", "cifar10", "digits", "glyphs", "load", "npz", "svhn", "tak
 
 
 def load(name: str, show: Callable[[int, int], None] = lambda done, whole: None) -> Dataset:
-    """The data set of that name: digits, glyphs, glyphs:COUNT, cifar10:FOLDER, svhn:FOLDER or FILE.npz.
-    `show(records made, records in all)` is called while glyphs are made."""
+    """The data set of that name: digits, glyphs, glyphs:COUNT, cifar10:FOLDER, svhn:FOLDER or
+    FILE.npz. `show(records made, records in all)` is called while glyphs are made."""
     kind, _, rest = name.partition(":")
     if name == "digits":
         return digits()
@@ -24,5 +27,6 @@ def load(name: str, show: Callable[[int, int], None] = lambda done, whole: None)
     if name.endswith(".npz"):
         return npz(name)
     raise ValueError(
-        f"`data` must be digits, glyphs, glyphs:COUNT, cifar10:FOLDER, svhn:FOLDER or FILE.npz, got {name!r}."
+        "`data` must be digits, glyphs, glyphs:COUNT, cifar10:FOLDER, svhn:FOLDER or FILE.npz, "
+        f"got {name!r}."
     )

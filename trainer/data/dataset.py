@@ -15,7 +15,8 @@ class Dataset:
         x, y: training inputs [n, ...] (uint8 images stay uint8) and labels [n], int64.
         held_out_x, held_out_y: the same, for evaluation only.
         classes: number of classes.
-        centre, scale: the model gets (x - centre) / scale. Constants of the format, never statistics of the records.
+        centre, scale: the model gets (x - centre) / scale. Constants of the format, never
+            statistics of the records.
     """
 
     name: str
@@ -34,7 +35,8 @@ class Dataset:
         ):
             if len(x) != len(y) or y.dim() != 1 or x.shape[1:] != self.x.shape[1:] or x.dim() < 2:
                 raise ValueError(
-                    f"{part} data of {self.name}: {tuple(x.shape)} records do not fit {tuple(y.shape)} labels."
+                    f"{part} data of {self.name}: "
+                    f"{tuple(x.shape)} records do not fit {tuple(y.shape)} labels."
                 )
             if x.is_floating_point() and not bool(x.isfinite().all()):
                 raise ValueError(f"{part} data of {self.name} hold numbers that are not finite.")
@@ -49,7 +51,7 @@ class Dataset:
 
 
 def take(data: Dataset, count: int) -> Dataset:
-    """The same with only the first `count` training records."""
+    """A data set with only the first `count` training records of this one."""
     return replace(data, x=data.x[:count], y=data.y[:count])
 
 

@@ -1,4 +1,5 @@
-"""Readers of data that are already on this machine; sizes and, where they are public, checksums are verified."""
+"""Readers of data that are already on this machine; sizes and, where they are public, checksums are
+verified."""
 
 import hashlib
 import pickle
@@ -37,7 +38,10 @@ def _read(path: Path, md5: str | None) -> bytes:
 
 
 def digits() -> Dataset:
-    """scikit-learn's 1,797 handwritten digits, 8 x 8, values 0 ... 16: always the same 1,437 to train, 360 held out."""
+    """scikit-learn's 1,797 handwritten digits, 8 x 8, values from 0 to 16.
+
+    Always the same 1,437 to train, 360 held out.
+    """
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)
@@ -57,7 +61,8 @@ def digits() -> Dataset:
 
 
 def npz(path: str | Path) -> Dataset:
-    """Arrays x_train, y_train, x_test, y_test of a .npz file; uint8 inputs are taken as images, others as they are."""
+    """Arrays x_train, y_train, x_test, y_test of a .npz file; uint8 inputs are taken as images,
+    others as they are."""
     try:
         with np.load(path, allow_pickle=False) as file:
             x, y, held_out_x, held_out_y = (
@@ -132,7 +137,8 @@ def _cifar10_part(
 def cifar10(
     folder: str | Path, *, md5: dict[str, str] = CIFAR10_MD5, rows: int = CIFAR10_ROWS
 ) -> Dataset:
-    """CIFAR-10 from its published files, binary version (data_batch_1.bin ...) or python version (data_batch_1 ...)."""
+    """CIFAR-10 from its published files, binary version (data_batch_1.bin ...) or python version
+    (data_batch_1 ...)."""
     parts = [
         _cifar10_part(Path(folder), f"data_batch_{number}", md5, rows) for number in range(1, 6)
     ]
@@ -160,7 +166,8 @@ def svhn(folder: str | Path, *, md5: dict[str, str] = SVHN_MD5) -> Dataset:
         x, y = found["X"], found["y"].reshape(-1)
         if x.shape[:3] != (32, 32, 3) or x.dtype != np.uint8 or x.shape[3] != len(y):
             raise ValueError(
-                f"{path} must hold X of 32 x 32 x 3 x n bytes and y of n labels, got {x.shape} and {y.shape}."
+                f"{path} must hold X of 32 x 32 x 3 x n bytes and y of n labels, "
+                f"got {x.shape} and {y.shape}."
             )
         read[name] = images(x.transpose(3, 2, 0, 1)), torch.tensor(y % 10, dtype=torch.int64)
     (x, y), (held_out_x, held_out_y) = read["train"], read["test"]

@@ -1,7 +1,8 @@
-"""Generated 32 x 32 colour images of characters in the fonts that matplotlib ships: 10 classes, any number of records.
+"""Generated 32 x 32 colour images of characters in the fonts that matplotlib ships: 10 classes, any
+number of records.
 
-Hard on purpose: place, angle, size, font, colours (dark on light and light on dark), texture and clutter are all random.
-Measured by `tests/bench/glyphs.py`.
+Hard on purpose: place, angle, size, font, colours (dark on light and light on dark), texture and
+clutter are all random. Measured by `tests/bench/glyphs.py`.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,8 @@ CHARACTERS = "ABEGHKMRSX"
 SIDE = 32
 COUNT = 50_000
 HELD_OUT = 10_000
-BLOCK = 250  # images drawn at a time, from one generator: image number i is the same whatever the count is
+# Images drawn at a time, from one generator: image number i is the same whatever the count is.
+BLOCK = 250
 FIELD = 48  # side of the square a character is drawn on before it is turned
 CELLS = 5  # texture: random colours on a grid of at most so many rows and columns
 CONTRAST = 180.0  # smallest sum of the distances of ink and ground over the three colours
@@ -50,7 +52,8 @@ def _character(font: str, size: int, character: str) -> np.ndarray:
 
 
 def _characters(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One character per label, [B, 32, 32]: font and size at random, sheared, turned and moved (bilinear)."""
+    """One character per label, [B, 32, 32]: font and size at random, sheared, turned and moved
+    (bilinear)."""
     count = len(labels)
     fonts, sizes = rng.integers(len(FONTS), size=count), rng.integers(16, 27, count)
     drawn = zip(fonts, sizes, labels, strict=True)
@@ -74,7 +77,7 @@ def _characters(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _texture(count: int, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Smooth colour noise, [B, 3, 32, 32]: a coarse grid of random colours, enlarged, and a wave."""
+    """Smooth colour noise, [B, 3, 32, 32]: a coarse grid of colours, enlarged, and a wave."""
     last_cell = rng.integers(1, CELLS, (count, 1, 1))
     where = np.linspace(0.0, 1.0, SIDE)[:, None] * last_cell
     enlarge = np.maximum(1.0 - abs(where - np.arange(CELLS)), 0.0)[:, None]
@@ -129,8 +132,8 @@ def glyphs(
     held_out: int = HELD_OUT,
     show: Callable[[int, int], None] = lambda done, whole: None,
 ) -> Dataset:
-    """`count` training and `held_out` held-out images; image number i is the same whatever the counts are.
-    `show(images made, images in all)` is called now and then."""
+    """`count` training and `held_out` held-out images; image number i is the same whatever the
+    counts are. `show(images made, images in all)` is called now and then."""
     made: list[tuple[Tensor, Tensor]] = []
     for part, size in enumerate((count, held_out)):
         labels, blocks = np.arange(BLOCK) % len(CHARACTERS), []

@@ -1,8 +1,9 @@
-"""The two passes over per-record gradients on CUDA, by Triton: each reads them once and writes next to nothing.
+"""The two passes over per-record gradients on CUDA, by Triton: each reads them once and writes next
+to nothing.
 
-Squares and sums are float64, products with the clip factor float32 and cut at a float32, as in `mechanism.PLAIN`; sums
-are taken in the same order in every call, whatever the numbers are. Used only where `trainer.clip_kernels` has found
-them to agree.
+Squares and sums are float64, products with the clip factor float32 and cut at a float32, as in
+`mechanism.PLAIN`; sums are taken in the same order in every call, whatever the numbers are. Used
+only where `trainer.clip_kernels` has found them to agree.
 """
 
 import torch
@@ -72,7 +73,8 @@ def norms(row: Tensor) -> Tensor:
 
 
 def clipped_sum(row: Tensor, factor: Tensor, bound: float) -> tuple[Tensor, Tensor]:
-    """Sum over records of row times factor (float32), cut at +-bound, and the l2 norm that every record ends with.
+    """Sum over records of row times factor (float32), cut at +-bound, and the l2 norm that every
+    record ends with.
 
     Both are float64, like those of `mechanism.PLAIN`.
     """

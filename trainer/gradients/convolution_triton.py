@@ -1,8 +1,8 @@
 """Per-record weight gradients of a convolution on CUDA, by Triton: one matrix product per record.
 
-Its columns, the input's patches, are read where they lie and never written; what several programs read of a record
-comes from the cache. Sums are taken in the same order in every call. Used only where `trainer.gradients.convolutions`
-has found it to agree with torch.
+Its columns, the input's patches, are read where they lie and never written; what several programs
+read of a record comes from the cache. Sums are taken in the same order in every call. Used only
+where `trainer.gradients.convolutions` has found it to agree with torch.
 """
 
 import torch
@@ -65,7 +65,8 @@ def _weight_gradients(  # noqa: ANN202
 
 
 def weight_gradients(x: Tensor, out: Tensor, shape: Geometry) -> Tensor:
-    """The weight gradient of every record, float32 [records, *weight shape], for gradients `out` of the outputs.
+    """The weight gradient of every record, float32 [records, *weight shape], for gradients `out` of
+    the outputs.
 
     Products are TF32 if torch's convolutions have it, or the input is bf16, which TF32 holds.
     """

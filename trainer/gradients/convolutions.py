@@ -1,8 +1,9 @@
-"""Per-record weight gradients of a convolution, computed in four ways; which is fastest depends on device and shape.
+"""Per-record weight gradients of a convolution, computed in four ways; which is fastest depends on
+device and shape.
 
-All are the same sums in another order. `grouped` has the least to read and write; `unfolded` copies the input once per
-kernel position and leaves the rest to matrix products, `shifted` does without the copy; `fused`, on CUDA, is one product per
-record that reads the patches where they lie.
+All are the same sums in another order. `grouped` has the least to read and write; `unfolded` copies
+the input once per kernel position and leaves the rest to matrix products, `shifted` does without
+the copy; `fused`, on CUDA, is one product per record that reads the patches where they lie.
 """
 
 from collections.abc import Callable
@@ -15,15 +16,16 @@ from trainer.gradients.geometry import Geometry
 from trainer.gradients.precision import DTYPE
 from trainer.gradients.timing import Clock
 
-# Kernels are compared on whole numbers from -2 to 2, which every precision multiplies and adds exactly: a product left out
-# or taken twice moves a coordinate by 1 or more. bf16 rounds what it returns, to 2^-9 of itself.
-WHOLE, TOLERANCE = 2, {"float32": 0.0, "tf32": 0.0, "bf16": 2.0**-7}
+# Kernels are compared on whole numbers from -2 to 2, which every precision multiplies and adds
+# exactly: a product left out or taken twice moves a coordinate by 1 or more.
+WHOLE = 2
+TOLERANCE = {"float32": 0.0, "tf32": 0.0, "bf16": 2.0**-7}  # bf16 rounds to 2^-9 of itself
 ROUNDS = 3
 ROOM = {"cpu": 2**30, "cuda": 2**33}  # bytes that `unfolded` may copy
 
 
 def grouped(x: Tensor, out: Tensor, shape: Geometry) -> Tensor:
-    """The weight gradient of one convolution that has a group per record (what vmap makes of it)."""
+    """One convolution that has a group per record (what vmap makes of it)."""
     rows = len(x)
     like = x.new_empty(1).expand(rows * shape.weight[0], *shape.weight[1:])
     one_out, one_x = out.reshape(1, -1, *out.shape[2:]), x.reshape(1, -1, *x.shape[2:])
@@ -47,8 +49,11 @@ def unfolded(x: Tensor, out: Tensor, shape: Geometry) -> Tensor:
 
 
 def shifted(x: Tensor, out: Tensor, shape: Geometry) -> Tensor:
-    """A matrix product per record and kernel position. The input of output number n, counted in rows of `pitch`, lies in the
-    flat padded input at an offset plus n times the stride; outputs that only fill up the rows are zero."""
+    """A matrix product per record and kernel position.
+
+    The input of output number n, counted in rows of `pitch`, lies in the flat padded input at an
+    offset plus n times the stride; outputs that only fill up the rows are zero.
+    """
     (tall, wide), (across, along), (top, left) = shape.stride, shape.dilation, shape.padding
     columns = shape.x[3] + 2 * left
     width = columns + -columns % wide
@@ -88,8 +93,8 @@ Pair = tuple[Tensor, Tensor]  # input of a convolution, gradient of its output
 
 
 def usable(shape: Geometry, whole: Pair, normal: Pair, precision: str) -> list[str]:
-    """Kernels that work here, agree with `grouped` on whole numbers, and on normal ones give every record the same bits in
-    the reverse order of records."""
+    """Kernels that work here, agree with `grouped` on whole numbers, and on normal ones give every
+    record the same bits in the reverse order of records."""
     x, expected = whole[0], KERNELS[DEFAULT](*whole, shape)
     most = 0.4 + TOLERANCE[precision] * expected.abs()
 

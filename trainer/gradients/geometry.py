@@ -1,4 +1,5 @@
-"""What tells one convolution from another: the shapes and settings that a kernel for its weight gradients has to know."""
+"""What tells one convolution from another: the shapes and settings that a kernel for its weight
+gradients has to know."""
 
 from math import prod
 from typing import NamedTuple
@@ -18,7 +19,7 @@ class Geometry(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor, layer: nn.Conv2d) -> "Geometry":
-        """Of a layer called with x."""
+        """The geometry of a layer called with x."""
         return cls(x.shape, layer.weight.shape, layer.stride, layer.padding, layer.dilation)
 
     @property

@@ -1,8 +1,11 @@
-"""Per-record gradients. `Oracle` works for every model that isolates its records; `Fast` does the common layers quicker.
+"""Per-record gradients.
 
-Both are made of a model and a loss that maps (outputs, targets) to one loss per record, and are called with flat weights
-and a batch: they return one float32 tensor [records, *parameter shape] per trainable parameter, ordered as
-`named_parameters()`, and the records' losses. Forward and backward pass have the given precision.
+`Oracle` works for every model that isolates its records; `Fast` does the common layers quicker.
+
+Both are made of a model and a loss that maps (outputs, targets) to one loss per record, and are
+called with flat weights and a batch: they return one float32 tensor [records, *parameter shape] per
+trainable parameter, ordered as `named_parameters()`, and the records' losses. Forward and backward
+pass have the given precision.
 """
 
 import copy
@@ -22,7 +25,10 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Layout:
-    """Where each trainable parameter lies in the flat vector of weights. Tied parameters appear once."""
+    """Where each trainable parameter lies in the flat vector of weights.
+
+    Tied parameters appear once.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         named = [
@@ -82,7 +88,7 @@ class Oracle:
         return [one.float() for one in made.values()], losses
 
 
-# -------------------------------------------------------------------------- layers that leave their gradients per record
+# ----------------------------------------------------- layers that leave their gradients per record
 
 
 class _Conv(torch.autograd.Function):
@@ -123,7 +129,11 @@ class _Conv(torch.autograd.Function):
 
 
 class _Norm(torch.autograd.Function):
-    """GroupNorm. Backwards all records are taken for the channels of one, so that sums over records are those of each."""
+    """GroupNorm.
+
+    Backwards all records are taken for the channels of one, so that sums over records are those of
+    each.
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor, hook: Tensor, layer: nn.GroupNorm, keep: "_Keep") -> Tensor:  # noqa: ANN001
@@ -176,7 +186,8 @@ class _Affine(torch.autograd.Function):
 
 
 class _Keep:
-    """Per-record gradients by parameter (a layer that is used twice adds up), and how those of convolutions are made."""
+    """Per-record gradients by parameter (a layer that is used twice adds up), and how those of
+    convolutions are made."""
 
     def __init__(self) -> None:
         self.found: dict[int, Tensor] = {}
@@ -205,8 +216,11 @@ def _function(layer: nn.Module) -> type[torch.autograd.Function] | None:
 
 
 class Fast:
-    """One forward and one backward pass for the whole batch. Only for models whose trainable parameters all belong to
-    Conv2d, GroupNorm and Linear layers of the usual forms; another model is a ValueError (use `Oracle`)."""
+    """One forward and one backward pass for the whole batch.
+
+    Only for models whose trainable parameters all belong to Conv2d, GroupNorm and Linear layers of
+    the usual forms; another model is a ValueError (use `Oracle`).
+    """
 
     def __init__(self, model: nn.Module, loss: Loss, precision: str = "float32") -> None:
         self.loss, self.layout, self.precision, self.keep = loss, Layout(model), precision, _Keep()
@@ -253,9 +267,10 @@ class Fast:
         return made, losses.detach()
 
     def tune(self, x: Tensor, y: Tensor, processes: Processes = ONE) -> dict[Geometry, str]:
-        """Choose the quickest way for every convolution on a batch of this size; returns the choice. Only shapes are looked
-        at. Rounding follows from the choice, and that from timing: without this call results are repeatable. The first of
-        several processes chooses for all, so that they round alike."""
+        """Choose the quickest way for every convolution on a batch of this size; returns the
+        choice. Only shapes are looked at. Rounding follows from the choice, and that from timing:
+        without this call results are repeatable. The first of several processes chooses for all, so
+        that they round alike."""
         self.keep.chosen = {}
         self(self.layout.flat(self.model), x, y)
         shapes, names = list(self.keep.chosen), list(KERNELS)
@@ -289,11 +304,13 @@ def chunked(
     views: int = 1,
     note: Callable[[Tensor], None] = lambda losses: None,
 ) -> Callable[[Tensor, Tensor], Iterator[list[Tensor]]]:
-    """What the mechanism calls: per-record gradients of the given indices, `size` records at a time.
+    """What the mechanism calls: per-record gradients of the given indices, `size` records at a
+    time.
 
-    `batch(indices)` returns `views` augmented versions of each record, those of one record side by side; their gradients are
-    averaged, so that the record is clipped once. The last chunk is filled up with its first record, and what that gives is
-    dropped: in batches of another shape float32 kernels round a record's gradient differently. `note` gets the losses.
+    `batch(indices)` returns `views` augmented versions of each record, those of one record side by
+    side; their gradients are averaged, so that the record is clipped once. The last chunk is filled
+    up with its first record, and what that gives is dropped: in batches of another shape float32
+    kernels round a record's gradient differently. `note` gets the losses.
     """
 
     def gradients(weights: Tensor, indices: Tensor) -> Iterator[list[Tensor]]:
@@ -310,8 +327,9 @@ def chunked(
 
 
 def physical_batch_size(expected: float, sample_rate: float, most: int) -> int:
-    """Rows of a chunk, at most `most`, so that a usual batch fills its chunks well: up to 3 standard deviations above the
-    expected size, in as few equal chunks as go, a multiple of 16 (kernels treat left-over rows differently)."""
+    """Rows of a chunk, at most `most`, so that a usual batch fills its chunks well: up to 3
+    standard deviations above the expected size, in as few equal chunks as go, a multiple of 16
+    (kernels treat left-over rows differently)."""
     usual = expected + 3.0 * sqrt(expected * (1.0 - sample_rate))
     rows = ceil(usual / ceil(usual / most))
     return min(most, 16 * ceil(rows / 16))

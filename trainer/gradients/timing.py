@@ -7,7 +7,8 @@ import torch
 
 
 class Clock:
-    """CPU time where one thread does the work, so that other programs do not count; else wall time until it is done."""
+    """CPU time where one thread does the work, so that other programs do not count; else wall time
+    until it is done."""
 
     def __init__(self, device: torch.device | str) -> None:
         self.cuda = torch.device(device).type == "cuda"
