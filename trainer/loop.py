@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -68,19 +69,8 @@ def train(
     So many `canaries` take the place of records.
     """
     promised = within_target(plan)
-    if canaries and processes.here(options.device).size > 1:
-        raise ValueError(
-            "canaries need a run of one process: their coins are kept in its memory only."
-        )
-    if canaries and resume:
-        raise ValueError(
-            "a run with canaries cannot be resumed: their coins are kept in memory only."
-        )
-    if canaries and plan.adaptive:
-        raise ValueError(
-            "a canary that is left out has gradient 0, which adaptive clipping counts: "
-            "take a plan without it."
-        )
+    if canaries:
+        _allow_canaries(plan, options, resume)
     planted = Canaries(data, canaries, seed) if canaries else None
     if planted is not None:
         data = replace(
@@ -108,6 +98,22 @@ def train(
         trainer.close()
 
 
+def _allow_canaries(plan: Plan, options: Options, resume: bool) -> None:
+    if processes.here(options.device).size > 1:
+        raise ValueError(
+            "canaries need a run of one process: their coins are kept in its memory only."
+        )
+    if resume:
+        raise ValueError(
+            "a run with canaries cannot be resumed: their coins are kept in memory only."
+        )
+    if plan.adaptive:
+        raise ValueError(
+            "a canary that is left out has gradient 0, which adaptive clipping counts: "
+            "take a plan without it."
+        )
+
+
 def _run(
     trainer: PrivateTrainer,
     data: Dataset,
@@ -118,15 +124,48 @@ def _run(
     resume: bool,
     quiet: bool,
 ) -> dict[str, object]:
-    plan, due, score = trainer.plan, time.monotonic() + PAUSE, "not yet known"
+    plan = trainer.plan
     step = trainer.resume() if resume else 0
     trainer.ready()
     first = trainer.processes.rank == 0
-    say = (
-        (lambda text: print(text, file=sys.stderr, flush=True))
-        if first and not quiet
-        else (lambda text: None)
-    )
+
+    def say(text: str) -> None:
+        if first and not quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    _introduce(trainer, promised, say)
+    due = time.monotonic() + PAUSE
+    score = "not yet known"
+    every = max(1, plan.steps // EVALUATIONS)
+    while step < plan.steps:
+        before = trainer.state
+        step = trainer.step()
+        if planted is not None:
+            planted.watch(trainer, before)
+        if not first:
+            continue
+        if step % every == 0 or step == plan.steps:
+            held_out = accuracy(_with(trainer), data, options.device)
+            score = f"{held_out:.4f}"
+            _add_metrics(trainer, step, progress(trainer.ledger, promised), held_out)
+        now = time.monotonic()
+        if now > due or step == plan.steps:
+            spent = progress(trainer.ledger, promised)
+            say(f"step {step}/{plan.steps}  epsilon {up(spent, 5)}  held-out accuracy {score}")
+            seconds = time.monotonic() - now  # pricing a few steps may take some
+            due = time.monotonic() + max(PAUSE, 10.0 * seconds)
+    report: dict[str, object] = {}
+    if first:
+        held_out = accuracy(_with(trainer), data, options.device)
+        report = run_report.finish(trainer, data, held_out)
+    if planted is not None:
+        planted.save(trainer)
+    return report
+
+
+def _introduce(trainer: PrivateTrainer, promised: Bound, say: Callable[[str], None]) -> None:
+    """Say what is about to be done, and how."""
+    plan = trainer.plan
     say(
         f"{plan.steps} steps, batches of about {plan.batch_size:g} (Poisson), "
         f"always divided by {plan.batch_size:g}"
@@ -140,37 +179,15 @@ def _run(
         say(f"weight gradients of {shape}: {kernel}")
     if trainer.randomness.seed is not None:
         say("seeded: not private")
-    every = max(1, plan.steps // EVALUATIONS)
-    while step < plan.steps:
-        before, step = trainer.state, trainer.step()
-        if planted is not None:
-            planted.watch(trainer, before)
-        if not first:
-            continue
-        if step % every == 0 or step == plan.steps:
-            found = accuracy(_with(trainer), data, options.device)
-            row, score = (
-                {"step": step, "epsilon": progress(trainer.ledger, promised), "accuracy": found},
-                f"{found:.4f}",
-            )
-            if plan.adaptive:
-                row["clip_norm"] = float(trainer.state["clip_norm"])
-            with (trainer.out / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(row) + "\n")
-        if (now := time.monotonic()) > due or step == plan.steps:
-            spent = progress(trainer.ledger, promised)
-            say(f"step {step}/{plan.steps}  epsilon {up(spent, 5)}  held-out accuracy {score}")
-            due = time.monotonic() + max(
-                PAUSE, 10.0 * (time.monotonic() - now)
-            )  # pricing a few steps may take seconds
-    made = (
-        run_report.finish(trainer, data, accuracy(_with(trainer), data, options.device))
-        if first
-        else {}
-    )
-    if planted is not None:
-        planted.save(trainer)
-    return made
+
+
+def _add_metrics(trainer: PrivateTrainer, step: int, epsilon: float, held_out: float) -> None:
+    """Append a row to metrics.jsonl."""
+    row = {"step": step, "epsilon": epsilon, "accuracy": held_out}
+    if trainer.plan.adaptive:
+        row["clip_norm"] = float(trainer.state["clip_norm"])
+    with (trainer.out / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
 
 
 def _with(trainer: PrivateTrainer) -> nn.Module:

@@ -451,13 +451,9 @@ def private_step(
             first step.
         execution: who carries it out, and how.
     """
-    plan, randomness, processes, size = (
-        run.plan,
-        run.randomness,
-        execution.processes,
-        w_prev.numel(),
-    )
+    plan, randomness, processes = run.plan, run.randomness, execution.processes
     phase = run.phase(step, clip_norm)
+    size = w_prev.numel()
 
     # 1. The step is charged in the ledger, on disk, before any data is looked at.
     processes.in_first(lambda: run.ledger.charge(step))

@@ -22,9 +22,8 @@ from torch import Tensor, distributed, nn
 from trainer import checks
 from trainer.mechanism import ONE, Draw, Processes
 
-PATIENCE = timedelta(
-    minutes=10
-)  # with a process that neither answers nor ends; longer than the first works alone
+# With a process that neither answers nor ends; longer than the first works alone.
+PATIENCE = timedelta(minutes=10)
 FAILED = "another process failed, and says why."
 LOST = (
     "another process ended or did not answer: "
@@ -76,11 +75,8 @@ class Several(Processes):
     """
 
     def __init__(self, device: str) -> None:
-        self.rank, self.size, self.device = (
-            distributed.get_rank(),
-            distributed.get_world_size(),
-            device,
-        )
+        self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
+        self.device = device
         # True also while something is tried: whatever leaves it early, the others may be elsewhere.
         self._lost = False
         self._failure: Exception | None = None  # the others have not heard of it yet

@@ -32,7 +32,7 @@ def finish(trainer: PrivateTrainer, data: Dataset, accuracy: float) -> dict[str,
     rows = evaluations(trainer.out / "metrics.jsonl")
     released = "all iterates" + (" and their exponential average" if trainer.update.ema else "")
     released += ", clip norms" if trainer.plan.adaptive else ""
-    made: dict[str, object] = {
+    report: dict[str, object] = {
         "epsilon": bound.upper,
         "delta": plan.delta,
         "method": bound.method,
@@ -55,9 +55,9 @@ def finish(trainer: PrivateTrainer, data: Dataset, accuracy: float) -> dict[str,
         "not_covered": "choice of settings or of this run among several by their results",
         "code": code_hash(),
     }
-    files.write(trainer.out / "report.json", made)
+    files.write(trainer.out / "report.json", report)
     picture(trainer.out / "curve.png", rows)
-    return made
+    return report
 
 
 def evaluations(path: Path) -> list[dict[str, float]]:

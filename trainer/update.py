@@ -73,27 +73,32 @@ class Update:
         self, state: dict[str, Tensor], phase: Phase, step: int, released: Released
     ) -> dict[str, Tensor]:
         """The state after step number `step`."""
-        before, made = state["weights"].double(), dict(state)
+        after = dict(state)
         weights = released.weights
         if self.optimizer == "adam":
-            weights = self._adam(made, phase, step, released)
-        made["last"], made["weights"] = state["weights"], weights.to(state["weights"].dtype)
+            weights = self._adam(after, phase, step, released)
+        after["last"] = state["weights"]
+        after["weights"] = weights.to(state["weights"].dtype)
         if self.momentum:
-            centre = before if phase.gap == 0.0 else (before + state["last"].double()) / 2.0
-            made["velocity"] = (centre - made["weights"].double()) / phase.learning_rate
+            centre = state["weights"].double()
+            if phase.gap > 0.0:
+                centre = (centre + state["last"].double()) / 2.0
+            after["velocity"] = (centre - after["weights"].double()) / phase.learning_rate
         if self.ema:
             decay = min(self.ema, step / (step + 9.0))  # forget the start sooner
-            made["ema"] = decay * state["ema"] + (1.0 - decay) * made["weights"]
-        return made
+            after["ema"] = decay * state["ema"] + (1.0 - decay) * after["weights"]
+        return after
 
-    def _adam(self, made: dict[str, Tensor], phase: Phase, step: int, released: Released) -> Tensor:
+    def _adam(
+        self, state: dict[str, Tensor], phase: Phase, step: int, released: Released
+    ) -> Tensor:
         if released.noisy is None:
             raise ValueError(
                 "adam needs the noisy gradient, which mixing keeps inside the mechanism."
             )
         one, two, epsilon = ADAM
-        gradient = released.noisy + self.drift(made)
-        made["first"] = one * made["first"] + (1.0 - one) * gradient
-        made["second"] = two * made["second"] + (1.0 - two) * gradient**2
-        mean, square = made["first"] / (1.0 - one**step), made["second"] / (1.0 - two**step)
-        return made["weights"].double() - phase.learning_rate * mean / (square.sqrt() + epsilon)
+        gradient = released.noisy + self.drift(state)
+        state["first"] = one * state["first"] + (1.0 - one) * gradient
+        state["second"] = two * state["second"] + (1.0 - two) * gradient**2
+        mean, square = state["first"] / (1.0 - one**step), state["second"] / (1.0 - two**step)
+        return state["weights"].double() - phase.learning_rate * mean / (square.sqrt() + epsilon)

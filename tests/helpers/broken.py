@@ -104,9 +104,9 @@ def private_momentum(patch):
         ("None if phase.gap > 0.0 else processes", "processes"),
         users=[engine],
     )
-    fed = 'made["velocity"] = (centre - made["weights"].double()) / phase.learning_rate'
+    fed = 'after["velocity"] = (centre - after["weights"].double()) / phase.learning_rate'
     rewritten(
-        patch, update.Update.after, (fed, 'made["velocity"] = released.noisy + self.drift(state)')
+        patch, update.Update.after, (fed, 'after["velocity"] = released.noisy + self.drift(state)')
     )
 
 

@@ -273,7 +273,7 @@ def test_fast_follows_new_weights_and_leaves_nothing_behind():
     first = of(made, weights, x, y)
     assert not torch.equal(first, of(made, weights * 0.5, x, y))
     assert torch.equal(first, of(made, weights, x, y))
-    assert made.keep.found == {}
+    assert made.keep.gradients == {}
 
 
 def test_fast_refuses_what_it_does_not_cover_and_start_falls_back():

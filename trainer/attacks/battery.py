@@ -124,10 +124,8 @@ class Layers(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.first, self.second = (
-            nn.Linear(size // 2, 1, bias=False),
-            nn.Linear(size - size // 2, 1, bias=False),
-        )
+        self.first = nn.Linear(size // 2, 1, bias=False)
+        self.second = nn.Linear(size - size // 2, 1, bias=False)
         for layer in (self.first, self.second):
             nn.init.zeros_(layer.weight)
 
@@ -356,10 +354,8 @@ def _two_or_one(
                 long, torch.zeros(plan.dataset_size, SILENT), out, seed=_seed(seed, removed)
             )
             kept = plan.dataset_size - removed
-            trainer.x, trainer.y = (
-                trainer.x[:kept],
-                trainer.y[:kept],
-            )  # the neighbour, under the same plan
+            # The neighbour, under the same plan.
+            trainer.x, trainer.y = trainer.x[:kept], trainer.y[:kept]
             made.append(score(trainer))
             trainer.close()
     return Scores(*made)

@@ -138,10 +138,8 @@ def steps(
     and read twice, for their norms and to be clipped and added up. Noise and mixing, once per
     parameter, are left out."""
     model = copy.deepcopy(model).to("meta")
-    x, y = (
-        torch.empty(rows, *shape, device="meta"),
-        torch.empty(rows, dtype=torch.long, device="meta"),
-    )
+    x = torch.empty(rows, *shape, device="meta")
+    y = torch.empty(rows, dtype=torch.long, device="meta")
     per_record = best(model, loss, precision)
     weights = torch.empty(per_record.layout.total, device="meta")
     private = counted(lambda: per_record(weights, x, y))

@@ -253,11 +253,10 @@ def measure(
     """
     rounds = validate.count("rounds", rounds)
     validate.choice("precision", precision, tuple(DTYPE))
-    given, clock = (
-        task(model, validate.count("batch_size", batch_size), device, precision),
-        Clock(device),
-    )
-    kernels, (reading, read) = given.ours.tune(given.x, given.y), clip_kernels.chosen(device)
+    given = task(model, validate.count("batch_size", batch_size), device, precision)
+    clock = Clock(device)
+    kernels = given.ours.tune(given.x, given.y)
+    reading, read = clip_kernels.chosen(device)
     given = replace(given, passes=reading)
     with warnings.catch_warnings(), arithmetic(precision):
         warnings.simplefilter("ignore")  # those of torch and opacus about each other

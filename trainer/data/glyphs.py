@@ -40,11 +40,8 @@ def _character(font: str, size: int, character: str) -> np.ndarray:
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{font}.ttf"
     mask = ImageFont.truetype(str(path), size).getmask(character, mode="L")
     width, height = mask.size
-    square, down, right = (
-        np.zeros((FIELD, FIELD), np.float32),
-        (FIELD - height) // 2,
-        (FIELD - width) // 2,
-    )
+    square = np.zeros((FIELD, FIELD), np.float32)
+    down, right = (FIELD - height) // 2, (FIELD - width) // 2
     square[down : down + height, right : right + width] = (
         np.asarray(mask, np.float32).reshape(height, width) / 255
     )

@@ -38,8 +38,8 @@ def grouped(x: Tensor, out: Tensor, shape: Geometry) -> Tensor:
         rows,
         [False, True, False],
     )
-    made = torch.ops.aten.convolution_backward(one_out, one_x, like, None, *settings)[1]
-    return made.reshape(rows, *shape.weight)
+    _, of_weight, _ = torch.ops.aten.convolution_backward(one_out, one_x, like, None, *settings)
+    return of_weight.reshape(rows, *shape.weight)
 
 
 def unfolded(x: Tensor, out: Tensor, shape: Geometry) -> Tensor:

@@ -84,8 +84,8 @@ class Oracle:
         """Gradients and losses of every record of a non-empty batch."""
         with arithmetic(self.precision):
             named = self.layout.named(weights.to(DTYPE[self.precision]))
-            made, losses = self._gradients(named, cast(x, self.precision), y)
-        return [one.float() for one in made.values()], losses
+            gradients, losses = self._gradients(named, cast(x, self.precision), y)
+        return [gradient.float() for gradient in gradients.values()], losses
 
 
 # ----------------------------------------------------- layers that leave their gradients per record
@@ -111,21 +111,11 @@ class _Conv(torch.autograd.Function):
             ctx.keep.add(layer.bias, out.sum((2, 3)))
         if not ctx.needs_input_grad[0]:
             return None, None, None, None
-        settings = (
-            layer.stride,
-            layer.padding,
-            layer.dilation,
-            False,
-            [0, 0],
-            1,
-            [True, False, False],
+        geometry = (layer.stride, layer.padding, layer.dilation)
+        of_input, _, _ = torch.ops.aten.convolution_backward(
+            out, x, layer.weight, None, *geometry, False, [0, 0], 1, [True, False, False]
         )
-        return (
-            torch.ops.aten.convolution_backward(out, x, layer.weight, None, *settings)[0],
-            None,
-            None,
-            None,
-        )
+        return of_input, None, None, None
 
 
 class _Norm(torch.autograd.Function):
@@ -138,29 +128,34 @@ class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, hook: Tensor, layer: nn.GroupNorm, keep: "_Keep") -> Tensor:  # noqa: ANN001
         sizes = (len(x), x.shape[1], x[0, 0].numel(), layer.num_groups)
-        made, mean, rstd = torch.ops.aten.native_group_norm(
+        outputs, mean, rstd = torch.ops.aten.native_group_norm(
             x.contiguous(), layer.weight, layer.bias, *sizes, layer.eps
         )
         ctx.save_for_backward(x, mean, rstd)
         ctx.layer, ctx.keep, ctx.sizes = layer, keep, sizes
-        return made
+        return outputs
 
     @staticmethod
     def backward(ctx, out: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN001
-        (x, mean, rstd), layer, (rows, channels, pixels, groups) = (
-            ctx.saved_tensors,
-            ctx.layer,
-            ctx.sizes,
-        )
-        one = (
+        x, mean, rstd = ctx.saved_tensors
+        layer = ctx.layer
+        rows, channels, pixels, groups = ctx.sizes
+        as_one_record = (
             part.reshape(1, -1, *part.shape[2:])
             for part in (out.contiguous(), x.contiguous(), mean, rstd)
         )
-        sizes = (1, rows * channels, pixels, rows * groups, [True, True, True])
-        made = torch.ops.aten.native_group_norm_backward(*one, layer.weight.repeat(rows), *sizes)
-        ctx.keep.add(layer.weight, made[1].view(rows, channels))
-        ctx.keep.add(layer.bias, made[2].view(rows, channels))
-        return made[0].view_as(x), None, None, None
+        of_input, of_weight, of_bias = torch.ops.aten.native_group_norm_backward(
+            *as_one_record,
+            layer.weight.repeat(rows),
+            1,
+            rows * channels,
+            pixels,
+            rows * groups,
+            [True, True, True],
+        )
+        ctx.keep.add(layer.weight, of_weight.view(rows, channels))
+        ctx.keep.add(layer.bias, of_bias.view(rows, channels))
+        return of_input.view_as(x), None, None, None
 
 
 class _Affine(torch.autograd.Function):
@@ -175,14 +170,13 @@ class _Affine(torch.autograd.Function):
     @staticmethod
     def backward(ctx, out: Tensor) -> tuple[Tensor | None, None, None, None]:  # noqa: ANN001
         (x,), layer = ctx.saved_tensors, ctx.layer
-        three_out, three_x = (
-            out.reshape(len(out), -1, out.shape[-1]),
-            x.reshape(len(x), -1, x.shape[-1]),
-        )
-        ctx.keep.add(layer.weight, three_out.transpose(1, 2) @ three_x)
+        out_by_record = out.reshape(len(out), -1, out.shape[-1])
+        x_by_record = x.reshape(len(x), -1, x.shape[-1])
+        ctx.keep.add(layer.weight, out_by_record.transpose(1, 2) @ x_by_record)
         if layer.bias is not None:
-            ctx.keep.add(layer.bias, three_out.sum(1))
-        return out @ layer.weight if ctx.needs_input_grad[0] else None, None, None, None
+            ctx.keep.add(layer.bias, out_by_record.sum(1))
+        of_input = out @ layer.weight if ctx.needs_input_grad[0] else None
+        return of_input, None, None, None
 
 
 class _Keep:
@@ -190,7 +184,7 @@ class _Keep:
     convolutions are made."""
 
     def __init__(self) -> None:
-        self.found: dict[int, Tensor] = {}
+        self.gradients: dict[int, Tensor] = {}  # by id of the parameter
         self.chosen: dict[Geometry, str] = {}
 
     def kernel(self, shape: Geometry) -> Kernel:
@@ -198,7 +192,9 @@ class _Keep:
 
     def add(self, parameter: Tensor, gradient: Tensor) -> None:
         key = id(parameter)
-        self.found[key] = self.found[key] + gradient if key in self.found else gradient
+        if key in self.gradients:
+            gradient = self.gradients[key] + gradient
+        self.gradients[key] = gradient
 
 
 def _function(layer: nn.Module) -> type[torch.autograd.Function] | None:
@@ -242,9 +238,8 @@ class Fast:
     def _replaced(
         self, function: type[torch.autograd.Function], layer: nn.Module
     ) -> Callable[[Tensor], Tensor]:
-        hook = layer.weight.new_zeros(
-            (), requires_grad=True
-        )  # makes the first layer's backward pass run
+        # Makes the first layer's backward pass run.
+        hook = layer.weight.new_zeros((), requires_grad=True)
 
         def forward(x: Tensor) -> Tensor:
             return function.apply(x, hook, layer, self.keep)
@@ -254,17 +249,17 @@ class Fast:
     def __call__(self, weights: Tensor, x: Tensor, y: Tensor) -> tuple[list[Tensor], Tensor]:
         """Gradients and losses of every record of a non-empty batch."""
         self.layout.load(self.model, weights)
-        self.keep.found = {}
+        self.keep.gradients = {}
         with arithmetic(self.precision):
             losses = self.loss(self.model(cast(x, self.precision)).float(), y)
             losses.sum().backward()
-        found, self.keep.found = self.keep.found, {}
-        unused = [one.new_zeros(1).expand(len(x), *one.shape) for one in self.parameters]
-        made = [
-            found.get(id(one), zero).float()
-            for one, zero in zip(self.parameters, unused, strict=True)
-        ]
-        return made, losses.detach()
+        kept, self.keep.gradients = self.keep.gradients, {}
+
+        def gradient(parameter: Tensor) -> Tensor:
+            unused = parameter.new_zeros(1).expand(len(x), *parameter.shape)
+            return kept.get(id(parameter), unused).float()
+
+        return [gradient(parameter) for parameter in self.parameters], losses.detach()
 
     def tune(self, x: Tensor, y: Tensor, processes: Processes = ONE) -> dict[Geometry, str]:
         """Choose the quickest way for every convolution on a batch of this size; returns the
@@ -316,12 +311,11 @@ def chunked(
     def gradients(weights: Tensor, indices: Tensor) -> Iterator[list[Tensor]]:
         for part in indices.split(size) if len(indices) else ():
             full = torch.cat([part, part[:1].expand(size - len(part))])
-            made, losses = per_record(weights, *batch(full))
+            chunk, losses = per_record(weights, *batch(full))
             note(losses.unflatten(0, (size, views)).mean(1)[: len(part)])
-            averaged = (
-                (one.unflatten(0, (size, views)).mean(1) for one in made) if views > 1 else made
-            )
-            yield [one[: len(part)] for one in averaged]
+            if views > 1:
+                chunk = (gradient.unflatten(0, (size, views)).mean(1) for gradient in chunk)
+            yield [gradient[: len(part)] for gradient in chunk]
 
     return gradients
 

@@ -13,9 +13,8 @@ class Clock:
     def __init__(self, device: torch.device | str) -> None:
         self.cuda = torch.device(device).type == "cuda"
         own = not self.cuda and torch.get_num_threads() == 1
-        self.name, self._now = (
-            ("CPU time", time.process_time) if own else ("wall time", time.perf_counter)
-        )
+        self.name = "CPU time" if own else "wall time"
+        self._now = time.process_time if own else time.perf_counter
 
     def seconds(self, call: Callable[[], object]) -> float:
         """What one call takes."""
