@@ -157,7 +157,7 @@ def _probe(given: argparse.Namespace) -> str:
 
 def _bench(given: argparse.Namespace) -> str:
     with Status() as status:
-        made = measure.measure(
+        measured = measure.measure(
             model=given.model or "resnet20",
             batch_size=given.batch_size,
             device=given.device,
@@ -165,7 +165,7 @@ def _bench(given: argparse.Namespace) -> str:
             rounds=given.rounds,
             progress=status.counted,
         )
-    return json.dumps(made, allow_nan=False) if given.json else measure.table(made)
+    return json.dumps(measured, allow_nan=False) if given.json else measure.table(measured)
 
 
 def _train(given: argparse.Namespace, options: Options) -> dict[str, object]:
@@ -219,7 +219,7 @@ def main(argv: list[str] | None = None) -> int:
         if given.plan is None or given.out is None:
             raise ValueError("give --plan and --out to train, or --probe.")
         with processes.joined(given.device):
-            made = _train(given, options)
+            report = _train(given, options)
     except (ValueError, TypeError, OSError) as error:
         print(f"trainer{f', process {rank}' if rank else ''}: {error}", file=sys.stderr)
         return 2
@@ -229,13 +229,13 @@ def main(argv: list[str] | None = None) -> int:
     if rank:
         return 0
     if given.json:
-        print(json.dumps(made, allow_nan=False))
+        print(json.dumps(report, allow_nan=False))
     else:
-        score = f"held-out accuracy {made['held_out_accuracy']:.4f}"
+        score = f"held-out accuracy {report['held_out_accuracy']:.4f}"
         cost = (
             "seeded: not private"
-            if made["seeded"]
-            else f"epsilon <= {up(made['epsilon'])} at delta {made['delta']:g}"
+            if report["seeded"]
+            else f"epsilon <= {up(report['epsilon'])} at delta {report['delta']:g}"
         )
         print(f"{cost}, {score}")
     return 0

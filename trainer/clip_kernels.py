@@ -75,11 +75,11 @@ def _random(shape: tuple[int, int], device: torch.device | str) -> Tensor:
     """Normal numbers, rows of very different length, every 5th from the second with one that is not
     finite."""
     rows = torch.arange(shape[0])
-    made = (torch.randn(shape) * 10.0 ** (rows % 7 - 3.0)[:, None]).float()
+    row = (torch.randn(shape) * 10.0 ** (rows % 7 - 3.0)[:, None]).float()
     bad = torch.tensor([float("nan"), float("inf"), -float("inf")])
     chosen = rows[1::5]
-    made[chosen, chosen % shape[1]] = bad[chosen % 3]
-    return made.to(device)
+    row[chosen, chosen % shape[1]] = bad[chosen % 3]
+    return row.to(device)
 
 
 def _close(what: str, found: Tensor, expected: Tensor, tolerance: Tensor) -> None:

@@ -47,8 +47,8 @@ class Landscape:
         total, gradient = 0.0, torch.zeros_like(weights, dtype=torch.float64)
         for x, y in zip(self.x.split(self.chunk), self.y.split(self.chunk), strict=True):
             value = self.loss(self.model(x), y).sum()
-            made = torch.autograd.grad(value, parameters)
-            gradient += torch.cat([one.flatten() for one in made]).double()
+            gradients = torch.autograd.grad(value, parameters)
+            gradient += torch.cat([one.flatten() for one in gradients]).double()
             total += float(value.detach())
         return total / len(self.x), gradient / len(self.x)
 
@@ -175,9 +175,11 @@ def private(
     oracle = Oracle(module, loss)  # isolates records by construction
     weights, norms = oracle.layout.flat(module), []
     for x, y in zip(data.x.split(_chunk(module)), data.y.split(_chunk(module)), strict=True):
-        made, _ = oracle(weights, data.prepare(x.to(device)), y.to(device))
+        gradients, _ = oracle(weights, data.prepare(x.to(device)), y.to(device))
         norms.append(
-            torch.stack([one.flatten(1).double().norm(dim=1) for one in made]).norm(dim=0).cpu()
+            torch.stack([one.flatten(1).double().norm(dim=1) for one in gradients])
+            .norm(dim=0)
+            .cpu()
         )
     counts = true_counts(torch.cat(norms).numpy())
     return NormHistogram(
@@ -201,10 +203,10 @@ def write(
 ) -> str:
     """Probe, write the file, and return a line that says what was done."""
     if private_noise is None:
-        made: Probe | NormHistogram = public(data, loss, rows=rows, **options)
+        probed: Probe | NormHistogram = public(data, loss, rows=rows, **options)
         said = "public: assumed, and noted in plans"
     else:
-        made = private(data, loss, noise_multiplier=private_noise, **options)
+        probed = private(data, loss, noise_multiplier=private_noise, **options)
         said = f"private: one release with noise multiplier {private_noise:g}, charged in plans"
-    made.save(path)
-    return f"{path}: {made.about}, {made.dimension} weights ({said})"
+    probed.save(path)
+    return f"{path}: {probed.about}, {probed.dimension} weights ({said})"

@@ -150,7 +150,10 @@ def noise_used_twice(patch):
 
 def noise_of_every_process(patch):
     """Every process adds noise to its share, besides that of the first."""
-    more = "    total += phase.noise_multiplier * phase.clip_norm * normals(Randomness().words('noise', 1), size)\n"
+    more = (
+        "    noise = normals(Randomness().words('noise', 1), size)\n"
+        "    total += phase.noise_multiplier * phase.clip_norm * noise\n"
+    )
     rewritten(patch, mechanism.own_sum, ("    return share", more + "    return share"))
 
 

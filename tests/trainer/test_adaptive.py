@@ -358,7 +358,10 @@ def test_canaries_are_refused(tmp_path):
 
 # ------------------------------------------------------------------------------------ command line
 
-RUN = "--dataset-size 1437 --batch-size 400 --steps 10 --clip-norm 1 --learning-rate 1 --delta 1e-4 --adaptive-clipping 0.6"
+RUN = (
+    "--dataset-size 1437 --batch-size 400 --steps 10 --clip-norm 1 --learning-rate 1 "
+    "--delta 1e-4 --adaptive-clipping 0.6"
+)
 
 
 def test_command_line_from_plan_to_report(tmp_path, capsys):

@@ -495,7 +495,10 @@ def test_many_kills(tmp_path, kills):
 
 
 def digits_plan(path, capsys, *options):
-    run = "--dataset-size 1437 --batch-size 400 --clip-norm 1 --learning-rate 2 --delta 1e-4 --noise-multiplier 4.2941"
+    run = (
+        "--dataset-size 1437 --batch-size 400 --clip-norm 1 --learning-rate 2 "
+        "--delta 1e-4 --noise-multiplier 4.2941"
+    )
     assert main.main(["plan", *run.split(), "--out", str(path), *options]) == 0
     capsys.readouterr()
     return path

@@ -89,11 +89,11 @@ def measure(
         runs: by default the attack's own number.
     """
     with one_thread():
-        made = [
+        pairs = [
             attack.scores(attack.plan, _seed(seed, 2 * number))
             for number in range(runs or attack.runs)
         ]
-    present, absent = (np.concatenate(part) for part in zip(*made, strict=True))
+    present, absent = (np.concatenate(part) for part in zip(*pairs, strict=True))
     found = audit.lower_bound(present, absent, delta=attack.plan.delta, confidence=confidence)
     claim = pricing.within_target(attack.plan)
     lower = 0.0 if claim.lower is None else claim.lower
@@ -163,17 +163,18 @@ def spread(phase: Phase) -> np.ndarray:
 
 def one_hot(phase: Phase) -> np.ndarray:
     """What truncation leaves of a gradient in one coordinate."""
-    made = np.zeros(ceil(phase.truncation))
-    made[0] = phase.clip_norm / sqrt(phase.truncation)
-    return made
+    gradient = np.zeros(ceil(phase.truncation))
+    gradient[0] = phase.clip_norm / sqrt(phase.truncation)
+    return gradient
 
 
 def records(plan: Plan, gradient: np.ndarray) -> Tensor:
     """The gradient, before clipping, of each record in its own block."""
-    made = np.zeros((plan.dataset_size, 2 * plan.dataset_size, len(gradient)), dtype=np.float32)
+    loud = LOUD * gradient * (plan.phases[0].clip_norm / np.linalg.norm(gradient))
+    blocks = np.zeros((plan.dataset_size, 2 * plan.dataset_size, len(gradient)), dtype=np.float32)
     each = np.arange(plan.dataset_size)
-    made[each, 2 * each] = LOUD * gradient * (plan.phases[0].clip_norm / np.linalg.norm(gradient))
-    return torch.from_numpy(made.reshape(plan.dataset_size, -1))
+    blocks[each, 2 * each] = loud
+    return torch.from_numpy(blocks.reshape(plan.dataset_size, -1))
 
 
 def folder() -> tempfile.TemporaryDirectory[str]:
@@ -206,11 +207,11 @@ def trainer_of(
 
 def published(trainer: PrivateTrainer, steps: int) -> np.ndarray:
     """w_0, w_1, ..., w_steps, shape [steps + 1, weights]."""
-    made = [trainer.state["weights"].double().numpy()]
+    iterates = [trainer.state["weights"].double().numpy()]
     for _ in range(steps):
         trainer.step()
-        made.append(trainer.state["weights"].double().numpy())
-    return np.stack(made)
+        iterates.append(trainer.state["weights"].double().numpy())
+    return np.stack(iterates)
 
 
 def iterates_of(
@@ -225,9 +226,9 @@ def iterates_of(
         trainer = trainer_of(
             plan, records(plan, gradient), out, seed=seed, module=module, update=update
         )
-        made = published(trainer, plan.steps)
+        weights = published(trainer, plan.steps)
         trainer.close()
-    return made.reshape(len(made), -1, len(gradient))
+    return weights.reshape(len(weights), -1, len(gradient))
 
 
 def by_block(scores: np.ndarray) -> Scores:
@@ -262,8 +263,8 @@ def unmixed_start(plan: Plan, seed: int | None) -> Scores:
 
 def unmixed_layer(plan: Plan, seed: int | None) -> Scores:
     """The last layer as if it were not mixed."""
-    made = by_block(_unmixed(plan, iterates_of(plan, spread(plan.phases[0]), seed)))
-    return Scores(*(scores[len(scores) // 2 :] for scores in made))
+    halves = by_block(_unmixed(plan, iterates_of(plan, spread(plan.phases[0]), seed)))
+    return Scores(*(scores[len(scores) // 2 :] for scores in halves))
 
 
 def hidden_velocity(plan: Plan, seed: int | None) -> Scores:
@@ -326,17 +327,17 @@ def redone(plan: Plan, seed: int | None) -> Scores:
     """A step that was redone after a crash, as if with the same noise: the releases then differ
     only where a record took part in one of them. Both are charged: the plan has two steps."""
     gradient = spread(plan.phases[0])
-    made = []
+    releases = []
     with folder() as out:
         for attempt in range(2):
             trainer = trainer_of(plan, records(plan, gradient), out, seed=_seed(seed, attempt))
             if attempt:
                 trainer.resume()
-            made.append(published(trainer, 1)[-1])
+            releases.append(published(trainer, 1)[-1])
             trainer.close()
         if trainer.ledger.charged != plan.steps:
             raise AssertionError("a redone step was not charged")
-    return by_block(np.abs(made[0] - made[1]).reshape(-1, len(gradient)).max(1))
+    return by_block(np.abs(releases[0] - releases[1]).reshape(-1, len(gradient)).max(1))
 
 
 def _two_or_one(
@@ -347,7 +348,7 @@ def _two_or_one(
     Every step of the run is an experiment of its own; the plan has one.
     """
     long = replace(plan, phases=(replace(plan.phases[0], steps=CANARIES),))
-    made = []
+    scores = []
     for removed in (0, 1):
         with folder() as out:
             trainer = trainer_of(
@@ -356,9 +357,9 @@ def _two_or_one(
             kept = plan.dataset_size - removed
             # The neighbour, under the same plan.
             trainer.x, trainer.y = trainer.x[:kept], trainer.y[:kept]
-            made.append(score(trainer))
+            scores.append(score(trainer))
             trainer.close()
-    return Scores(*made)
+    return Scores(*scores)
 
 
 def batch_size(plan: Plan, seed: int | None) -> Scores:
@@ -371,11 +372,11 @@ def batch_size(plan: Plan, seed: int | None) -> Scores:
 def shares(trainer: PrivateTrainer) -> np.ndarray:
     """The noisy share of short gradients that every step published by the clip norm of the next
     one."""
-    phase, made = trainer.plan.phases[0], [trainer.clip_norm()]
+    phase, clip_norms = trainer.plan.phases[0], [trainer.clip_norm()]
     for _ in range(trainer.plan.steps):
         trainer.step()
-        made.append(float(trainer.state["clip_norm"]))
-    return phase.adaptive.quantile - np.diff(np.log(made)) / phase.adaptive.rate
+        clip_norms.append(float(trainer.state["clip_norm"]))
+    return phase.adaptive.quantile - np.diff(np.log(clip_norms)) / phase.adaptive.rate
 
 
 def count(plan: Plan, seed: int | None) -> Scores:
@@ -395,9 +396,13 @@ def plan_of(
     *, delta: float, rate: float = 1.0, size: int = CANARIES, mixing: float = 0.0, **phase: object
 ) -> Plan:
     """A plan for the canaries; `mixing` is the gap in units of one record's influence c / B."""
-    made = Phase(clip_norm=1.0, learning_rate=0.5, gap=mixing / (rate * size), **phase)
+    the_phase = Phase(clip_norm=1.0, learning_rate=0.5, gap=mixing / (rate * size), **phase)
     return Plan(
-        dataset_size=size, sample_rate=rate, batch_size=rate * size, phases=(made,), delta=delta
+        dataset_size=size,
+        sample_rate=rate,
+        batch_size=rate * size,
+        phases=(the_phase,),
+        delta=delta,
     )
 
 

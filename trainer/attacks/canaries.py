@@ -60,8 +60,8 @@ class Canaries:
         moved = ((start + last) / 2.0 if phase.gap > 0.0 else start) - now
         for rows in torch.arange(self.count).split(trainer.chunk):
             x, y = (part[rows].to(moved.device) for part in (self.x, self.y))
-            made, _ = trainer.per_record(before["weights"], trainer.prepare(x), y)
-            flat = torch.cat([one.flatten(1) for one in made], 1).double()
+            gradients, _ = trainer.per_record(before["weights"], trainer.prepare(x), y)
+            flat = torch.cat([one.flatten(1) for one in gradients], 1).double()
             clipped = (
                 flat * (phase.clip_norm / flat.norm(dim=1).clamp_min(phase.clip_norm))[:, None]
             )
@@ -83,7 +83,7 @@ class Canaries:
             "losses": (-torch.cat(parts)).tolist(),
             "gradient products": self.products.tolist(),
         }
-        made = {"private": True, "kept": self.kept.tolist(), "scores": scores}
+        record = {"private": True, "kept": self.kept.tolist(), "scores": scores}
         handle = os.open(trainer.out / FILE, os.O_WRONLY | os.O_TRUNC | os.O_CREAT, 0o600)
         with os.fdopen(handle, "w") as file:
-            json.dump(made, file, allow_nan=False)
+            json.dump(record, file, allow_nan=False)

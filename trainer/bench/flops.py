@@ -78,14 +78,14 @@ class _Counted(TorchDispatchMode):
         self.parts: list[tuple[int, int]] = []
 
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
-        made = op(*args, **(kwargs or {}))
+        result = op(*args, **(kwargs or {}))
         if op.overloadpacket is aten.convolution_backward:
-            self.parts += _convolution_backward(args, made)
+            self.parts += _convolution_backward(args, result)
         elif not op.is_view and op.overloadpacket.__name__ not in FREE:
             self.parts.append(
-                (2 * _multiply_adds(op.overloadpacket, args, made), _bytes(args) + _bytes(made))
+                (2 * _multiply_adds(op.overloadpacket, args, result), _bytes(args) + _bytes(result))
             )
-        return made
+        return result
 
 
 def _bytes(tree: Any) -> int:  # noqa: ANN401
@@ -96,17 +96,17 @@ def _bytes(tree: Any) -> int:  # noqa: ANN401
     )
 
 
-def _multiply_adds(op: Any, args: tuple, made: Any) -> int:  # noqa: ANN401
+def _multiply_adds(op: Any, args: tuple, result: Any) -> int:  # noqa: ANN401
     if op is aten.convolution:
-        return made.numel() * prod(args[1].shape[1:])
+        return result.numel() * prod(args[1].shape[1:])
     if op in (aten.mm, aten.bmm):
-        return made.numel() * args[0].shape[-1]
+        return result.numel() * args[0].shape[-1]
     if op in (aten.addmm, aten.baddbmm):
-        return made.numel() * args[1].shape[-1]
+        return result.numel() * args[1].shape[-1]
     return 0
 
 
-def _convolution_backward(args: tuple, made: tuple) -> list[tuple[int, int]]:
+def _convolution_backward(args: tuple, result: tuple) -> list[tuple[int, int]]:
     """Gradients of input, weight and bias come from kernels of their own, each of which reads the
     output's gradient."""
     out, x, weight = args[:3]
@@ -114,7 +114,7 @@ def _convolution_backward(args: tuple, made: tuple) -> list[tuple[int, int]]:
     read = ((work, weight), (work, x), (0, None))
     return [
         (operations, _bytes([out, other, gradient]))
-        for (operations, other), gradient in zip(read, made, strict=True)
+        for (operations, other), gradient in zip(read, result, strict=True)
         if gradient is not None
     ]
 

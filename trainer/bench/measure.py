@@ -75,14 +75,14 @@ def task(model: str, rows: int, device: str, precision: str = "float32") -> Task
     """Random records, and a float64 loop's sums of their gradients: as they are, clipped, clipped
     and truncated."""
     checks.device(device)
-    made = checks.perturbed(models.build(model, SHAPE, CLASSES, seed=0)).to(device)
+    module = checks.perturbed(models.build(model, SHAPE, CLASSES, seed=0)).to(device)
     x, y = torch.randn(rows, *SHAPE), torch.randint(0, CLASSES, (rows,))
-    ours = best(made, losses, precision)
-    drawn = Task(model=made, ours=ours, x=x.to(device), y=y.to(device), precision=precision)
+    ours = best(module, losses, precision)
+    drawn = Task(model=module, ours=ours, x=x.to(device), y=y.to(device), precision=precision)
     clip_norm = median(float(row.norm()) for row in _loop(drawn))
     bound = coordinate_bound(clip_norm, TRUNCATION)
     sums = {
-        name: torch.zeros(Layout(made).total, dtype=torch.float64, device=device)
+        name: torch.zeros(Layout(module).total, dtype=torch.float64, device=device)
         for name in ("sum", "clipped", "cut")
     }
     for row in _loop(drawn):
@@ -169,8 +169,9 @@ def _opacus(given: Task, *, functorch: bool) -> Step:
     """Opacus' per-record gradients, clipped as its optimizer does; it cannot truncate."""
     from opacus import GradSampleModule
 
-    made, x = copy.deepcopy(given.model).to(DTYPE[given.precision]), cast(given.x, given.precision)
-    model = GradSampleModule(made, loss_reduction="sum", force_functorch=functorch)
+    module = copy.deepcopy(given.model).to(DTYPE[given.precision])
+    x = cast(given.x, given.precision)
+    model = GradSampleModule(module, loss_reduction="sum", force_functorch=functorch)
 
     def step() -> list[Tensor]:
         losses(model(x), given.y).sum().backward()
@@ -178,9 +179,9 @@ def _opacus(given: Task, *, functorch: bool) -> Step:
         factor = (
             given.clip_norm / (torch.stack([row.norm(dim=1) for row in rows]).norm(dim=0) + 1e-6)
         ).clamp_max(1.0)
-        made = [factor @ row for row in rows]
+        released = [factor @ row for row in rows]
         model.zero_grad()
-        return made
+        return released
 
     return step
 
@@ -293,14 +294,14 @@ def measure(
 def _counted(given: Task, device: str) -> dict[str, dict[str, float]]:
     """Operations and bytes of a step without and with privacy, and the least time for them on a
     known device."""
-    known, made = flops.card(device), {}
+    known, work_of = flops.card(device), {}
     for name, work in flops.steps(
         given.model, losses, SHAPE, len(given.x), given.precision
     ).items():
-        made[name] = {"operations": work.operations, "bytes": work.bytes}
+        work_of[name] = {"operations": work.operations, "bytes": work.bytes}
         if known is not None:
-            made[name]["floor_milliseconds"] = 1e3 * work.floor(known, given.precision)
-    return made
+            work_of[name]["floor_milliseconds"] = 1e3 * work.floor(known, given.precision)
+    return work_of
 
 
 def _processor() -> str:
@@ -350,7 +351,7 @@ def _in_turns(
     return taken
 
 
-def table(made: dict[str, object]) -> str:
+def table(measured: dict[str, object]) -> str:
     """The measurement for people."""
     counted = [
         f"counted, {name}: {work['operations'] / 1e9:.2f} GFLOP, {work['bytes'] / 1e9:.3f} GB"
@@ -359,17 +360,22 @@ def table(made: dict[str, object]) -> str:
             if "floor_milliseconds" in work
             else ""
         )
-        for name, work in made["counted"].items()
+        for name, work in measured["counted"].items()
     ]
     lines = [
-        f"{made['model']}, {made['parameters']:,} parameters, batch of {made['batch_size']}, {made['dtype']}",
-        f"{made['device']}, {made['threads']} threads, torch {made['torch']}; {made['time']}",
+        f"{measured['model']}, {measured['parameters']:,} parameters, "
+        f"batch of {measured['batch_size']}, {measured['dtype']}",
+        f"{measured['device']}, {measured['threads']} threads, "
+        f"torch {measured['torch']}; {measured['time']}",
         *counted,
-        f"norms and sums: {made['norms_and_sums']}",
-        *(f"weight gradients of {shape}: {chosen}" for shape, chosen in made["kernels"].items()),
+        f"norms and sums: {measured['norms_and_sums']}",
+        *(
+            f"weight gradients of {shape}: {chosen}"
+            for shape, chosen in measured["kernels"].items()
+        ),
         f"{'':30s}{'ms':>9s}{'records/s':>11s}{'ratio':>7s}{'peak MB':>9s}{'error':>10s}",
     ]
-    for row in made["methods"]:
+    for row in measured["methods"]:
         if "absent" in row:
             lines.append(f"{row['method']:30s}{row['absent']}")
             continue

@@ -131,14 +131,14 @@ def glyphs(
 ) -> Dataset:
     """`count` training and `held_out` held-out images; image number i is the same whatever the
     counts are. `show(images made, images in all)` is called now and then."""
-    made: list[tuple[Tensor, Tensor]] = []
+    parts: list[tuple[Tensor, Tensor]] = []
     for part, size in enumerate((count, held_out)):
         labels, blocks = np.arange(BLOCK) % len(CHARACTERS), []
         for number in range(-(-size // BLOCK)):
             blocks.append(_block(labels, np.random.default_rng([part, number])))
             show(part * count + min(size, (number + 1) * BLOCK), count + held_out)
-        made.append((images(np.concatenate(blocks)[:size]), torch.arange(size) % len(CHARACTERS)))
-    (x, y), (held_out_x, held_out_y) = made
+        parts.append((images(np.concatenate(blocks)[:size]), torch.arange(size) % len(CHARACTERS)))
+    (x, y), (held_out_x, held_out_y) = parts
     return Dataset(
         name="glyphs",
         x=x,

@@ -68,8 +68,8 @@ def shifted(x: Tensor, out: Tensor, shape: Geometry) -> Tensor:
         for i in range(shape.weight[2])
         for j in range(shape.weight[3])
     ]
-    made = [filled @ flat[..., start : start + last : wide].transpose(1, 2) for start in starts]
-    return torch.stack(made, -1).reshape(len(x), *shape.weight)
+    products = [filled @ flat[..., start : start + last : wide].transpose(1, 2) for start in starts]
+    return torch.stack(products, -1).reshape(len(x), *shape.weight)
 
 
 def fused(x: Tensor, out: Tensor, shape: Geometry) -> Tensor:
