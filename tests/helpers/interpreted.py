@@ -1,12 +1,13 @@
-"""The Triton kernels by Triton's interpreter: TRITON_INTERPRET=1 python
-tests/helpers/interpreted.py. Used by test_passes.py.
+"""The Triton kernels by Triton's interpreter; used by test_clip_kernels.py. By hand:
+
+    PYTHONPATH=.:tests:tests/trainer TRITON_INTERPRET=1 python tests/helpers/interpreted.py
 
 The variable has to be set before triton is loaded, so this is a process of its own.
 """
 
 import torch
+from test_clip_kernels import bounded
 from test_gradients import GEOMETRIES, convolution
-from test_passes import bounded
 
 from trainer import clip_kernels
 from trainer.gradients import clip_triton

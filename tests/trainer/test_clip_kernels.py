@@ -158,9 +158,8 @@ needs_triton = pytest.mark.skipif(
 @needs_triton
 def test_interpreted_kernels_agree_and_bound_every_record():
     run = [sys.executable, str(ROOT / "tests" / "helpers" / "interpreted.py")]
-    done = subprocess.run(
-        run, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
-    )
+    env = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(run, env=env, capture_output=True, text=True, check=False)
     assert done.stdout == "agree\n", done.stderr
 
 
