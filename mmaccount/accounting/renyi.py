@@ -57,7 +57,8 @@ def as_given(settings: Settings | Iterable[Settings]) -> tuple[Settings, ...]:
                 raise ValueError(f"`{name}` must be the same in all phases of a run.")
     if changes(phases[0]) > MOST_CHANGES:
         raise ValueError(
-            f"`group_size` must be at most {MOST_CHANGES} (replace-one: half of that) for a bound to be known."
+            f"`group_size` must be at most {MOST_CHANGES} (replace-one: half of that) for a bound "
+            "to be known."
         )
     return phases
 

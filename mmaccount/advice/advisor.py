@@ -159,11 +159,13 @@ def advise(
     private = bool(known.releases)
     if known.records not in (None, target.dataset_size):
         raise ValueError(
-            f"`dataset_size` must be {known.records}, the records of the histogram, got {dataset_size!r}."
+            f"`dataset_size` must be {known.records}, the records of the histogram, got "
+            f"{dataset_size!r}."
         )
     if private and wanted and clip_norm is None:
         raise ValueError(
-            "`clip_norm` must be given with a gap and a private histogram: with a gap it changes the guarantee."
+            "`clip_norm` must be given with a gap and a private histogram: with a gap it changes "
+            "the guarantee."
         )
     besides = [release.settings() for release in known.releases]
     options = [_plain(known, one, target) for one in _schedules(shapes, target, besides)]
@@ -178,7 +180,8 @@ def advise(
     bound = price(plan.settings(), delta=plan.delta)
     if not bound.upper <= target.epsilon:
         raise BoundError(
-            f"the plan costs {bound.upper!r}, above the target {target.epsilon!r} it was solved for."
+            f"the plan costs {bound.upper!r}, above the target {target.epsilon!r} it was solved "
+            "for."
         )
     problem = Problem(
         known.curves[0].beta,

@@ -242,7 +242,9 @@ def bias(gradients: npt.ArrayLike, clip_norm: float) -> Bias:
     E|g|^2 / (4 c) >= excess, since (x - c)_+ <= x^2 / (4 c); near = E|noise|^2 / (2 c) if |grad F|
     <= c/2, since then |g| - c <= |noise| - c/2.
 
-    >>> f"{float(clipped([[-20.0], [-10.0], [90.0]], 1.0).mean()):.4f}"      # the paper's Example 3.1: the mean is 20
+    The paper's Example 3.1, where the mean is 20:
+
+    >>> f"{float(clipped([[-20.0], [-10.0], [90.0]], 1.0).mean()):.4f}"
     '-0.3333'
     """
     rows = np.asarray(gradients, dtype=np.float64)

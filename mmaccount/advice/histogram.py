@@ -63,7 +63,8 @@ class NormHistogram:
             validate.positive("loss", self.loss)
         if not self._visible.any():
             raise ValueError(
-                f"noise {self.noise_multiplier:g} hides all counts of the histogram: use less noise, or more records."
+                f"noise {self.noise_multiplier:g} hides all counts of the histogram: use less "
+                "noise, or more records."
             )
 
     @property

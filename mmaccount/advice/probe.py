@@ -137,7 +137,8 @@ def _gram(name: str, gram: Array, size: int) -> None:
         )
     if size < 3:
         raise ValueError(
-            f"the probe must hold at least 3 records, got {size}: noise cannot be measured on fewer."
+            f"the probe must hold at least 3 records, got {size}: noise cannot be measured on "
+            "fewer."
         )
     if not np.isfinite(gram).all():
         raise ValueError(
@@ -151,7 +152,8 @@ def _gram(name: str, gram: Array, size: int) -> None:
     noise, signal = float(np.diagonal(gram).mean() - rows.mean()), float(np.diagonal(gram).mean())
     if not noise > EQUAL**2 * signal:
         raise ValueError(
-            "all records of the probe have the same gradient: there is no noise to choose a clip norm by."
+            "all records of the probe have the same gradient: there is no noise to choose a clip "
+            "norm by."
         )
 
 
@@ -189,7 +191,8 @@ def from_gradients(gradients: npt.ArrayLike) -> Probe:
     rows = np.asarray(gradients)
     if rows.ndim != 2 or rows.shape[1] == 0 or rows.dtype.kind not in "fiu":
         raise ValueError(
-            f"`probe` must be an m x d array of numbers, a row per record, got {rows.dtype} of shape {rows.shape}."
+            f"`probe` must be an m x d array of numbers, a row per record, got {rows.dtype} of "
+            f"shape {rows.shape}."
         )
     if not np.isfinite(rows).all():
         raise ValueError(
@@ -219,7 +222,8 @@ def load(path: str | Path) -> Probe:
     if "gram" not in data:
         if len(data) != 1:
             raise ValueError(
-                f"probe {path} must hold `gram` or one array, got {', '.join(sorted(data)) or 'nothing'}."
+                f"probe {path} must hold `gram` or one array, got "
+                f"{', '.join(sorted(data)) or 'nothing'}."
             )
         return from_gradients(next(iter(data.values())))
     return array_files.record(Probe, data, SCHEMA, "probe")

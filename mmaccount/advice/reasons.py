@@ -47,8 +47,8 @@ class Story(NamedTuple):
         phase, plan, known = self.plan.phases[0], self.plan, self.known
         return {
             "clip_norm": self._clip_norm(),
-            "noise_multiplier": f"{phase.noise_multiplier:.6g}: the least that meets epsilon {plan.target_epsilon:g} at "
-            f"delta {plan.delta:g} ({self.bound.method})" + self._paid(),
+            "noise_multiplier": f"{phase.noise_multiplier:.6g}: the least that meets epsilon "
+            f"{plan.target_epsilon:g} at delta {plan.delta:g} ({self.bound.method})" + self._paid(),
             "batch_size": f"{plan.batch_size:g} of {plan.dataset_size}, with "
             + self._shape(rivals, epochs),
             "steps": f"{phase.steps}: {phase.steps * plan.sample_rate:.4g} passes over the data",
@@ -57,7 +57,10 @@ class Story(NamedTuple):
             + (
                 "leaves 99.9 % of the mean clipped gradient and helps mixing"
                 if phase.gap
-                else f"without mixing it saves nothing (up to {known.truncation:.3g} it would cost 0.1 % of the gradient)"
+                else (
+                    f"without mixing it saves nothing (up to {known.truncation:.3g} it would cost "
+                    "0.1 % of the gradient)"
+                )
             ),
             "gap": self._gap(plain_noise),
             **self._adaptive(),
@@ -82,20 +85,25 @@ class Story(NamedTuple):
         ]
         if others:
             made["other schedules"] = "; ".join(
-                f"batch {shape.batch_size:g} x {shape.steps} steps, noise {shape.noise_multiplier:.3g}: {cost:.3g}"
+                f"batch {shape.batch_size:g} x {shape.steps} steps, noise "
+                f"{shape.noise_multiplier:.3g}: {cost:.3g}"
                 for shape, cost in others
             )
         if auto:
             dearest = max(energies)
             made["mixing"] = (
-                f"gap 0 costs least: mixing of width {dearest / plain_noise:g} noise multipliers would take at least "
-                f"{energies[dearest] / plain:.3g} times the noise energy at the same epsilon, and no width takes less than "
+                f"gap 0 costs least: mixing of width {dearest / plain_noise:g} noise multipliers "
+                "would take at least "
+                f"{energies[dearest] / plain:.3g} times the noise energy at the same epsilon, and "
+                "no width takes less than "
                 f"{min(e for rho, e in energies.items() if rho) / plain:.6f} times (Cramer-Rao)"
             )
         steps, rate = horizon(self.problem), step_size(self.problem, phase.clip_norm)
         made["Theorem B.1"] = (
-            f"its T = {steps:.4g}, eta = {rate:.4g}: they take curvature beta = {self.problem.beta:.3g} in all "
-            f"{self.problem.dimension} directions, where it adds up to {self.known.curves[0].trace:.3g}"
+            f"its T = {steps:.4g}, eta = {rate:.4g}: they take curvature beta = "
+            f"{self.problem.beta:.3g} in all "
+            f"{self.problem.dimension} directions, where it adds up to "
+            f"{self.known.curves[0].trace:.3g}"
         )
         return made
 
@@ -119,16 +127,20 @@ class Story(NamedTuple):
             if known.cosine is None
             else f"; clipped, their mean has cosine {known.cosine(c):.4f} with the mean"
         )
-        return f"{c:.4g}: {flat}; {known.clipped(c):.0%} of gradients are longer (median {known.median:.3g}){turned}"
+        longer = f"{known.clipped(c):.0%} of gradients are longer (median {known.median:.3g})"
+        return f"{c:.4g}: {flat}; {longer}{turned}"
 
     def _floor(self) -> str:
         c, kappa, upper = self.plan.phases[0].clip_norm, self.known.kappa, self.known.kappa_upper
         floor = clip_floor(self.problem, kappa)
         safe = clip_floor(self.problem, upper) if upper < inf else inf
         return (
-            f"{floor:.4g} (up to {safe:.4g} with 95 % confidence; kappa {kappa:.3g} to {upper:.3g}): from there up the "
-            f"proof bounds the bias of clipping, by {alignment(floor, kappa).offset:.3g}, below the noise floor, whatever "
-            f"the gradient; the measured decrease, bias included, is larger at {c:.4g} (noise / {floor / c:.3g})"
+            f"{floor:.4g} (up to {safe:.4g} with 95 % confidence; kappa {kappa:.3g} to "
+            f"{upper:.3g}): from there up the "
+            f"proof bounds the bias of clipping, by {alignment(floor, kappa).offset:.3g}, below the "
+            "noise floor, whatever "
+            f"the gradient; the measured decrease, bias included, is larger at {c:.4g} (noise / "
+            f"{floor / c:.3g})"
         )
 
     def _isotropic(self) -> str:
@@ -137,7 +149,8 @@ class Story(NamedTuple):
         i = int(ratio.argmax())
         rate = float(ratio[i] / (curve.signal[i] * curve.beta))
         return (
-            f"if curvature were {curve.beta:.3g} in all directions, as in the proof, one step would gain most at clip norm "
+            f"if curvature were {curve.beta:.3g} in all directions, as in the proof, one step would "
+            "gain most at clip norm "
             f"{curve.clip_norms[i]:.3g} and learning rate {rate:.3g}"
         )
 
@@ -152,8 +165,10 @@ class Story(NamedTuple):
             else "share of the gradient that remains"
         )
         return (
-            f"{self.plan.phases[0].steps} steps: of {len(rivals)} schedules within {epochs:g} passes the {what} is within "
-            f"5 % of the smallest, {best:.3g}, from {good[0].steps} to {good[-1].steps} steps; this is the middle"
+            f"{self.plan.phases[0].steps} steps: of {len(rivals)} schedules within {epochs:g} "
+            f"passes the {what} is within "
+            f"5 % of the smallest, {best:.3g}, from {good[0].steps} to {good[-1].steps} steps; this "
+            "is the middle"
         )
 
     def _learning_rate(self) -> str:
@@ -165,8 +180,10 @@ class Story(NamedTuple):
             else "estimated from gradients alone, for a loss in nats (see --loss)"
         )
         return (
-            f"{phase.learning_rate:.4g}: the smaller of the longest step that does not overshoot, {longest:.3g}, and "
-            f"sqrt(2 R_F / (T noise)), times 3/2 with mixing, unless given; R_F = {known.loss:.3g}, curvature "
+            f"{phase.learning_rate:.4g}: the smaller of the longest step that does not overshoot, "
+            f"{longest:.3g}, and "
+            f"sqrt(2 R_F / (T noise)), times 3/2 with mixing, unless given; R_F = {known.loss:.3g}, "
+            "curvature "
             f"{known.curves[0].trace:.3g}, {source}"
         )
 
@@ -183,8 +200,10 @@ class Story(NamedTuple):
         equal = sqrt(self._energy())
         law = self.plan.phases[0].mixing_law
         return (
-            f"{gap:g}, as given ({law} law): noise and mixing are as strong as plain noise {equal:.4g}, where plain DP-SGD "
-            f"needs {plain_noise:.4g} for the same epsilon: {equal**2 / plain_noise**2:.3g} times the energy"
+            f"{gap:g}, as given ({law} law): noise and mixing are as strong as plain noise "
+            f"{equal:.4g}, where plain DP-SGD "
+            f"needs {plain_noise:.4g} for the same epsilon: {equal**2 / plain_noise**2:.3g} times "
+            "the energy"
         )
 
     def _adaptive(self) -> dict[str, str]:
@@ -197,8 +216,9 @@ class Story(NamedTuple):
             phase.priced_noise_multiplier,
         )
         return {
-            "adaptive": f"the clip norm starts there and follows the {kept:.3g} quantile of gradient norms; with the count, "
-            f"noise {phase.noise_multiplier:.4g} costs what {found:.4g} would (noise on the count {noise:.4g} records)"
+            "adaptive": f"the clip norm starts there and follows the {kept:.3g} quantile of "
+            f"gradient norms; with the count, noise {phase.noise_multiplier:.4g} costs what {found:.4g} would (noise on the count "
+            f"{noise:.4g} records)"
         }
 
     def _outlook(self) -> str:
@@ -209,8 +229,10 @@ class Story(NamedTuple):
         noise = sqrt(curve.dimension * self._energy()) * phase.clip_norm / self.plan.batch_size
         mean = sqrt(max(float(curve.square[0]), 1e-300))
         text = (
-            f"first step changes the loss of {self.known.loss:.3g} by about {-self.forecast.first:.3g}; on average over the "
-            f"run at most {min(share, 1.0):.0%} of the gradient's alignment remains; noise is {noise / mean:.3g} times the "
+            f"first step changes the loss of {self.known.loss:.3g} by about "
+            f"{-self.forecast.first:.3g}; on average over the "
+            f"run at most {min(share, 1.0):.0%} of the gradient's alignment remains; noise is "
+            f"{noise / mean:.3g} times the "
             f"mean gradient in a step, {noise / mean / sqrt(phase.steps):.3g} times over the run"
         )
         return text + (
@@ -225,6 +247,8 @@ class Story(NamedTuple):
         )
         regime = "below 2, where privacy is overcharged" if z < OVERCHARGED else "at least 2"
         return (
-            f"{tan} (certified {self.bound.upper:.4g}); noise multiplier {regime} (Sander et al. 2023); total step eta c T "
-            f"= {phase.learning_rate * phase.clip_norm * phase.steps:.4g}, to grow about like epsilon (Panda et al. 2022)"
+            f"{tan} (certified {self.bound.upper:.4g}); noise multiplier {regime} (Sander et al. "
+            "2023); total step eta c T "
+            f"= {phase.learning_rate * phase.clip_norm * phase.steps:.4g}, to grow about like "
+            "epsilon (Panda et al. 2022)"
         )

@@ -46,7 +46,11 @@ FIGURE_3 = {  # (tau / learning rate, p): epsilon read off the paper
 }
 WAY = {
     "plain": "RDP with fractional orders 1.25, 1.5, ...; Mironov's conversion",
-    "fractional": "fractional orders of the one-hot pair, outside Theorem 4.1 (integer orders): not a proven bound",
+    "fractional": (
+        "fractional orders of the one-hot pair, outside Theorem 4.1 (integer orders): "
+        "not "
+        "a proven bound"
+    ),
     "integer": "integer orders 2..19, Mironov's conversion",
 }
 

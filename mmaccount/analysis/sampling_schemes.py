@@ -46,7 +46,10 @@ def once_per_epoch(settings: Settings, *, delta: float, tight: bool = True) -> B
     delta = validate.probability("delta", delta)
     epochs = ceil(run.steps / floor(1.0 / run.sample_rate + WHOLE))
     found = epsilon(replace(run, sample_rate=1.0, steps=epochs), delta=delta, tight=tight)
-    method = f"each record in one batch of every epoch ({epochs} in all), random order not credited; {found.method}"
+    method = (
+        f"each record in one batch of every epoch ({epochs} in all), random order not credited; "
+        f"{found.method}"
+    )
     plain = run.noise == "gaussian" and run.mixing == 0.0
     lower = min(_largest_batch(run, delta), found.upper) if plain else None
     return replace(found, method=method, lower=lower, attack=LARGEST_BATCH if plain else None)
@@ -94,12 +97,14 @@ def refuse_unless_poisson(sampling: str, settings: Settings, *, delta: float) ->
         return
     found = once_per_epoch(settings, delta=delta)
     text = (
-        f"`sampling` {sampling} is not Poisson sampling: with each record in one batch of every epoch this run has "
+        f"`sampling` {sampling} is not Poisson sampling: with each record in one batch of every "
+        "epoch this run has "
         f"epsilon <= {found.upper * (1.0 + SHOWN):.6g} at delta {delta:g}"
     )
     if sampling == "shuffle" and found.lower:
         poisson = epsilon(replace(settings, steps=_batches(settings)), delta=delta).upper
         if found.lower > poisson:
             reached = f"{found.lower * (1.0 - SHOWN):.6g}"
-            text += f"; in one epoch an attack reaches {reached}, where Poisson sampling has at most {poisson:.6g}"
+            text += f"; in one epoch an attack reaches {reached}, "
+            text += f"where Poisson sampling has at most {poisson:.6g}"
     raise ValueError(f"{text}.")

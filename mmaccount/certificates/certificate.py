@@ -126,7 +126,8 @@ def certify(settings: Settings | Iterable[Settings], *, delta: float) -> dict[st
         )
         if phase.noise != "gaussian" or other:
             raise ValueError(
-                f"a certificate is not available with `{other[0] if other else 'noise'}` other than its default."
+                f"a certificate is not available with `{other[0] if other else 'noise'}` other than "
+                "its default."
             )
     epsilon, order, rules = _renyi(phases, delta)
     plain = [_plain(phase) for phase in phases]
@@ -190,7 +191,10 @@ def note(made: dict[str, Any], reported: Bound) -> str | None:
     )
     if made["schema"] == 2:
         return f"{above} the first line, which does without the added step"
-    return f"{above} the first line: no checker knows its method ({reported.method}); this is the best of those that one knows"
+    return (
+        f"{above} the first line: no checker knows its method ({reported.method}); "
+        "this is the best of those that one knows"
+    )
 
 
 def check(path: str) -> tuple[int, str]:

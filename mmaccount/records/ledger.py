@@ -37,7 +37,8 @@ class Ledger:
         for first, last in self.runs:
             if first > last or self.plan.phase_of(first) != self.plan.phase_of(last):
                 raise ValueError(
-                    f"`runs` of the ledger must be (first, last) within one phase, got ({first}, {last})."
+                    f"`runs` of the ledger must be (first, last) within one phase, got ({first}, "
+                    f"{last})."
                 )
 
     @property
@@ -98,7 +99,8 @@ class Ledger:
             )
         if set(data) != KEYS:
             raise ValueError(
-                f"the ledger must have the keys {', '.join(sorted(KEYS))}, got {', '.join(sorted(data))}."
+                f"the ledger must have the keys {', '.join(sorted(KEYS))}, got "
+                f"{', '.join(sorted(data))}."
             )
         if not isinstance(data["plan"], dict) or not isinstance(data["runs"], list):
             raise ValueError("`plan` of the ledger must be an object, `runs` a list.")
@@ -165,7 +167,8 @@ class LedgerFile:
             )
         if ledger.charged < at_least:
             raise ValueError(
-                f"ledger {self.path} holds {ledger.charged} steps, but {at_least} were run: it was moved back."
+                f"ledger {self.path} holds {ledger.charged} steps, but {at_least} were run: it was "
+                "moved back."
             )
         return ledger
 

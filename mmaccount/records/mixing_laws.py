@@ -33,8 +33,10 @@ def checked(name: str, value: object) -> str:
             b = 0.0
         if 1.0 <= b <= LARGEST:
             return UNIFORM if b == 1.0 else BETA + repr(b).removesuffix(".0")
-    message = f"`{name}` must be {UNIFORM}, {RAISED_COSINE} or {BETA}B with B in [1, {LARGEST:g}], got {value!r}."
-    raise ValueError(message)
+    raise ValueError(
+        f"`{name}` must be {UNIFORM}, {RAISED_COSINE} or {BETA}B with B in [1, {LARGEST:g}], "
+        f"got {value!r}."
+    )
 
 
 def variance(law: str) -> float:

@@ -64,7 +64,8 @@ class Phase:
             raise ValueError(f"`adaptive` must be AdaptiveClipping or None, got {self.adaptive!r}.")
         if self.adaptive is not None and self.gap > 0.0:
             raise ValueError(
-                f"`gap` must be 0 with adaptive clipping, which would change the price of mixing, got {self.gap!r}."
+                "`gap` must be 0 with adaptive clipping, which would change the price of mixing, "
+                f"got {self.gap!r}."
             )
 
     @property
@@ -157,7 +158,8 @@ class Plan:
         expected = self.sample_rate * self.dataset_size
         if not isclose(self.batch_size, expected, rel_tol=1e-9):
             raise ValueError(
-                f"`batch_size` must be sample_rate * dataset_size = {expected:.9g}, got {self.batch_size!r}."
+                f"`batch_size` must be sample_rate * dataset_size = {expected:.9g}, got "
+                f"{self.batch_size!r}."
             )
         if not self.phases or not all(isinstance(phase, Phase) for phase in self.phases):
             raise ValueError("`phases` must be one or more Phase.")
@@ -167,7 +169,8 @@ class Plan:
             raise ValueError("`releases` must be Release.")
         if self.neighbours == "zero-out" and (self.releases or self.adaptive):
             raise ValueError(
-                "`neighbours` zero-out is not priced with adaptive clipping or earlier releases: zero gradients still count."
+                "`neighbours` zero-out is not priced with adaptive clipping or earlier releases: "
+                "zero gradients still count."
             )
         self.settings()
 
@@ -246,7 +249,8 @@ class Plan:
         plan = _build(cls, given, "plan")
         if printed is not None and printed != plan.fingerprint:
             raise ValueError(
-                "`fingerprint` does not fit the plan: it was changed by hand; remove the line if you mean it."
+                "`fingerprint` does not fit the plan: it was changed by hand; remove the line if "
+                "you mean it."
             )
         return plan
 
@@ -264,7 +268,8 @@ def _build(kind: type[T], data: dict[str, Any], name: str) -> T:
     known = {field.name for field in fields(kind)}
     if unknown := set(data) - known:
         raise ValueError(
-            f"unknown key `{sorted(unknown)[0]}` in the {name}; known are {', '.join(sorted(known))}."
+            f"unknown key `{sorted(unknown)[0]}` in the {name}; known are "
+            f"{', '.join(sorted(known))}."
         )
     try:
         return kind(**data)

@@ -101,10 +101,12 @@ def main():
     seen = probe.public(records, losses, model=given.model, rows=500, seed=0)
     n, delta = len(records.x), len(records.x) ** -DELTA_EXPONENT
     print(
-        f"{records.name}, {given.model}, {n} records, delta {delta:.2g}, {given.epochs:g} passes, {given.seeds} seeds"
+        f"{records.name}, {given.model}, {n} records, delta {delta:.2g}, {given.epochs:g} passes, "
+        f"{given.seeds} seeds"
     )
     print(
-        "| epsilon | advised plan | advised | best of grid | at c, eta, times | defaults |\n|---|---|---|---|---|---|"
+        "| epsilon | advised plan | advised | best of grid | at c, eta, times | defaults "
+        "|\n|---|---|---|---|---|---|"
     )
     for epsilon in given.epsilon:
         target = {"dataset_size": n, "epsilon": epsilon, "delta": delta}
@@ -115,15 +117,16 @@ def main():
         phase = plan.phases[0]
         best_found, c, eta = grid(plan, records, given.model, given.seeds)
         mine, usual = (mean(one, records, given.model, given.seeds) for one in (plan, default))
-        about = f"B {plan.batch_size:.0f}, T {plan.steps}, z {phase.noise_multiplier:.3g}, c {phase.clip_norm:.3g}"
-        about += f", eta {phase.learning_rate:.3g}"
+        about = f"B {plan.batch_size:.0f}, T {plan.steps}, z {phase.noise_multiplier:.3g}"
+        about += f", c {phase.clip_norm:.3g}, eta {phase.learning_rate:.3g}"
         times = f"{c / phase.clip_norm:g}, {eta / phase.learning_rate:g}"
         print(
             f"| {epsilon:g} | {about} | {mine:.1f} | {best_found:.1f} | {times} | {usual:.1f} |",
             flush=True,
         )
     print(
-        "\n| epsilon | ModelMix | plain, same noise energy | its epsilon | plain, same epsilon |\n|---|---|---|---|---|"
+        "\n| epsilon | ModelMix | plain, same noise energy | its epsilon | plain, same epsilon "
+        "|\n|---|---|---|---|---|"
     )
     for epsilon in given.epsilon:
         target = {"dataset_size": n, "epsilon": epsilon, "delta": delta, "epochs": given.epochs}

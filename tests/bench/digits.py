@@ -46,9 +46,10 @@ def main(seeds: int = 5) -> None:
         found = []
         for run in runs(Path(folder), range(seeds)):
             print(
-                "seed {seed}: epsilon <= {epsilon:.6f}, held-out accuracy {accuracy:.4f}, {seconds:.1f} s".format(
-                    **run
-                )
+                (
+                    "seed {seed}: epsilon <= {epsilon:.6f}, held-out accuracy {accuracy:.4f}, "
+                    "{seconds:.1f} s"
+                ).format(**run)
             )
             found.append(run["accuracy"])
     print(f"mean accuracy {sum(found) / seeds:.4f} over {seeds} seeds")

@@ -168,7 +168,8 @@ def calibration() -> None:
         3,
     )
     print(
-        f"noise for epsilon 3: ours {found:.6f} in {ours:.0f} ms, dp-accounting {other:.6f} in {peer:.0f} ms",
+        f"noise for epsilon 3: ours {found:.6f} in {ours:.0f} ms, dp-accounting {other:.6f} in "
+        f"{peer:.0f} ms",
         end="",
     )
     print(f", ratio {peer / ours:.0f}")
@@ -183,7 +184,8 @@ def advantage() -> None:
     ours, found = timed(lambda: mm.advantage(run).upper, 5)
     peer, other = timed(lambda: get_advantage_for_dpsgd(z, q, steps), 3)
     print(
-        f"advantage: ours {found:.6f} in {ours:.0f} ms, riskcal {other:.6f} in {peer:.0f} ms, ratio {peer / ours:.0f}"
+        f"advantage: ours {found:.6f} in {ours:.0f} ms, riskcal {other:.6f} in {peer:.0f} ms, ratio "
+        f"{peer / ours:.0f}"
     )
 
 
@@ -199,7 +201,8 @@ def mixing() -> None:
 
     upper, _ = timed(price, 15)
     print(
-        f"ModelMix, the paper's settings: upper bound in {upper:.1f} ms, compiled code warm, no moments remembered"
+        f"ModelMix, the paper's settings: upper bound in {upper:.1f} ms, compiled code warm, no "
+        "moments remembered"
     )
 
 

@@ -141,7 +141,8 @@ def table(made: dict) -> str:
     lines = [f"{key}: {value}  " for key, value in made["about"].items()]
     lines += [
         "",
-        "| plan | batch | steps | noise multiplier | clip norm | learning rate | gap | epsilon <= | accuracy (all) | s |",
+        "| plan | batch | steps | noise multiplier | clip norm | learning rate | gap | epsilon <= | "
+        "accuracy (all) | s |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in made["plans"]:
@@ -160,7 +161,8 @@ def table(made: dict) -> str:
         shown = " | ".join(f"{number:.4g}" for number in numbers)
         accuracy = f"{100 * row['accuracy']:.1f} ({found})"
         lines.append(
-            f"| {row['plan']} | {shown} | {up(row['epsilon'])} | {accuracy} | {row['seconds']:.0f} |"
+            f"| {row['plan']} | {shown} | {up(row['epsilon'])} | {accuracy} | {row['seconds']:.0f} "
+            "|"
         )
     return "\n".join(lines) + "\n"
 
@@ -194,7 +196,9 @@ def about(records: data.Dataset, device: str, precision: str) -> dict[str, str]:
         "numpy": np.__version__,
     }
     shown = {
-        "data": f"{records.name}, {len(records.x)} training, {len(records.held_out_x)} held-out records"
+        "data": (
+            f"{records.name}, {len(records.x)} training, {len(records.held_out_x)} held-out records"
+        )
     }
     return (
         shown

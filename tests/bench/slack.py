@@ -63,7 +63,8 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     print(
-        f"{'truncation':>10}{'median':>10}{'90th':>10}{'largest':>10}   of {arguments.settings} settings, in per cent"
+        f"{'truncation':>10}{'median':>10}{'90th':>10}{'largest':>10}   of {arguments.settings} "
+        "settings, in per cent"
     )
     for truncation in arguments.truncations:
         found = [
@@ -77,7 +78,8 @@ def main() -> None:
         print(f"{truncation:10g}{median:10.2f}{high:10.2f}{most:10.2f}", flush=True)
         for width, run, bound in sorted(found, key=lambda row: -row[0])[: arguments.worst]:
             print(
-                f"    {100 * width:.1f} %: {bound.lower:.6g} ... {bound.upper:.6g}, {bound.method}: {run}"
+                f"    {100 * width:.1f} %: {bound.lower:.6g} ... {bound.upper:.6g}, {bound.method}: "
+                f"{run}"
             )
 
 

@@ -142,7 +142,8 @@ def test_plan_and_ledger_load_without_torch(tmp_path):
         "plan = Plan(dataset_size=9, sample_rate=1, batch_size=9, phases=(phase,), delta=.1);"
         "plan.save('plan.json'); LedgerFile('ledger.json', Plan.load('plan.json')).charge(1);"
         "assert Ledger.load('ledger.json').charged == 1;"
-        "print([name for name in ('torch', 'numba', 'matplotlib', 'scipy', 'numpy') if name in sys.modules])"
+        "print([name for name in ('torch', 'numba', 'matplotlib', 'scipy', 'numpy') if name in "
+        "sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
@@ -152,7 +153,8 @@ def test_plan_and_ledger_load_without_torch(tmp_path):
 
 def test_pricing_loads_neither_torch_nor_matplotlib():
     code = (
-        "import mmaccount as mm, sys; mm.epsilon(mm.Settings(sample_rate=0.1, steps=1, noise_multiplier=1), delta=1e-5);"
+        "import mmaccount as mm, sys; mm.epsilon(mm.Settings(sample_rate=0.1, steps=1, "
+        "noise_multiplier=1), delta=1e-5);"
         "print([name for name in ('torch', 'matplotlib') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -186,7 +186,8 @@ def test_a_lost_ledger_is_not_started_anew(plan, tmp_path):
 
 def test_another_process_is_kept_out(plan, tmp_path):
     file = LedgerFile(tmp_path / "ledger.json", plan)
-    code = f"from mmaccount import *; LedgerFile({str(tmp_path / 'ledger.json')!r}, Ledger.load({str(file.path)!r}).plan)"
+    path = str(tmp_path / "ledger.json")
+    code = f"from mmaccount import *; LedgerFile({path!r}, Ledger.load({path!r}).plan)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     file.close()
     assert "in use" in done.stderr

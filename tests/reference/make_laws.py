@@ -99,7 +99,8 @@ def laws(setting, b, k, v, length):
 if __name__ == "__main__":
     write_table(
         __file__,
-        "h = log Int p(x-v)^k p(x)^(1-k) dx, p the density of N(0,1) + mixing on [-L/2,L/2]: Beta(b,b); b=0: raised cosine",
+        "h = log Int p(x-v)^k p(x)^(1-k) dx, p the density of N(0,1) + mixing on [-L/2,L/2]: "
+        "Beta(b,b); b=0: raised cosine",
         ["b", "k", "v", "L"],
         ROWS,
         "h",

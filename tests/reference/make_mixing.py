@@ -64,7 +64,8 @@ def mixing(setting, k, v, length):
 if __name__ == "__main__":
     write_table(
         __file__,
-        "h = log Int p_L(x-v)^k p_L(x)^(1-k) dx, p_L(x) = [Phi(x+L/2)-Phi(x-L/2)]/L (the density of U[-L/2,L/2] + N(0,1))",
+        "h = log Int p_L(x-v)^k p_L(x)^(1-k) dx, p_L(x) = [Phi(x+L/2)-Phi(x-L/2)]/L (the density of "
+        "U[-L/2,L/2] + N(0,1))",
         ["k", "v", "L"],
         choose([K, V, L], 4),
         "h",

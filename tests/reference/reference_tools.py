@@ -74,7 +74,8 @@ def write_table(script, description, names, rows, result, compute):
         worst = max(worst, float(difference.upper()))
         values.append({**dict(zip(names, row)), result: both[1].str(30, radius=False)})
         print(
-            f"{number}/{len(rows)} {values[-1]} rel. diff. {float(difference.upper()):.1e} {time.time() - start:.0f} s",
+            f"{number}/{len(rows)} {values[-1]} rel. diff. {float(difference.upper()):.1e} "
+            f"{time.time() - start:.0f} s",
             flush=True,
         )
     path = pathlib.Path(script)
@@ -82,5 +83,6 @@ def write_table(script, description, names, rows, result, compute):
     lines = ",\n".join("  " + json.dumps(v) for v in values)
     path.write_text(f'{{"description": {json.dumps(description)},\n "values": [\n{lines}\n]}}\n')
     print(
-        f"{path.name}: {len(values)} rows, worst relative difference {worst:.1e}, {time.time() - start:.0f} s"
+        f"{path.name}: {len(values)} rows, worst relative difference {worst:.1e}, "
+        f"{time.time() - start:.0f} s"
     )
