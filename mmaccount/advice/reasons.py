@@ -217,8 +217,8 @@ class Story(NamedTuple):
         )
         return {
             "adaptive": f"the clip norm starts there and follows the {kept:.3g} quantile of "
-            f"gradient norms; with the count, noise {phase.noise_multiplier:.4g} costs what {found:.4g} would (noise on the count "
-            f"{noise:.4g} records)"
+            f"gradient norms; with the count, noise {phase.noise_multiplier:.4g} costs what "
+            f"{found:.4g} would (noise on the count {noise:.4g} records)"
         }
 
     def _outlook(self) -> str:
