@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 RUN := --dataset-size 50000 --batch-size 1500 --steps 3400 --noise-multiplier 0.335 --clip-norm 20 --gap 0.15 --truncation 100 --delta 1e-5
 DIGITS := --dataset-size 1437 --target-epsilon 3 --delta 1e-4 --epochs 40
 
-CORE := tests/records tests/kernels tests/certificates/test_renyi_certificate.py tests/commands
+CORE := tests/records tests/commands/test_core.py
 
 .PHONY: run test core slow bench bench-gpu reference clean
 
@@ -24,11 +24,13 @@ test: $(VENV)/test.done core  ## lint, types, all quick tests; some with the new
 	$(BIN)/mypy
 	$(BIN)/pytest -n auto
 
-core: $(VENV)-newest/test.done $(VENV)-lowest/test.done  ## the core's tests without torch, newest and lowest versions
-	for folder in $(VENV)-newest $(VENV)-lowest; do \
-		rm -rf build && $$folder/bin/pip install --quiet --force-reinstall --no-deps . && \
-		$$folder/bin/pytest -n auto $(CORE) || exit 1; \
-	done
+core: $(VENV)-newest/test.done $(VENV)-lowest/test.done  ## the core without torch, with the newest and the lowest versions
+	rm -rf build
+	$(VENV)-newest/bin/pip install --quiet --force-reinstall --no-deps .
+	$(VENV)-lowest/bin/pip install --quiet --force-reinstall --no-deps .
+	$(VENV)-newest/bin/pytest -q $(CORE) > $(VENV)-newest/tests.log 2>&1 & newest=$$!; \
+	$(VENV)-lowest/bin/pytest -q $(CORE); lowest=$$?; \
+	wait $$newest; newest=$$?; cat $(VENV)-newest/tests.log; exit $$((newest + lowest))
 
 slow: $(VENV)/test.done  ## the tests that take minutes each
 	$(BIN)/pytest -m slow
