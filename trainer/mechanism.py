@@ -489,9 +489,9 @@ def private_step(
         following = float(processes.from_first(count, (1,)))
 
     # The noisy average is released too where nothing was mixed: the weights tell it then.
-    average = (
-        None if phase.gap > 0.0 else processes.from_first(lambda: noisy, (size,)).float().double()
-    )
+    average = None
+    if phase.gap == 0.0:
+        average = processes.from_first(lambda: noisy, (size,)).float().double()
     return Released(weights=weights, noisy=average, clip_norm=following, norms=norms)
 
 

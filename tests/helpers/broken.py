@@ -101,7 +101,7 @@ def private_momentum(patch):
     rewritten(
         patch,
         mechanism.private_step,
-        ("None if phase.gap > 0.0 else processes", "processes"),
+        ("if phase.gap == 0.0:", "if True:"),
         users=[engine],
     )
     fed = 'after["velocity"] = (centre - after["weights"].double()) / phase.learning_rate'
