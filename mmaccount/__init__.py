@@ -21,13 +21,13 @@ if TYPE_CHECKING:
         privacy_profile,
         trade_off,
     )
-    from mmaccount.analysis.calibrate import Infeasible, solve
+    from mmaccount.analysis.calibrate import solve
     from mmaccount.analysis.comparison import Comparison, LawRow, compare, compare_laws
     from mmaccount.analysis.sampling_schemes import once_per_epoch, refuse_unless_poisson
     from mmaccount.analysis.tuning import tune_cost
     from mmaccount.certificates.certificate import certify
     from mmaccount.records.adaptive_clipping import AdaptiveClipping
-    from mmaccount.records.bound import Bound, BoundError
+    from mmaccount.records.bound import Bound, BoundError, Infeasible
     from mmaccount.records.ledger import Ledger, LedgerFile
     from mmaccount.records.plan import Phase, Plan, Release
     from mmaccount.records.settings import Settings
@@ -77,7 +77,7 @@ _HOME = {
     "Bound": "records.bound",
     "BoundError": "records.bound",
     "Comparison": "analysis.comparison",
-    "Infeasible": "analysis.calibrate",
+    "Infeasible": "records.bound",
     "LawRow": "analysis.comparison",
     "Ledger": "records.ledger",
     "LedgerFile": "records.ledger",

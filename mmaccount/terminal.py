@@ -1,5 +1,5 @@
-"""What is seen at a terminal while a command works: how long it has, and how far it is where that
-is known."""
+"""What is seen at a terminal while a command works: how long it has worked, and how far it is where
+that is known."""
 
 import sys
 import threading
@@ -8,16 +8,15 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Self
 
-from mmaccount.kernels.logspace import before_compiling
+from mmaccount.kernels import before_compiling
 
 EVERY = 1.0  # seconds between two updates; quicker commands show nothing
 
 
 def say_when_compiling(program: str) -> None:
     """A line on standard error before the first kernel is compiled, if one must be."""
-    text = (
-        f"{program}: compiling for some seconds (once; later calls find the machine code on disk)"
-    )
+    reason = "once; later calls find the machine code on disk"
+    text = f"{program}: compiling for some seconds ({reason})"
     before_compiling(partial(print, text, file=sys.stderr, flush=True))
 
 
@@ -30,10 +29,11 @@ class Status:
     """
 
     def __init__(self) -> None:
-        self._note, self._done = "", threading.Event()
-        self._thread = (
-            threading.Thread(target=self._run, daemon=True) if sys.stderr.isatty() else None
-        )
+        self._note = ""
+        self._done = threading.Event()
+        self._thread: threading.Thread | None = None
+        if sys.stderr.isatty():
+            self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Self:
         if self._thread is not None:
@@ -46,21 +46,21 @@ class Status:
             self._thread.join()
 
     def counted(self, points: Sequence[Any]) -> Iterator[Any]:
-        """The points, and their number in the line."""
+        """Yield the points; the line says how many of them are done."""
         for number, point in enumerate(points):
             self._note = f"{number} of {len(points)}, "
             yield point
         self._note = ""
 
     def _run(self) -> None:
-        start, shown = time.monotonic(), False
+        start = time.monotonic()
+        shown = False
         while not self._done.wait(EVERY):
+            self._show(f"{self._note}{time.monotonic() - start:.0f} s")
             shown = True
-            print(
-                f"\r\033[K{self._note}{time.monotonic() - start:.0f} s",
-                end="",
-                file=sys.stderr,
-                flush=True,
-            )
         if shown:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+            self._show("")
+
+    def _show(self, text: str) -> None:
+        """Put the text in place of the line."""
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)

@@ -19,10 +19,10 @@ from mmaccount.advice.histogram import NormHistogram
 from mmaccount.advice.probe import Probe
 from mmaccount.advice.recommendation import Advice
 from mmaccount.advice.schedule import Schedule
-from mmaccount.analysis.calibrate import Infeasible, solve
+from mmaccount.analysis.calibrate import solve
 from mmaccount.records import mixing_laws, validate
 from mmaccount.records.adaptive_clipping import AdaptiveClipping
-from mmaccount.records.bound import BoundError
+from mmaccount.records.bound import BoundError, Infeasible
 from mmaccount.records.plan import Phase, Plan
 from mmaccount.records.settings import Settings
 

@@ -11,6 +11,7 @@ from mmaccount.accounting.accountant import upper_epsilon
 from mmaccount.accounting.search import TOLERANCE, safe_end
 from mmaccount.records import validate
 from mmaccount.records.adaptive_clipping import AdaptiveClipping
+from mmaccount.records.bound import Infeasible
 from mmaccount.records.settings import Settings
 
 SMALLEST = 1e-12  # where a real knob ends that may be 0
@@ -18,16 +19,6 @@ BATCH_GRID = 30  # batch sizes tried first, from 1 to the size of the data set
 TIGHTER = 4.0  # factor on a knob beyond which the tight bound is not followed
 TIGHT_TOLERANCE = 1e-4  # relative; an evaluation of the tight bound takes about a second
 TINY = 1e-300  # stands in for epsilon = 0 in logarithms
-
-
-class Infeasible(ValueError):
-    """No value of the knob meets the target. `best` is the epsilon reached at the most private end,
-    `value`."""
-
-    def __init__(self, message: str, *, best: float, value: float) -> None:
-        super().__init__(message)
-        self.best = best
-        self.value = value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,9 +10,8 @@ from mmaccount.accounting import renyi
 from mmaccount.accounting.accountant import epsilon
 from mmaccount.records import validate
 from mmaccount.records.bound import Bound
-from mmaccount.records.settings import Settings
+from mmaccount.records.settings import SAMPLINGS, Settings
 
-SAMPLINGS = ("poisson", "shuffle", "balls-in-bins")
 LARGEST_BATCH = "one epoch, the largest batch sum, all other records pulling the other way"
 WHOLE = 1e-9  # of 1 / sample_rate, by which it may miss a whole number
 THRESHOLDS = np.linspace(0.0, 1.0, 4001)

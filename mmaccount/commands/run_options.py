@@ -1,6 +1,7 @@
 """The run that options of a command describe."""
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from math import isclose
@@ -10,7 +11,15 @@ from typing import Any
 from mmaccount.records.mixing_laws import UNIFORM
 from mmaccount.records.settings import NEIGHBOURS, NOISES, Settings
 
-RUN = "--dataset-size 50000 --batch-size 1500 --steps 3400 --noise-multiplier 0.335 --clip-norm 20 --gap 0.15 --truncation 100"
+Answer = tuple[dict[str, Any], list[str]]  # what --json prints, and the lines printed without it
+Action = Callable[[argparse.Namespace], Answer]
+# (name, action, text of the help, arguments of its example) -> the parser of a command
+Command = Callable[[str, Action, str, str], argparse.ArgumentParser]
+
+RUN = (
+    "--dataset-size 50000 --batch-size 1500 --steps 3400 --noise-multiplier 0.335"
+    " --clip-norm 20 --gap 0.15 --truncation 100"
+)
 PICTURES = (".png", ".svg")
 STARTS = {
     "noise_multiplier": 1.0,
@@ -23,6 +32,23 @@ STARTS = {
 
 
 add_number = partial(argparse.ArgumentParser.add_argument, type=float, required=True)
+
+
+def add_delta(parser: argparse.ArgumentParser) -> None:
+    """Add the delta of a guarantee, which must be given."""
+    add_number(parser, "--delta", metavar="D", help="delta, in (0, 1)")
+
+
+def add_target_epsilon(parser: argparse.ArgumentParser) -> None:
+    """Add the epsilon to stay within, which must be given."""
+    add_number(parser, "--target-epsilon", metavar="E", help="epsilon to stay within, above 0")
+
+
+def add_plans_delta(parser: argparse.ArgumentParser) -> None:
+    """Add a delta that is the plan's unless it is given."""
+    parser.add_argument(
+        "--delta", type=float, metavar="D", help="delta, in (0, 1); default: the plan's"
+    )
 
 
 def settings(given: dict[str, Any]) -> Settings:

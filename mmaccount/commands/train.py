@@ -1,23 +1,32 @@
 """The commands beside the trainer: `mmaccount plan` and `mmaccount spent`."""
 
 import argparse
-from collections.abc import Callable
 from dataclasses import replace
 from decimal import ROUND_FLOOR
-from typing import Any
 
-from mmaccount.accounting import accountant
-from mmaccount.analysis.calibrate import least_noise_multiplier
 from mmaccount.commands import advise
-from mmaccount.commands.run_options import RUN, STARTS, add_number, add_run, options, settings
+from mmaccount.commands.run_options import (
+    RUN,
+    STARTS,
+    Answer,
+    Command,
+    add_delta,
+    add_number,
+    add_plans_delta,
+    add_run,
+    options,
+    settings,
+)
 from mmaccount.records import validate
 from mmaccount.records.bound import as_json, as_text, up
 from mmaccount.records.ledger import Ledger
 from mmaccount.records.plan import Phase, Plan
-from mmaccount.reporting.run_folder import spent
 
 
-def _plan(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+def _plan(arguments: argparse.Namespace) -> Answer:
+    from mmaccount.accounting import accountant
+    from mmaccount.analysis.calibrate import least_noise_multiplier
+
     given = options(arguments)
     for name in ("dataset_size", "batch_size", "clip_norm"):
         if given[name] is None:
@@ -45,10 +54,10 @@ def _plan(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         adaptive=adaptive,
     )
     if arguments.target_epsilon is not None:
-        found = least_noise_multiplier(
+        least = least_noise_multiplier(
             run, adaptive, epsilon=arguments.target_epsilon, delta=arguments.delta
         )
-        phase = replace(phase, noise_multiplier=found)
+        phase = replace(phase, noise_multiplier=least)
     plan = Plan(
         dataset_size=given["dataset_size"],
         sample_rate=run.sample_rate,
@@ -72,7 +81,9 @@ def _plan(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     return data, [head, as_text(bound, "epsilon", f"delta {plan.delta:g}")]
 
 
-def _spent(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+def _spent(arguments: argparse.Namespace) -> Answer:
+    from mmaccount.reporting.run_folder import spent
+
     ledger = Ledger.load(arguments.ledger)
     plan = ledger.plan
     delta = (
@@ -96,23 +107,31 @@ def _spent(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     return data, lines + ["seeded: not private"] * ledger.seeded
 
 
-def add(command: Callable[[str, Callable[..., Any], str, str], argparse.ArgumentParser]) -> None:
-    """Add the commands; `command(name, action, text, example)` makes a parser."""
+def add(command: Command) -> None:
+    """Add these commands."""
+    _add_plan(command)
+    _add_spent(command)
+
+
+def _add_plan(command: Command) -> None:
     text = "A plan for python -m trainer, priced; with --target-epsilon the noise is solved for."
-    made = command("plan", _plan, text, f"{RUN} --learning-rate 0.15 --delta 1e-5 --out plan.json")
-    add_run(made)
-    advise.add_adaptive(made)
-    add_number(made, "--learning-rate", metavar="ETA", help="multiplies the averaged gradient")
-    add_number(made, "--delta", metavar="D", help="delta, in (0, 1)")
-    made.add_argument(
+    example = f"{RUN} --learning-rate 0.15 --delta 1e-5 --out plan.json"
+    parser = command("plan", _plan, text, example)
+    add_run(parser)
+    advise.add_adaptive(parser)
+    add_number(parser, "--learning-rate", metavar="ETA", help="multiplies the averaged gradient")
+    add_delta(parser)
+    parser.add_argument(
         "--target-epsilon",
         type=float,
         metavar="E",
         help="solve for the noise that meets this epsilon",
     )
-    made.add_argument("--out", required=True, metavar="FILE", help="where the plan goes")
-    made = command("spent", _spent, "What a training run has spent so far.", "run/ledger.json")
-    made.add_argument("ledger", help="the ledger file that the trainer writes")
-    made.add_argument(
-        "--delta", type=float, metavar="D", help="delta, in (0, 1); default: the plan's"
-    )
+    parser.add_argument("--out", required=True, metavar="FILE", help="where the plan goes")
+
+
+def _add_spent(command: Command) -> None:
+    text = "What a training run has spent so far."
+    parser = command("spent", _spent, text, "run/ledger.json")
+    parser.add_argument("ledger", help="the ledger file that the trainer writes")
+    add_plans_delta(parser)

@@ -7,6 +7,8 @@ from typing import TypeVar, cast
 import numba
 from numba.core import event
 
+from mmaccount.kernels import compiling
+
 F = TypeVar("F", bound=Callable[..., object])
 
 
@@ -21,26 +23,16 @@ def jit(function: F) -> F:
 
 
 class _Compiling(event.Listener):
-    """Calls `tell` before the first compilation."""
-
-    def __init__(self, tell: Callable[[], None]) -> None:
-        self.tell: Callable[[], None] | None = tell
+    """Tells what waits for it (`kernels.before_compiling`) that numba starts to compile."""
 
     def on_start(self, event: object) -> None:
-        if self.tell is not None:
-            self.tell()
-        self.tell = None
+        compiling()
 
     def on_end(self, event: object) -> None:
         pass
 
 
-def before_compiling(tell: Callable[[], None]) -> None:
-    """Have `tell` called once if this process must compile a kernel, before it does: the very first
-    call of a kernel takes seconds, later ones (in later processes too) find its machine code on
-    disk."""
-    event.register("numba:compile", _Compiling(tell))  # type: ignore[no-untyped-call]
-
+event.register("numba:compile", _Compiling())  # type: ignore[no-untyped-call]
 
 LOG_SQRT_2PI = 0.5 * log(2 * pi)
 SERIES_RADIUS = 0.5  # |y| below which e^y - 1 - y is summed as its Taylor series

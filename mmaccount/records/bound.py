@@ -31,6 +31,18 @@ class BoundError(ArithmeticError):
     too little."""
 
 
+class Infeasible(ValueError):
+    """No value of the setting solved for meets the target.
+
+    `best` is the epsilon reached at `value`, the most private one.
+    """
+
+    def __init__(self, message: str, *, best: float, value: float) -> None:
+        super().__init__(message)
+        self.best = best
+        self.value = value
+
+
 def up(value: float, digits: int = 6, rounding: str = ROUND_CEILING) -> str:
     """A number to print, rounded up (or as told), so that what it promises still holds."""
     if not isfinite(value):

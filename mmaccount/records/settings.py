@@ -8,6 +8,7 @@ from mmaccount.records import mixing_laws, validate
 
 NOISES = ("gaussian", "laplace")
 NEIGHBOURS = ("add-or-remove", "replace-one", "zero-out")
+SAMPLINGS = ("poisson", "shuffle", "balls-in-bins")  # of batches; Settings are priced for the first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from mmaccount import AdaptiveClipping
 from mmaccount.advice import advisor, histogram, reasons, schedule, sensitivity
 from mmaccount.commands import main
 from mmaccount.records import mixing_laws
-from mmaccount.analysis.calibrate import Infeasible
+from mmaccount.records.bound import Infeasible
 
 COMMON = {"dataset_size": 2000, "epsilon": 2.0, "delta": 1e-5, "epochs": 20.0}
 

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import mmaccount as mm
-from mmaccount.commands import main
+from mmaccount.commands import main, price
+from mmaccount.records.bound import up
 
 RUN = {
     "--dataset-size": "50000",
@@ -23,6 +24,9 @@ RUN = {
     "--gap": "0.15",
     "--truncation": "100",
 }
+COMMANDS = (
+    "epsilon delta solve compare verify plan spent advise tune-cost plot report audit reproduce"
+).split()
 SHORT = {
     "--sample-rate": "0.03",
     "--mixing": "11.25",
@@ -128,7 +132,7 @@ def test_delta_json(capsys, resnet):
     assert (data["epsilon"], data["settings"]) == (8.0, resnet.to_dict())
 
 
-@pytest.mark.parametrize("knob", main.SOLVABLE)
+@pytest.mark.parametrize("knob", price.SOLVABLE)
 def test_solve_json(capsys, knob):
     form = SHORT if knob in ("sample-rate", "mixing") else RUN
     data = as_json(
@@ -156,7 +160,7 @@ def test_solve_json(capsys, knob):
     )
 
 
-@pytest.mark.parametrize("knob", main.SOLVABLE)
+@pytest.mark.parametrize("knob", price.SOLVABLE)
 def test_the_knob_solved_for_need_not_be_given(capsys, knob):
     form = SHORT if knob in ("sample-rate", "mixing") else RUN
     without = {option: value for option, value in form.items() if option != f"--{knob}"}
@@ -175,7 +179,7 @@ def test_the_knob_solved_for_need_not_be_given(capsys, knob):
     assert data["epsilon"] <= 7.2
 
 
-@pytest.mark.parametrize("knob", main.SOLVABLE)
+@pytest.mark.parametrize("knob", price.SOLVABLE)
 def test_the_printed_solution_meets_the_target_too(capsys, knob):
     form = SHORT if knob in ("sample-rate", "mixing") else RUN
     _, out, _ = call(
@@ -228,7 +232,7 @@ def test_numbers_too_extreme_to_compute_are_status_1_in_one_line(capsys, monkeyp
     def compare(*given, **options):
         raise error
 
-    monkeypatch.setattr("mmaccount.commands.main.compare", compare)
+    monkeypatch.setattr("mmaccount.analysis.comparison.compare", compare)
     status, out, err = call(capsys, "epsilon", *words(RUN), "--delta", "1e-5")
     assert (status, out, err) == (1, "", f"mmaccount: too extreme to compute here: {error}\n")
 
@@ -277,13 +281,13 @@ def test_unbounded_is_null_with_a_reason(capsys):
     [(7.250185, "7.25019"), (3.0, "3"), (1.0000001, "1.00001"), (2.5e-7, "2.5e-07")],
 )
 def test_printed_bounds_are_rounded_up(value, text):
-    assert main.up(value) == text
-    assert float(main.up(value)) >= value
+    assert up(value) == text
+    assert float(up(value)) >= value
 
 
 @given(value=st.floats(1e-300, 1e300))
 def test_rounding_up_never_understates(value):
-    assert value <= float(main.up(value)) <= value * 1.0001
+    assert value <= float(up(value)) <= value * 1.0001
 
 
 # ----------------------------------------------------------------------------------- bad arguments
@@ -426,6 +430,26 @@ def test_mixing_may_stand_beside_the_training_form(capsys):
     }
     data = as_json(capsys, "epsilon", *words(without_gap), "--mixing", "11.25", "--delta", "1e-5")
     assert data["epsilon"] == pytest.approx(6.7689, abs=1e-3)
+
+
+def test_help_loads_nothing_that_computes():
+    """Of any command, and of the whole; bad input is refused without them too."""
+    code = (
+        "import sys\n"
+        "from contextlib import suppress\n"
+        "from mmaccount.commands.main import main\n"
+        "for words in sys.argv[1:]:\n"
+        "    with suppress(SystemExit):\n"
+        "        main(words.split())\n"
+        "heavy = 'numba', 'numpy', 'scipy', 'torch', 'matplotlib', 'mpmath'\n"
+        "print('loaded:', [name for name in heavy if name in sys.modules])\n"
+    )
+    calls = ["--help", *(f"{command} --help" for command in COMMANDS), "epsilon --delta x"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *calls], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.count("usage: mmaccount") == 1 + len(COMMANDS)
+    assert done.stdout.splitlines()[-1] == "loaded: []"
 
 
 @pytest.mark.parametrize("command", ["epsilon", "delta", "solve", "compare", "reproduce"])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import table
 
-from mmaccount.kernels import gaussian, laplace, logspace, subsampling
+from mmaccount.kernels import before_compiling, gaussian, laplace, logspace, subsampling
 
 # what the kernels are trusted to; MOMENT_ERROR, STEP_ERROR of step_moments.py rest on it
 ACCURATE = 1e-12
@@ -163,7 +163,7 @@ def test_log_of_binomial_coefficients_at_high_order():
 
 def test_compiling_is_announced_once_and_before_it_starts():
     told = []
-    logspace.before_compiling(lambda: told.append(len(compiled)))
+    before_compiling(lambda: told.append(len(compiled)))
     compiled = []
     for power in (2, 3):
         compiled.append(numba.njit(lambda x, power=power: x**power)(2.0))

@@ -17,7 +17,7 @@ from mmaccount import AdaptiveClipping, Ledger, Phase, Plan
 from mmaccount.analysis import calibrate
 from mmaccount.commands import main
 from mmaccount.reporting import wording
-from mmaccount.analysis.calibrate import Infeasible
+from mmaccount.records.bound import Infeasible
 from trainer import PrivateTrainer, Update, data, mechanism
 from trainer.loop import Options, losses, train
 from trainer.mechanism import Randomness, next_clip_norm, normals, short
