@@ -60,24 +60,25 @@ def _draw(
     ax: "Axes", x: np.ndarray, y: np.ndarray, label: str, i: int = 0, *, dashed: bool = False
 ) -> None:
     """Curve number i, in its colour, marker and dash."""
-    every, dash = None if x.size <= 2 * POINTS else APART, DASHES[dashed]
+    every = None if x.size <= 2 * POINTS else APART
     ax.plot(
         x,
         y,
         label=label,
         color=COLOURS[i],
         marker=MARKERS[i],
-        linestyle=dash,
+        linestyle=DASHES[dashed],
         markersize=3.5,
         markevery=every,
     )
 
 
 def _finite(values: Iterable[float]) -> np.ndarray:
-    made = np.array([value if isfinite(value) else nan for value in values])
-    if np.all(np.isnan(made)):
+    """The values, where unbounded ones become NaN, which is not drawn."""
+    finite = np.array([value if isfinite(value) else nan for value in values])
+    if np.all(np.isnan(finite)):
         raise ValueError("there is nothing to draw: every value is unbounded.")
-    return made
+    return finite
 
 
 def _finish(ax: "Axes", x: str, y: str) -> "Axes":
@@ -130,7 +131,8 @@ def sweep(
         settings: the run.
         name: "steps", "noise_multiplier", "mixing", "truncation" or "sample_rate".
         values: of that setting.
-        delta, tight: as for `epsilon`.
+        delta: in (0, 1).
+        tight: False takes the fast bounds, by Renyi moments where there is mixing.
         scale: the axis shows value * scale; for a gap, clip_norm / batch_size.
         label: of the axis, if not the usual one.
         progress: is given the runs and passes them on, one at a time.
@@ -138,12 +140,11 @@ def sweep(
     name = validate.choice("name", name, tuple(LABELS))
     runs: list[Settings] = [replace(settings, **{name: value}) for value in values]  # type: ignore[arg-type]
     bounds = [epsilon(run, delta=delta, tight=tight) for run in progress(runs)]
-    known = all(bound.lower is not None for bound in bounds)
-    lower = (
-        _finite(inf if bound.lower is None else bound.lower for bound in bounds) if known else None
-    )
+    upper = _finite(bound.upper for bound in bounds)
+    attacked = [bound.lower for bound in bounds if bound.lower is not None]
+    lower = _finite(attacked) if len(attacked) == len(bounds) else None
     note = FAST if not tight and any(run.mixing > 0.0 for run in runs) else ""
-    x, upper = scale * np.array(values, dtype=float), _finite(bound.upper for bound in bounds)
+    x = scale * np.array(values, dtype=float)
     _both(ax, x, upper, lower, (PROVEN + note, REACHED))
     ax.set_yscale("log")
     _plain_numbers(ax.yaxis)
@@ -156,9 +157,9 @@ def sweep(
 def profile(
     ax: "Axes", settings: Settings, epsilons: Sequence[float], *, tight: bool = True
 ) -> "Axes":
-    """delta over epsilon, from both sides (`privacy_profile`)."""
-    made = privacy_profile(settings, epsilons, tight=tight)
-    _both(ax, made.epsilons, made.upper, made.lower, (PROVEN, REACHED))
+    """Draw delta over epsilon, from both sides (`privacy_profile`)."""
+    deltas = privacy_profile(settings, epsilons, tight=tight)
+    _both(ax, deltas.epsilons, deltas.upper, deltas.lower, (PROVEN, REACHED))
     ax.set_yscale("log")
     return _finish(ax, "epsilon", "delta")
 
@@ -172,12 +173,12 @@ def trade_off_curve(
 ) -> "Axes":
     """False negative over false positive rate of the best attack, from both sides (`trade_off`),
     with a blind guess."""
-    made = trade_off(settings, rates, tight=tight)
+    errors = trade_off(settings, rates, tight=tight)
     _both(
         ax,
-        made.false_positive_rates,
-        made.lower,
-        made.upper,
+        errors.false_positive_rates,
+        errors.lower,
+        errors.upper,
         ("no attack gets below (proven)", "an attack gets down to this"),
     )
     ax.plot([0.0, 1.0], [1.0, 0.0], color="#000000", linestyle=DASHES[3], label="guessing blindly")
@@ -195,18 +196,16 @@ def equal_energy(
 ) -> "Axes":
     """Epsilon of mixing, and of plain DP-SGD whose noise has the same energy, as `mixing` grows
     (`of_equal_energy`)."""
-    runs = [
-        (replace(settings, mixing=mixing), of_equal_energy(replace(settings, mixing=mixing)))
-        for mixing in mixings
+    mixed = [replace(settings, mixing=mixing) for mixing in mixings]
+    pairs = [(run, of_equal_energy(run)) for run in mixed]
+    epsilons = [
+        [epsilon(run, delta=delta, tight=tight).upper for run in pair] for pair in progress(pairs)
     ]
-    found = [
-        [epsilon(run, delta=delta, tight=tight).upper for run in pair] for pair in progress(runs)
-    ]
-    mixed, plain = (_finite(uppers) for uppers in zip(*found, strict=True))
-    x = np.array([run.noise_multiplier for _, run in runs])
+    with_mixing, plain = (_finite(uppers) for uppers in zip(*epsilons, strict=True))
+    x = np.array([run.noise_multiplier for _, run in pairs])
     note = "" if tight else FAST
     label = f"noise multiplier {settings.noise_multiplier:g}, the rest is mixing{note}"
-    _draw(ax, x, mixed, label)
+    _draw(ax, x, with_mixing, label)
     _draw(ax, x, plain, "plain DP-SGD with the same energy", 1, dashed=True)
     ax.set_yscale("log")
     _plain_numbers(ax.yaxis)
@@ -263,11 +262,11 @@ def _around(settings: Settings, name: str) -> list[float]:
 
 
 def _epsilons(settings: Settings) -> list[float]:
-    """From 0 to where delta is very small."""
+    """Values of epsilon from 0 to where delta is very small."""
     largest = epsilon(settings, delta=SMALLEST_DELTA, tight=False).upper
-    return [
-        float(value) for value in np.linspace(0.0, largest if 0.0 < largest < inf else 10.0, 81)
-    ]
+    if not 0.0 < largest < inf:
+        largest = 10.0
+    return [float(value) for value in np.linspace(0.0, largest, 81)]
 
 
 def figure(
@@ -297,22 +296,22 @@ def figure(
     kind = validate.choice("kind", kind, KINDS)
     if kind == "figure-3":
         gaps = sorted({gap for gap, _ in FIGURE_3})
-        made = Figure(figsize=(WIDTH * len(gaps) * 0.8, HEIGHT), dpi=DPI, layout="constrained")
+        whole = Figure(figsize=(WIDTH * len(gaps) * 0.8, HEIGHT), dpi=DPI, layout="constrained")
         steps = [int(count) for count in np.linspace(0, figure_3(gaps[0], 1).steps, POINTS)[1:]]
-        for ax, gap in zip(made.subplots(1, len(gaps), sharey=True), progress(gaps), strict=True):
+        for ax, gap in zip(whole.subplots(1, len(gaps), sharey=True), progress(gaps), strict=True):
             figure_3_panel(ax, gap, steps).label_outer()
-        return made
+        return whole
     if settings is None:
         raise ValueError(f"`settings` is missing: {kind} draws a run.")
-    made = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained")
-    ax = made.subplots()
+    whole = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained")
+    ax = whole.subplots()
     if kind in ("profile", "trade-off"):
         for run in progress([settings]):
             if kind == "profile":
                 profile(ax, run, _epsilons(run), tight=tight)
             else:
                 trade_off_curve(ax, run, RATES, tight=tight)
-        return made
+        return whole
     if delta is None:
         raise ValueError(f"`delta` is missing: {kind} shows epsilon at a delta.")
     name = {"noise": "noise_multiplier", "gap": "mixing", "equal-energy": "mixing"}.get(kind, kind)
@@ -332,18 +331,18 @@ def figure(
         )
     else:
         sweep(ax, settings, name, values, delta=delta, progress=progress)
-    return made
+    return whole
 
 
-def curves(made: "Figure") -> list[dict[str, Any]]:
+def curves(figure: "Figure") -> list[dict[str, Any]]:
     """The numbers that a figure shows, ready for JSON: panel, label, x and y of each curve; None
     where unbounded."""
-    found = []
-    for panel, ax in enumerate(made.axes):
+    drawn = []
+    for panel, ax in enumerate(figure.axes):
         for line in ax.lines:
             x, y = (
                 [float(v) if isfinite(v) else None for v in np.asarray(data)]
                 for data in line.get_data()
             )
-            found.append({"panel": panel, "label": line.get_label(), "x": x, "y": y})
-    return found
+            drawn.append({"panel": panel, "label": line.get_label(), "x": x, "y": y})
+    return drawn

@@ -50,17 +50,31 @@ class _Shown:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="trainer", description=TRAIN)
-    parser.add_argument("--plan", metavar="FILE", help="made by mmaccount plan or mmaccount advise")
     parser.add_argument(
-        "--data", help="digits, glyphs, glyphs:COUNT, cifar10:FOLDER, svhn:FOLDER or FILE.npz"
+        "--plan",
+        metavar="FILE",
+        help="plan to carry out, made by mmaccount plan or mmaccount advise",
     )
-    parser.add_argument("--out", metavar="FOLDER", help="where ledger, checkpoints and report go")
+    parser.add_argument(
+        "--data",
+        help="records to train on, and held-out ones: digits, glyphs, glyphs:COUNT, cifar10:FOLDER, "
+        "svhn:FOLDER or FILE.npz",
+    )
+    parser.add_argument(
+        "--out", metavar="FOLDER", help="folder of the run: ledger, checkpoints and report go there"
+    )
     parser.add_argument(
         "--probe",
         metavar="FILE",
-        help="instead of training: per-record gradients of held-out (public) records, for advise",
+        help="instead of training: write here, for mmaccount advise --probe, per-record gradients "
+        "of held-out records, which count as public",
     )
-    parser.add_argument("--rows", type=int, default=1000, help="records to probe")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        default=1000,
+        help="with --probe: number of held-out records to probe (default: 1000)",
+    )
     parser.add_argument(
         "--private",
         action="store_true",
@@ -68,71 +82,122 @@ def _parser() -> argparse.ArgumentParser:
         "a release every time, which plans pay for",
     )
     parser.add_argument(
-        "--probe-noise", type=float, default=20.0, metavar="Z", help="its noise, in records"
+        "--probe-noise",
+        type=float,
+        default=20.0,
+        metavar="Z",
+        help="with --private: standard deviation of the noise on each count of the histogram, in "
+        "records, above 0 (default: 20)",
     )
     parser.add_argument(
         "--bench",
         action="store_true",
-        help="instead of training: time per-record gradients, random inputs",
+        help="instead of training: time the ways to compute per-record gradients, on random inputs",
     )
     parser.add_argument(
-        "--batch-size", type=int, default=64, metavar="ROWS", help="records of a step to time"
+        "--batch-size",
+        type=int,
+        default=64,
+        metavar="ROWS",
+        help="with --bench: records in a step that is timed, at least 1 (default: 64)",
     )
-    parser.add_argument("--rounds", type=int, default=10, help="how often to time it")
-    parser.add_argument("--threads", type=int, help="of torch on CPU")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=10,
+        help="with --bench: times that each way is timed; the quickest counts (default: 10)",
+    )
+    parser.add_argument(
+        "--threads", type=int, help="number of CPU threads of torch (default: as torch chooses)"
+    )
     parser.add_argument(
         "--model",
-        help="linear (the default), cnn, resnet20 (the default of --bench) or module:function",
+        help="model to train: linear, cnn, resnet20, or module:function, a function of yours that "
+        "is given shape of a record and number of classes (default: linear; resnet20 with --bench)",
     )
     parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="under torchrun cuda is a GPU each"
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="where to compute; with cuda under torchrun each process has a GPU of its own "
+        "(default: cpu)",
     )
     parser.add_argument(
         "--precision",
         choices=tuple(DTYPE),
         default="float32",
-        help="of forward and backward pass only",
+        help="number format of forward and backward pass, of nothing else (default: float32)",
     )
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument(
-        "--seed", type=int, help="repeatable, for tests: the run is then not private"
+        "--resume", action="store_true", help="continue an interrupted run in the folder --out"
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        help="whole number that makes the run repeatable, for tests only: the run is then not "
+        "private (default: randomness of the operating system)",
     )
     parser.add_argument(
         "--canaries",
         type=int,
         default=0,
         metavar="M",
-        help="give M records wrong labels, half of them left out: mmaccount audit",
+        help="give M records wrong labels and leave about half of these out, for mmaccount audit to "
+        "guess which (default: 0)",
     )
     parser.add_argument(
-        "--optimizer", choices=("sgd", "adam"), default="sgd", help="adam only without mixing"
+        "--optimizer",
+        choices=("sgd", "adam"),
+        default="sgd",
+        help="how a released gradient moves the weights; adam only without mixing (default: sgd)",
     )
-    parser.add_argument("--momentum", type=float, default=0.0)
-    parser.add_argument("--weight-decay", type=float, default=0.0)
     parser.add_argument(
-        "--ema", type=float, default=0.0, metavar="DECAY", help="release an average of iterates"
+        "--momentum", type=float, default=0.0, help="momentum of sgd, in [0, 1) (default: 0)"
+    )
+    parser.add_argument(
+        "--weight-decay",
+        type=float,
+        default=0.0,
+        help="added to each averaged gradient, times the weights; 0 or more (default: 0)",
+    )
+    parser.add_argument(
+        "--ema",
+        type=float,
+        default=0.0,
+        metavar="DECAY",
+        help="the model is an exponential average of the released weights with this decay, in "
+        "[0, 1); 0 averages nothing (default: 0)",
     )
     parser.add_argument(
         "--views",
         type=int,
         default=1,
         metavar="K",
-        help="augmented views of a record, averaged before clipping",
+        help="augmented views of each record, whose gradients are averaged before clipping; above "
+        "1 needs --flip or --crop (default: 1)",
     )
-    parser.add_argument("--flip", action="store_true", help="random horizontal flips")
-    parser.add_argument("--crop", action="store_true", help="random crops after padding by 4")
+    parser.add_argument(
+        "--flip", action="store_true", help="augment images by random horizontal flips"
+    )
+    parser.add_argument(
+        "--crop",
+        action="store_true",
+        help="augment images by random crops after padding by 4 pixels",
+    )
     parser.add_argument(
         "--max-physical-batch-size",
         type=int,
         metavar="ROWS",
-        help="records handled at a time (memory only)",
+        help="most records whose gradients are in memory at a time; changes memory and speed, not "
+        "the guarantee (default: by the size of the model)",
     )
     parser.add_argument(
         "--checkpoint-every",
         type=int,
         default=1,
         metavar="STEPS",
-        help="a crash redoes and recharges steps since",
+        help="steps from one checkpoint to the next, at least 1: after a crash the steps since the "
+        "last one are taken, and charged, again (default: 1)",
     )
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
     return parser

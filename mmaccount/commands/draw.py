@@ -1,83 +1,111 @@
 """The commands that draw: `mmaccount plot` and `mmaccount report`."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from mmaccount.commands.run_options import RUN, add_fast, add_run, check_picture, options, settings
+from mmaccount.commands.run_options import (
+    RUN,
+    Answer,
+    Command,
+    add_fast,
+    add_run,
+    check_picture,
+    options,
+    settings,
+)
 from mmaccount.records import files, validate
 from mmaccount.records.bound import as_json, as_text
 
 ENDINGS = (".html", ".htm")
-KINDS_IN_WORDS = "profile, trade-off, steps, noise, gap, truncation or equal-energy of the run, or the paper's figure-3"
+FIGURE_3 = "figure-3"  # of the paper, which takes no run
 
 
-def _plot(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+def _plot(arguments: argparse.Namespace) -> Answer:
     from mmaccount.plots import KINDS, curves, figure
 
-    validate.choice("kind", arguments.kind, KINDS)
+    kind = validate.choice("kind", arguments.kind, KINDS)
     check_picture("out", arguments.out)
-    given, run, scale = options(arguments), None, None
-    if arguments.kind != "figure-3":
+    run, gap_scale = None, None
+    if kind != FIGURE_3:
+        given = options(arguments)
         run = settings(given)
         if given["dataset_size"] is not None and given["clip_norm"] is not None:
-            scale = given["clip_norm"] / given["batch_size"]
-    tight = not arguments.fast
-    made = figure(
-        arguments.kind,
+            gap_scale = given["clip_norm"] / given["batch_size"]
+    picture = figure(
+        kind,
         run,
         delta=arguments.delta,
-        tight=tight,
-        gap_scale=scale,
+        tight=not arguments.fast,
+        gap_scale=gap_scale,
         progress=arguments.progress,
     )
-    made.savefig(arguments.out)
-    return {"kind": arguments.kind, "file": arguments.out, "curves": curves(made)}, [
-        f"{arguments.out}: {arguments.kind}"
-    ]
+    picture.savefig(arguments.out)
+    data = {"kind": kind, "file": arguments.out, "curves": curves(picture)}
+    return data, [f"{arguments.out}: {kind}"]
 
 
-def _report(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+def _report(arguments: argparse.Namespace) -> Answer:
     from mmaccount.reporting.report import report
     from mmaccount.reporting.run_folder import load
 
     if Path(arguments.out).suffix not in ENDINGS:
         raise ValueError(f"`--out` must end in .html, got {arguments.out!r}.")
-    made = report(load(arguments.source), tight=not arguments.fast, progress=arguments.progress)
-    files.write_bytes(arguments.out, made.html)
-    plan = made.plan
-    data = as_json(made.bound) | {
-        "delta": plan.delta,
-        "fingerprint": plan.fingerprint,
+    page = report(load(arguments.source), tight=not arguments.fast, progress=arguments.progress)
+    files.write_bytes(arguments.out, page.html)
+    data = as_json(page.bound) | {
+        "delta": page.plan.delta,
+        "fingerprint": page.plan.fingerprint,
         "file": arguments.out,
     }
-    return data, [f"{arguments.out}: " + as_text(made.bound, "epsilon", f"delta {plan.delta:g}")]
+    price = as_text(page.bound, "epsilon", f"delta {page.plan.delta:g}")
+    return data, [f"{arguments.out}: {price}"]
 
 
-def add(command: Callable[[str, Callable[..., Any], str, str], argparse.ArgumentParser]) -> None:
-    """Add the commands; `command(name, action, text, example)` makes a parser."""
-    made = command(
-        "plot",
-        _plot,
-        "A picture of a run, or Fig. 3 of the paper.",
-        f"profile {RUN} --out profile.png",
+def add(command: Command) -> None:
+    """Add these commands."""
+    _add_plot(command)
+    _add_report(command)
+
+
+def _add_plot(command: Command) -> None:
+    text = "A picture of what a run costs, or Fig. 3 of the paper."
+    parser = command("plot", _plot, text, f"profile {RUN} --out profile.png")
+    add_fast(parser)
+    parser.add_argument(
+        "kind",
+        help="what to draw of the run: profile (delta over epsilon), trade-off (error rates of "
+        "the best attack), epsilon over steps, noise, gap or truncation, equal-energy (mixing "
+        "beside plain noise); or figure-3 of the paper, which takes no run",
     )
-    add_fast(made)
-    made.add_argument("kind", help=KINDS_IN_WORDS)
-    add_run(made)
-    made.add_argument(
-        "--delta", type=float, metavar="D", help="delta, in (0, 1); not for profile and trade-off"
+    add_run(parser)
+    parser.add_argument(
+        "--delta",
+        type=float,
+        metavar="D",
+        help="delta at which epsilon is drawn, in (0, 1); needed but for profile, trade-off and "
+        "figure-3",
     )
-    made.add_argument("--out", required=True, metavar="FILE", help="the picture, .png or .svg")
-    text = "One page about a plan or a run: price, what it rests on, comparison, curves, ledger, how to do it again."
-    made = command("report", _report, text, "plan.json --out report.html")
-    add_fast(made)
-    made.add_argument(
+    parser.add_argument(
+        "--out", required=True, metavar="FILE", help="the picture is written here, .png or .svg"
+    )
+
+
+def _add_report(command: Command) -> None:
+    text = (
+        "One page about a plan or a run: price, what it rests on, comparison, curves, ledger, how "
+        "to do it again."
+    )
+    parser = command("report", _report, text, "plan.json --out report.html")
+    add_fast(parser)
+    parser.add_argument(
         "source",
         metavar="PLAN|FOLDER",
-        help="a plan, a ledger, or the folder of a run of the trainer",
+        help="what to report on: the JSON file of a plan or of a ledger, or the folder of a run "
+        "of python -m trainer",
     )
-    made.add_argument(
-        "--out", required=True, metavar="FILE", help="the page, .html; it needs nothing else"
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="FILE",
+        help="the page is written here, .html; pictures and style are inside it",
     )

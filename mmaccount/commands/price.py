@@ -340,21 +340,27 @@ def _add_epsilon(command: Command) -> None:
         "--prior",
         type=float,
         metavar="P",
-        help="say what an attacker can do; chance that the record is in",
+        help="also print how well an attacker can guess whether one record was used, who gives "
+        "that probability P, in (0, 1), beforehand (--json always shows it, by default for 0.5)",
     )
     parser.add_argument(
         "--sampling",
         choices=SAMPLINGS,
         default=SAMPLINGS[0],
-        help="all but poisson are refused, with what they cost",
+        help="how batches are drawn; the guarantee holds for poisson alone, so the others are "
+        "refused, with a message that says what they cost (default: poisson)",
     )
     parser.add_argument(
         "--exact",
         action="store_true",
-        help="recompute the best bound that can be certified in intervals",
+        help="also compute epsilon in interval arithmetic at 50 digits, where every rounding "
+        "error is enclosed; with mixing by Renyi moments, which are looser",
     )
     parser.add_argument(
-        "--certificate", metavar="FILE", help="write a proof of that bound, for mmaccount verify"
+        "--certificate",
+        metavar="FILE",
+        help="do as --exact does, and write the proof to this JSON file, which mmaccount verify "
+        "checks",
     )
 
 
@@ -363,16 +369,25 @@ def _add_delta(command: Command) -> None:
     parser = command("delta", _delta, text, f"{RUN} --epsilon 8")
     add_fast(parser)
     add_run(parser)
-    add_number(parser, "--epsilon", metavar="E", help="epsilon, 0 or more")
+    add_number(
+        parser,
+        "--epsilon",
+        metavar="E",
+        help="epsilon of the (epsilon, delta) guarantee, 0 or more",
+    )
 
 
 def _add_solve(command: Command) -> None:
-    text = "The least private value of one setting that meets a target."
+    text = "The least private value of one setting with which a run meets a target epsilon."
     example = f"--for noise-multiplier --target-epsilon 3 --delta 1e-5 {RUN}"
     parser = command("solve", _solve, text, example)
     add_fast(parser)
     parser.add_argument(
-        "--for", dest="knob", choices=SOLVABLE, required=True, help="what to solve for"
+        "--for",
+        dest="knob",
+        choices=SOLVABLE,
+        required=True,
+        help="the setting to solve for, all others fixed; its own option may be left out",
     )
     add_target_epsilon(parser)
     add_delta(parser)
@@ -380,7 +395,10 @@ def _add_solve(command: Command) -> None:
 
 
 def _add_compare(command: Command) -> None:
-    text = "The run, the same without mixing, and plain DP-SGD with the same noise energy."
+    text = (
+        "Epsilon of a run, of the run without mixing, and of plain DP-SGD with the same noise "
+        "energy."
+    )
     parser = command("compare", _compare, text, f"{RUN} --delta 1e-5")
     add_fast(parser)
     add_run(parser)
@@ -388,9 +406,11 @@ def _add_compare(command: Command) -> None:
 
 
 def _add_verify(command: Command) -> None:
-    text = "Check a certificate, computing all of it again in intervals."
+    text = "Check a certificate of an epsilon: all of it is computed again in interval arithmetic."
     parser = command("verify", _verify, text, "certificate.json")
-    parser.add_argument("certificate", help="the file that mmaccount epsilon --certificate writes")
+    parser.add_argument(
+        "certificate", help="the JSON file that mmaccount epsilon --certificate wrote"
+    )
 
 
 def add_reproduce(command: Command) -> None:

@@ -29,43 +29,63 @@ STARTS = {
     "truncation": 1.0,
     "gap": 1.0,
 }
-
+# of both forms of a run: with --dataset-size and --batch-size, or with --sample-rate
+COMMON_OPTIONS = (
+    "steps",
+    "noise_multiplier",
+    "mixing_law",
+    "truncation",
+    "noise",
+    "neighbours",
+    "group_size",
+)
+TRAINING_OPTIONS = ("dataset_size", "batch_size", "clip_norm", "gap")
+RUN_OPTIONS = (*TRAINING_OPTIONS, "sample_rate", "mixing", *COMMON_OPTIONS)
 
 add_number = partial(argparse.ArgumentParser.add_argument, type=float, required=True)
 
 
 def add_delta(parser: argparse.ArgumentParser) -> None:
     """Add the delta of a guarantee, which must be given."""
-    add_number(parser, "--delta", metavar="D", help="delta, in (0, 1)")
+    add_number(
+        parser,
+        "--delta",
+        metavar="D",
+        help="delta of the (epsilon, delta) guarantee, in (0, 1); usually far below 1 / records",
+    )
 
 
 def add_target_epsilon(parser: argparse.ArgumentParser) -> None:
     """Add the epsilon to stay within, which must be given."""
-    add_number(parser, "--target-epsilon", metavar="E", help="epsilon to stay within, above 0")
+    add_number(
+        parser,
+        "--target-epsilon",
+        metavar="E",
+        help="epsilon that the run must not exceed at --delta, above 0",
+    )
 
 
 def add_plans_delta(parser: argparse.ArgumentParser) -> None:
     """Add a delta that is the plan's unless it is given."""
     parser.add_argument(
-        "--delta", type=float, metavar="D", help="delta, in (0, 1); default: the plan's"
+        "--delta",
+        type=float,
+        metavar="D",
+        help="delta of the (epsilon, delta) guarantee, in (0, 1) (default: the plan's)",
     )
+
+
+def dashed(name: str) -> str:
+    """The option of that name, as it is typed."""
+    return f"--{name.replace('_', '-')}"
 
 
 def settings(given: dict[str, Any]) -> Settings:
     """The run that the options describe, in either form; both forms at once must agree."""
-    names = (
-        "steps",
-        "noise_multiplier",
-        "mixing_law",
-        "truncation",
-        "noise",
-        "neighbours",
-        "group_size",
-    )
-    common = {name: given[name] for name in names}
+    common = {name: given[name] for name in COMMON_OPTIONS}
     for name in ("steps", "noise_multiplier"):
         if common[name] is None:
-            raise ValueError(f"`--{name.replace('_', '-')}` is missing.")
+            raise ValueError(f"`{dashed(name)}` is missing.")
     if given["dataset_size"] is not None:
         if given["batch_size"] is None:
             raise ValueError("`--batch-size` is missing: `--dataset-size` needs it.")
@@ -80,7 +100,7 @@ def settings(given: dict[str, Any]) -> Settings:
     for name in ("batch_size", "gap", "clip_norm"):
         if given[name] is not None:
             raise ValueError(
-                f"`--{name.replace('_', '-')}` needs `--dataset-size` and `--batch-size` beside it."
+                f"`{dashed(name)}` needs `--dataset-size` and `--batch-size` beside it."
             )
     if given["sample_rate"] is None:
         raise ValueError("`--sample-rate`, or `--dataset-size` and `--batch-size`, is missing.")
@@ -95,7 +115,7 @@ def _agreeing(run: Settings, given: dict[str, Any]) -> Settings:
         value = given[name]
         if value is not None and not isclose(value, getattr(run, name), rel_tol=1e-9):
             raise ValueError(
-                f"`--{name.replace('_', '-')}` {value:g} disagrees with {getattr(run, name):.9g}, "
+                f"`{dashed(name)}` {value:g} disagrees with {getattr(run, name):.9g}, "
                 "which follows from the other options; give one of the two."
             )
     return run
@@ -103,18 +123,7 @@ def _agreeing(run: Settings, given: dict[str, Any]) -> Settings:
 
 def options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The options that describe a run, by name."""
-    names = [
-        "dataset_size",
-        "batch_size",
-        "clip_norm",
-        "gap",
-        "sample_rate",
-        "mixing",
-        "steps",
-        "noise_multiplier",
-    ]
-    names += ["mixing_law", "truncation", "noise", "neighbours", "group_size"]
-    return {name: getattr(arguments, name) for name in names}
+    return {name: getattr(arguments, name) for name in RUN_OPTIONS}
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -122,57 +131,108 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     run = parser.add_argument_group(
         "the run, either with --dataset-size and --batch-size or with --sample-rate"
     )
-    run.add_argument("--dataset-size", type=float, metavar="N", help="records in the training set")
+    _add_sampling(run)
+    _add_gap(run)
+    _add_step(run)
+    _add_neighbours(run)
+
+
+def _add_sampling(run: argparse._ArgumentGroup) -> None:
+    run.add_argument(
+        "--dataset-size",
+        type=float,
+        metavar="N",
+        help="number of records in the training set, at least 1",
+    )
     run.add_argument(
         "--batch-size",
         type=float,
         metavar="B",
-        help="expected batch size (Poisson sampling at rate B/N)",
+        help="expected number of records in a batch, at most N: each record joins each batch "
+        "independently with probability B / N (Poisson sampling)",
     )
+    run.add_argument(
+        "--sample-rate",
+        type=float,
+        metavar="Q",
+        help="probability that a record joins a batch, in (0, 1], in place of --dataset-size and "
+        "--batch-size",
+    )
+
+
+def _add_gap(run: argparse._ArgumentGroup) -> None:
     run.add_argument(
         "--clip-norm",
         type=float,
         metavar="C",
-        help="l2 norm gradients are clipped to; needed with --gap",
+        help="norm that the gradient of each record is clipped to, above 0 (l2; l1 with Laplace "
+        "noise); without a gap the price does not depend on it",
     )
     run.add_argument(
         "--gap",
         type=float,
         metavar="G",
-        help="mixing threshold tau / learning rate; 0 is plain DP-SGD",
+        help="mixing threshold tau of ModelMix / learning rate, 0 or more, in the units of "
+        "--clip-norm, which it needs; 0 is plain DP-SGD (default: 0)",
     )
     run.add_argument(
-        "--sample-rate", type=float, metavar="Q", help="Poisson sampling rate, in (0, 1]"
+        "--mixing",
+        type=float,
+        metavar="RHO",
+        help="width of the mixing noise in units of clip norm / batch size, 0 or more: gap * "
+        "batch size / clip norm, in place of --gap; 0 is plain DP-SGD (default: 0)",
     )
-    run.add_argument("--mixing", type=float, metavar="RHO", help="gap * B / C; 0 is plain DP-SGD")
     run.add_argument(
         "--mixing-law",
         default=UNIFORM,
         metavar="LAW",
-        help="uniform, raised-cosine or beta-B, B at least 1",
+        help="distribution of the mixing coefficients: uniform (the paper's), raised-cosine, or "
+        "beta-B with B from 1 to 10, as in beta-2 (default: uniform)",
     )
-    run.add_argument("--steps", type=float, metavar="T", help="number of steps")
+
+
+def _add_step(run: argparse._ArgumentGroup) -> None:
+    run.add_argument("--steps", type=float, metavar="T", help="number of steps, at least 1")
     run.add_argument(
-        "--noise-multiplier", type=float, metavar="Z", help="noise std on the sum / clip norm"
+        "--noise-multiplier",
+        type=float,
+        metavar="Z",
+        help="standard deviation of the noise on the sum of clipped gradients / clip norm, above "
+        "0 (of Laplace noise: its scale / clip norm)",
     )
     run.add_argument(
         "--truncation",
         type=float,
         default=1.0,
         metavar="P",
-        help="coordinates are cut at C/sqrt(P); 1: none",
+        help="after clipping, each coordinate of a gradient is cut at +- clip norm / sqrt(P); P "
+        "at least 1, where 1 cuts nothing (default: 1)",
     )
     run.add_argument(
-        "--noise", choices=NOISES, default="gaussian", help="laplace: gradients clipped in l1"
+        "--noise",
+        choices=NOISES,
+        default="gaussian",
+        help="distribution of the noise; with laplace gradients are clipped in l1, not in l2 "
+        "(default: gaussian)",
     )
+
+
+def _add_neighbours(run: argparse._ArgumentGroup) -> None:
     run.add_argument(
         "--neighbours",
         choices=NEIGHBOURS,
         default=NEIGHBOURS[0],
-        help="what may be done to a record",
+        help="two data sets are neighbours, which the guarantee makes hard to tell apart, if one "
+        "record is added or removed, or replaced by any other, or has its gradients set to zero "
+        "(default: add-or-remove)",
     )
     run.add_argument(
-        "--group-size", type=float, default=1, metavar="K", help="to so many records at once"
+        "--group-size",
+        type=float,
+        default=1,
+        metavar="K",
+        help="protect groups of up to K records together: neighbours then differ in K records "
+        "instead of one; whole, at least 1 (default: 1)",
     )
 
 
@@ -181,11 +241,12 @@ def add_fast(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fast",
         action="store_true",
-        help="with mixing: Renyi moments only; looser, a second sooner",
+        help="where there is mixing, use bounds by Renyi moments only: still proven, but looser, "
+        "and about a second sooner; without mixing it changes nothing",
     )
 
 
 def check_picture(option: str, path: str) -> None:
-    """Refuse a file that is not to be a picture."""
+    """Refuse a file whose name does not end as that of a picture."""
     if Path(path).suffix not in PICTURES:
         raise ValueError(f"`--{option}` must end in {' or '.join(PICTURES)}, got {path!r}.")

@@ -14,6 +14,7 @@ from mmaccount.commands.run_options import (
     add_number,
     add_plans_delta,
     add_run,
+    dashed,
     options,
     settings,
 )
@@ -30,7 +31,7 @@ def _plan(arguments: argparse.Namespace) -> Answer:
     given = options(arguments)
     for name in ("dataset_size", "batch_size", "clip_norm"):
         if given[name] is None:
-            raise ValueError(f"`--{name.replace('_', '-')}` is missing: a plan needs it.")
+            raise ValueError(f"`{dashed(name)}` is missing: a plan needs it.")
     if given["mixing"] is not None or given["noise"] != "gaussian":
         raise ValueError("a plan takes `--gap`, not `--mixing`, and Gaussian noise only.")
     if given["group_size"] != 1:
@@ -95,8 +96,6 @@ def _spent(arguments: argparse.Namespace) -> Answer:
         "charged": ledger.charged,
         "planned": plan.steps,
         "seeded": ledger.seeded,
-    }
-    data |= {
         "fingerprint": plan.fingerprint,
         "settings": [phase.to_dict() for phase in ledger.settings()],
     }
@@ -104,7 +103,9 @@ def _spent(arguments: argparse.Namespace) -> Answer:
         f"{ledger.charged} steps charged, {plan.steps} planned",
         as_text(bound, "epsilon", f"delta {delta:g}"),
     ]
-    return data, lines + ["seeded: not private"] * ledger.seeded
+    if ledger.seeded:
+        lines.append("seeded: not private")
+    return data, lines
 
 
 def add(command: Command) -> None:
@@ -119,19 +120,27 @@ def _add_plan(command: Command) -> None:
     parser = command("plan", _plan, text, example)
     add_run(parser)
     advise.add_adaptive(parser)
-    add_number(parser, "--learning-rate", metavar="ETA", help="multiplies the averaged gradient")
+    add_number(
+        parser,
+        "--learning-rate",
+        metavar="ETA",
+        help="learning rate, above 0: multiplies the noisy average of gradients",
+    )
     add_delta(parser)
     parser.add_argument(
         "--target-epsilon",
         type=float,
         metavar="E",
-        help="solve for the noise that meets this epsilon",
+        help="find the least --noise-multiplier with which the plan does not exceed this epsilon, "
+        "above 0; give one of the two",
     )
-    parser.add_argument("--out", required=True, metavar="FILE", help="where the plan goes")
+    parser.add_argument(
+        "--out", required=True, metavar="FILE", help="the plan is written here, as JSON"
+    )
 
 
 def _add_spent(command: Command) -> None:
-    text = "What a training run has spent so far."
+    text = "The epsilon that a training run has spent so far, by its ledger."
     parser = command("spent", _spent, text, "run/ledger.json")
-    parser.add_argument("ledger", help="the ledger file that the trainer writes")
+    parser.add_argument("ledger", help="ledger.json in the folder of a run of python -m trainer")
     add_plans_delta(parser)

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+VALUES = {
+    "remaining": "share of the gradient that remains",
+    "first": "decrease in the first step",
+}
 POINTS = ("at the start", "where the loss has halved")
 
 
@@ -56,26 +60,22 @@ def knobs(ax: "Axes", rows: Sequence[Neighbour], value: str = "epsilon") -> "Axe
     ax.set_xticks(factors, labels=[f"{factor:.2g}" for factor in factors], minor=False)
     ax.set_xticks([], minor=True)
     ax.set_xlabel("times the recommendation")
-    ax.set_ylabel(
-        {
-            "remaining": "share of the gradient that remains",
-            "first": "decrease in the first step",
-        }.get(value, value)
-    )
+    ax.set_ylabel(VALUES.get(value, value))
     ax.legend(fontsize="small")
     return ax
 
 
 def figure(advice: Advice, rows: Sequence[Neighbour]) -> "Figure":
-    """The curve over clip norms, epsilon and forecast around the recommendation, side by side."""
+    """Three pictures side by side: decrease of a step over clip norm, epsilon around the
+    recommendation, and the forecast there (left out after a private probe)."""
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(2.6 * WIDTH, HEIGHT), layout="constrained", dpi=DPI)
-    left, middle, right = made.subplots(1, 3)
+    picture = Figure(figsize=(2.6 * WIDTH, HEIGHT), layout="constrained", dpi=DPI)
+    left, middle, right = picture.subplots(1, 3)
     descent(left, advice)
     knobs(middle, rows)
     if advice.plan.releases:
         right.set_axis_off()
     else:
         knobs(right, rows, "remaining")
-    return made
+    return picture

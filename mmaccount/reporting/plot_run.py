@@ -17,7 +17,7 @@ Rows = Sequence[dict[str, float]]
 
 
 def _up_to(plan: Plan, step: int) -> Ledger:
-    """Everything up to a step, charged once."""
+    """A ledger in which every step of the plan up to this one is charged once."""
     runs, first = [], 1
     for phase in plan.phases:
         if first <= step:
@@ -47,12 +47,12 @@ def spending(ax: "Axes", plan: Plan, *, points: int = POINTS, progress: Progress
 def learning(ax: "Axes", rows: Rows, value: str, label: str) -> "Axes":
     """`value` ("accuracy" or "epsilon") of the rows of metrics.jsonl over steps; a redone step
     counts as last seen."""
-    found = {row["step"]: row[value] for row in rows}
-    steps = sorted(found)
+    last_seen = {row["step"]: row[value] for row in rows}
+    steps = sorted(last_seen)
     colour = int(value == "epsilon")
     ax.plot(
         steps,
-        [found[step] for step in steps],
+        [last_seen[step] for step in steps],
         color=COLOURS[colour],
         marker=MARKERS[colour],
         markersize=3.5,

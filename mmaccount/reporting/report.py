@@ -7,7 +7,7 @@ what files say about privacy is not believed.
 
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_FLOOR
 from functools import partial
@@ -21,7 +21,15 @@ from mmaccount.plots import DPI, HEIGHT, RATES, WIDTH, Progress, equal_energy, t
 from mmaccount.records.bound import Bound, up
 from mmaccount.records.plan import Plan
 from mmaccount.records.settings import Settings
-from mmaccount.reporting import html_page
+from mmaccount.reporting.html_page import (
+    bullets,
+    code,
+    document,
+    paragraph,
+    picture,
+    section,
+    table,
+)
 from mmaccount.reporting.run_folder import Source, number, spent
 from mmaccount.reporting.wording import RELATIONS, conditions, settings_rows, words
 
@@ -29,7 +37,26 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDTHS = tuple(i / 4.0 for i in range(9))  # mixing of the picture, in that of the plan
-PRICE = "import mmaccount as mm; plan = mm.Plan.load('plan.json'); print(mm.epsilon(plan.settings(), delta=plan.delta))"
+PRICE = (
+    "import mmaccount as mm; plan = mm.Plan.load('plan.json'); "
+    "print(mm.epsilon(plan.settings(), delta=plan.delta))"
+)
+NOT_CHARGED = (
+    "This is the price of the whole plan. Nothing has been charged yet, as far as this file knows."
+)
+SEEDED = "Seeded: its randomness can be repeated, so this run is not private. It is for tests."
+LEARNT_BEFORE = "Learnt from the records before training, and paid for in the number above:"
+MIXING_IS_NOISE = (
+    "Mixing is noise as well. Noise of equal energy disturbs training as much as noise and mixing "
+    "together; where its epsilon is smaller, plain DP-SGD is the better choice. The effective "
+    "noise multiplier is that of plain noise which costs as much, where gradients are spread over "
+    "very many coordinates and steps."
+)
+HOW_TO = (
+    "Save the plan below as plan.json. Model, momentum and the like are options of the trainer; "
+    "they change accuracy, not the guarantee. A run that is not seeded ends in other weights at "
+    "the same price."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +73,8 @@ def report(source: Source, *, tight: bool = True, progress: Progress = iter) -> 
     """The page about a plan or a run.
 
     Args:
-        source: of `load`.
-        tight: as for `epsilon`; False takes a second less where there is mixing, and is looser.
+        source: what `load` has read.
+        tight: False takes a second less where there is mixing, and is looser.
         progress: is given the parts of the page and passes them on, one at a time.
     """
     plan, ledger = source.plan, source.ledger
@@ -65,112 +92,86 @@ def report(source: Source, *, tight: bool = True, progress: Progress = iter) -> 
         partial(_audit, source, tight),
         partial(_again, source),
     )
-    made = [part() for part in progress(parts)]
+    written = [part() for part in progress(parts)]
     kind = "Plan" if ledger is None else "Run"
-    return Report(html=html_page.document(f"{kind} {source.name}", *made), bound=bound, plan=plan)
+    return Report(html=document(f"{kind} {source.name}", *written), bound=bound, plan=plan)
 
 
 def _stated(bound: Bound, plan: Plan) -> str:
-    return (
-        f"epsilon \u2264 {up(bound.upper)} at delta {plan.delta:g}"
-        if isfinite(bound.upper)
-        else f"epsilon unbounded: {bound.reason}"
-    )
+    if not isfinite(bound.upper):
+        return f"epsilon unbounded: {bound.reason}"
+    return f"epsilon \u2264 {up(bound.upper)} at delta {plan.delta:g}"
 
 
 def _head(source: Source, bound: Bound, planned: Bound) -> str:
     plan, ledger = source.plan, source.ledger
-    made = [
-        html_page.paragraph(f"{_stated(bound, plan)}, for {RELATIONS[plan.neighbours]}", "headline")
-    ]
+    parts = [paragraph(f"{_stated(bound, plan)}, for {RELATIONS[plan.neighbours]}", "headline")]
     if ledger is None:
-        made.append(
-            html_page.paragraph(
-                "This is the price of the whole plan. Nothing has been charged yet, as far as this file knows."
-            )
-        )
+        parts.append(paragraph(NOT_CHARGED))
     elif ledger.distinct < plan.steps:
-        made.append(
-            html_page.paragraph(
-                f"The run is not finished; the whole plan has {_stated(planned, plan)}."
-            )
-        )
+        whole = _stated(planned, plan)
+        parts.append(paragraph(f"The run is not finished; the whole plan has {whole}."))
     if ledger is not None and ledger.seeded:
-        made.append(
-            html_page.paragraph(
-                "Seeded: its randomness can be repeated, so this run is not private. It is for tests.",
-                "warning",
-            )
-        )
+        parts.append(paragraph(SEEDED, "warning"))
     target = plan.target_epsilon
     if target is not None and bound.upper <= target:
-        made.append(html_page.paragraph(f"Within the target that was set, epsilon {target:g}."))
+        parts.append(paragraph(f"Within the target that was set, epsilon {target:g}."))
     elif target is not None:
-        made.append(
-            html_page.paragraph(f"Above the target that was set, epsilon {target:g}.", "warning")
-        )
-    return "".join(made)
+        parts.append(paragraph(f"Above the target that was set, epsilon {target:g}.", "warning"))
+    return "".join(parts)
 
 
 def _plan(plan: Plan) -> str:
-    columns = (
-        [f"phase {i}" for i in range(1, len(plan.phases) + 1)]
-        if len(plan.phases) > 1
-        else ["value"]
-    )
-    return html_page.section(
+    columns = ["value"]
+    if len(plan.phases) > 1:
+        columns = [f"phase {i}" for i in range(1, len(plan.phases) + 1)]
+    return section(
         "The plan",
-        *map(html_page.paragraph, words(plan)),
-        html_page.table(["setting", *columns], settings_rows(plan)),
+        *map(paragraph, words(plan)),
+        table(["setting", *columns], settings_rows(plan)),
     )
 
 
 def _guarantee(source: Source, bound: Bound, tight: bool) -> str:
     plan, ledger = source.plan, source.ledger
-    order = "" if bound.order is None else f", order {bound.order:.4g}"
-    lower = "none computed" if bound.lower is None else up(bound.lower, rounding=ROUND_FLOOR)
-    parts = [
-        html_page.table(
-            ["", "epsilon", "by"],
-            [
-                ["proven: no attack gets above", up(bound.upper), bound.method + order],
-                ["an attack that exists reaches", lower, bound.attack or ""],
-            ],
-        )
-    ]
+    parts = [_two_sides(bound)]
     if plan.releases:
         rows = [
             [one.what, f"{one.noise_multiplier:.6g}", f"{one.sample_rate:.6g}"]
             for one in plan.releases
         ]
-        parts.append(
-            html_page.paragraph(
-                "Learnt from the records before training, and paid for in the number above:"
-            )
-        )
-        parts.append(html_page.table(["release", "noise multiplier", "sample rate"], rows))
-    runs = plan.settings() if ledger is None else ledger.settings()
-    if runs and isfinite(bound.upper):
-        parts.append(_attacker(runs, tight))
-    parts += [html_page.paragraph("Assumed:"), html_page.bullets(conditions(plan))]
-    return html_page.section("What is guaranteed, and what that rests on", *parts)
+        parts.append(paragraph(LEARNT_BEFORE))
+        parts.append(table(["release", "noise multiplier", "sample rate"], rows))
+    charged = plan.settings() if ledger is None else ledger.settings()
+    if charged and isfinite(bound.upper):
+        parts.append(_attacker(charged, tight))
+    parts += [paragraph("Assumed:"), bullets(conditions(plan))]
+    return section("What is guaranteed, and what that rests on", *parts)
+
+
+def _two_sides(bound: Bound) -> str:
+    order = "" if bound.order is None else f", order {bound.order:.4g}"
+    lower = "none computed" if bound.lower is None else up(bound.lower, rounding=ROUND_FLOOR)
+    rows = [
+        ["proven: no attack gets above", up(bound.upper), bound.method + order],
+        ["an attack that exists reaches", lower, bound.attack or ""],
+    ]
+    return table(["", "epsilon", "by"], rows)
 
 
 def _attacker(runs: Sequence[Settings], tight: bool) -> str:
-    made = meaning_of(runs, tight=tight)
-    rows = [
-        [
-            "best guess whether a record is in, at even odds: right with probability",
-            f"\u2264 {up(made.bayes_success.upper)}",
-        ],
-        *(
-            [f"true positive rate at false positive rate {a:g}", f"\u2264 {up(b.upper)}"]
-            for a, b in made.true_positive_rates
-        ),
-    ]
-    caption = "What an attacker who wants to know whether one record is in can do: the closer to the dotted line, the less."
+    meaning = meaning_of(runs, tight=tight)
+    guess = "best guess whether a record is in, at even odds: right with probability"
+    rows = [[guess, f"\u2264 {up(meaning.bayes_success.upper)}"]]
+    for rate, true_rate in meaning.true_positive_rates:
+        name = f"true positive rate at false positive rate {rate:g}"
+        rows.append([name, f"\u2264 {up(true_rate.upper)}"])
+    caption = (
+        "What an attacker who wants to know whether one record is in can do: the closer to the "
+        "dotted line, the less."
+    )
     curve = _drawn(lambda ax: trade_off_curve(ax, runs, RATES, tight=tight), "trade-off", caption)
-    return html_page.table(["an attacker's", "bound"], rows) + curve
+    return table(["an attacker's", "bound"], rows) + curve
 
 
 def _drawn(draw: "Callable[[Axes], object]", name: str, caption: str) -> str:
@@ -178,56 +179,44 @@ def _drawn(draw: "Callable[[Axes], object]", name: str, caption: str) -> str:
 
     figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained")
     draw(figure.subplots())
-    return html_page.picture(figure, name, caption)
+    return picture(figure, name, caption)
 
 
 def _comparison(plan: Plan, planned: Bound) -> str:
-    title, runs = "Beside plain DP-SGD", plan.settings()
+    title = "Beside plain DP-SGD"
+    runs = plan.settings()
     if not any(run.mixing for run in runs):
-        return html_page.section(
-            title, html_page.paragraph("The plan mixes nothing: it is plain DP-SGD.")
-        )
-
-    def multipliers(of: Callable[[Settings], float | None]) -> str:
-        return ", ".join(
-            "?" if (z := of(run)) is None else f"{z:.4g}" for run in runs[len(plan.releases) :]
-        )
+        return section(title, paragraph("The plan mixes nothing: it is plain DP-SGD."))
+    releases, phases = runs[: len(plan.releases)], runs[len(plan.releases) :]
 
     def row(name: str, others: list[Settings]) -> list[str]:
-        changed = iter(others)
-        noise = multipliers(lambda run: next(changed).noise_multiplier)
-        return [
-            name,
-            noise,
-            up(epsilon(plan.settings()[: len(plan.releases)] + others, delta=plan.delta).upper),
-        ]
+        upper = epsilon(releases + others, delta=plan.delta).upper
+        return [name, _multipliers(run.noise_multiplier for run in others), up(upper)]
 
-    trained = runs[len(plan.releases) :]
+    effective = _multipliers(effective_noise_multiplier(run) for run in phases)
     rows = [
-        ["the plan", multipliers(lambda run: run.noise_multiplier), up(planned.upper)],
-        row("without mixing", [replace(run, mixing=0.0) for run in trained]),
-        row("plain DP-SGD, noise of equal energy", [of_equal_energy(run) for run in trained]),
-        ["effective (a description, not a bound)", multipliers(effective_noise_multiplier), ""],
+        ["the plan", _multipliers(run.noise_multiplier for run in phases), up(planned.upper)],
+        row("without mixing", [replace(run, mixing=0.0) for run in phases]),
+        row("plain DP-SGD, noise of equal energy", [of_equal_energy(run) for run in phases]),
+        ["effective (a description, not a bound)", effective, ""],
     ]
-    parts = [
-        html_page.table(["", "noise multiplier", "epsilon \u2264"], rows),
-        html_page.paragraph(
-            "Mixing is noise as well. Noise of equal energy disturbs training as much as noise and mixing together; where "
-            "its epsilon is smaller, plain DP-SGD is the better choice. The effective noise multiplier is that of plain "
-            "noise which costs as much, where gradients are spread over very many coordinates and steps."
-        ),
-    ]
+    parts = [table(["", "noise multiplier", "epsilon \u2264"], rows), paragraph(MIXING_IS_NOISE)]
     if len(runs) == 1:
-        widths = [share * runs[0].mixing for share in WIDTHS]
-        caption = "The same energy as noise alone or as noise and mixing; the plan's width is the fifth of nine points."
-        parts.append(
-            _drawn(
-                lambda ax: equal_energy(ax, runs[0], widths, delta=plan.delta),
-                "equal-energy",
-                caption,
-            )
-        )
-    return html_page.section(title, *parts)
+        parts.append(_equal_energy(runs[0], plan.delta))
+    return section(title, *parts)
+
+
+def _multipliers(values: Iterable[float | None]) -> str:
+    return ", ".join("?" if value is None else f"{value:.4g}" for value in values)
+
+
+def _equal_energy(run: Settings, delta: float) -> str:
+    widths = [share * run.mixing for share in WIDTHS]
+    caption = (
+        "The same energy as noise alone or as noise and mixing; the plan's width is the fifth of "
+        "nine points."
+    )
+    return _drawn(lambda ax: equal_energy(ax, run, widths, delta=delta), "equal-energy", caption)
 
 
 def _course(source: Source) -> str:
@@ -255,17 +244,15 @@ def _course(source: Source) -> str:
             for name, value in source.said.items()
             if name not in ("epsilon", "delta")
         ]
-        parts.append(html_page.paragraph("What the trainer says about the run:"))
-        parts.append(html_page.table(["", ""], said))
-    return html_page.section("Over the steps", *parts)
+        parts.append(paragraph("What the trainer says about the run:"))
+        parts.append(table(["", ""], said))
+    return section("Over the steps", *parts)
 
 
 def _ledger(source: Source, bound: Bound) -> str:
     plan, ledger = source.plan, source.ledger
     if ledger is None:
-        return html_page.section(
-            "Ledger", html_page.paragraph("A plan has none: nothing has been carried out yet.")
-        )
+        return section("Ledger", paragraph("A plan has none: nothing has been carried out yet."))
     rows = [
         ["steps planned", f"{plan.steps:,}"],
         ["steps charged", f"{ledger.charged:,}"],
@@ -280,7 +267,7 @@ def _ledger(source: Source, bound: Bound) -> str:
         ["cost of all of it", _stated(bound, plan)],
         ["fingerprint of the plan", plan.fingerprint],
     ]
-    return html_page.section("Ledger", html_page.table(["", ""], rows))
+    return section("Ledger", table(["", ""], rows))
 
 
 def _audit(source: Source, tight: bool) -> str:
@@ -293,33 +280,27 @@ def _audit(source: Source, tight: bool) -> str:
         for name, value in source.audit.items()
         if name != "attacks" or not rows
     ]
-    parts = [_measured(source, tight), html_page.table(["", ""], said)]
+    parts = [_measured(source, tight), table(["", ""], said)]
     if rows:
         names = list(rows[0])
-        parts.append(
-            html_page.table(names, [[str(row.get(name, "")) for name in names] for row in rows])
-        )
-    return html_page.section("Audit", *parts)
+        parts.append(table(names, [[str(row.get(name, "")) for name in names] for row in rows]))
+    return section("Audit", *parts)
 
 
 def _measured(source: Source, tight: bool) -> str:
     """The lower bound of an audit of this run beside what the ledger claims at the same delta."""
-    made = source.audit or {}
-    if made.get("passed") is False:
-        return html_page.paragraph("The audit failed: it refutes what is claimed.", "warning")
-    lower, delta = number(made.get("lower")), number(made.get("delta"))
+    audit = source.audit or {}
+    if audit.get("passed") is False:
+        return paragraph("The audit failed: it refutes what is claimed.", "warning")
+    lower, delta = number(audit.get("lower")), number(audit.get("delta"))
     if source.ledger is None or lower is None or delta is None or not 0.0 < delta < 1.0:
         return ""
-    claim, found = (
-        spent(source.ledger, delta=delta, tight=tight).upper,
-        up(max(lower, 0.0), rounding=ROUND_FLOOR),
-    )
-    measured = f"Measured: epsilon \u2265 {found} at delta {delta:g}; claimed: \u2264 {up(claim)}."
+    claim = spent(source.ledger, delta=delta, tight=tight).upper
+    proven = up(max(lower, 0.0), rounding=ROUND_FLOOR)
+    measured = f"Measured: epsilon \u2265 {proven} at delta {delta:g}; claimed: \u2264 {up(claim)}."
     if lower <= claim:
-        return html_page.paragraph(
-            f"{measured} The claim stands; an audit can refute it, never prove it."
-        )
-    return html_page.paragraph(
+        return paragraph(f"{measured} The claim stands; an audit can refute it, never prove it.")
+    return paragraph(
         f"{measured} The audit refutes the claim: this run did not do what its plan says.",
         "warning",
     )
@@ -338,14 +319,12 @@ def _again(source: Source) -> str:
     if len(plan.settings()) == 1:
         lines.insert(1, _compare_command(plan.settings()[0], plan.delta))
     lines.append(f"mmaccount report {'plan.json' if ledger is None else folder} --out report.html")
-    return html_page.section(
+    stored = plan.to_dict() | {"fingerprint": plan.fingerprint}
+    return section(
         "How to do it again",
-        html_page.paragraph(
-            "Save the plan below as plan.json. Model, momentum and the like are options of the trainer; they change "
-            "accuracy, not the guarantee. A run that is not seeded ends in other weights at the same price."
-        ),
-        html_page.code("\n".join(lines)),
-        html_page.code(json.dumps(plan.to_dict() | {"fingerprint": plan.fingerprint}, indent=1)),
+        paragraph(HOW_TO),
+        code("\n".join(lines)),
+        code(json.dumps(stored, indent=1)),
     )
 
 

@@ -77,7 +77,9 @@ def _optional(path: Path) -> dict[str, Any] | None:
 def _metrics(path: Path) -> Iterator[dict[str, float]]:
     """Rows that hold the numbers a curve needs; others (a last line cut short by a crash) are left
     out."""
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+    if not path.exists():
+        return
+    for line in path.read_text(errors="replace").splitlines():
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
@@ -87,14 +89,13 @@ def _metrics(path: Path) -> Iterator[dict[str, float]]:
 
 
 def number(value: object) -> float | None:
-    """A finite number; None for anything else."""
-    return (
-        float(value)
-        if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
-        else None
-    )
+    """The value as a float if it is a finite number; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if isfinite(value) else None
 
 
 def spent(ledger: Ledger, *, delta: float, tight: bool = True) -> Bound:
     """Epsilon of everything that a ledger charges."""
-    return epsilon(ledger.settings(), delta=delta, tight=tight) if ledger.settings() else NOTHING
+    charged = ledger.settings()
+    return epsilon(charged, delta=delta, tight=tight) if charged else NOTHING
