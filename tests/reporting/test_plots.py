@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 import mmaccount as mm
 from mmaccount import plots, terminal
-from mmaccount.commands import main
+from mmaccount.commands import main, price
 from mmaccount.analysis.paper import FIGURE_3, figure_3
 
 RUN = mm.Settings(sample_rate=0.02, steps=500, noise_multiplier=0.6, mixing=4.0, truncation=16)
@@ -185,7 +185,7 @@ def slow_command(arguments):
 
 
 def test_progress_is_shown_on_a_terminal_only(monkeypatch, capsys):
-    monkeypatch.setattr(main, "_reproduce", slow_command)
+    monkeypatch.setattr(price, "_reproduce", slow_command)
     monkeypatch.setattr(terminal, "EVERY", 0.02)
     assert main.main(["reproduce"]) == 0
     assert capsys.readouterr() == ("done\n", "")
@@ -202,7 +202,7 @@ def test_interrupting_is_one_line(monkeypatch, capsys):
     def interrupted(arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(main, "_reproduce", interrupted)
+    monkeypatch.setattr(price, "_reproduce", interrupted)
     assert main.main(["reproduce"]) == 130
     assert capsys.readouterr() == ("", "mmaccount: interrupted.\n")
 

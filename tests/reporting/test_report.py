@@ -100,7 +100,7 @@ def alone(html: bytes) -> Page:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A seeded run of the trainer that was interrupted in step 151, after a checkpoint at step 140."""
+    """A seeded run of the trainer, interrupted in step 151, after a checkpoint at step 140."""
     from trainer import PrivateTrainer, data
     from trainer.loop import Options, train
 
@@ -139,7 +139,8 @@ def test_a_run(run, made):
         f"epsilon \u2264 {up(made.bound.upper)} at delta 0.0001, for adding or removing one record",
         f"an attack that exists reaches {up(made.bound.lower, rounding=ROUND_FLOOR)}",
         "Seeded: its randomness can be repeated, so this run is not private",
-        "steps charged 210 of these redone after an interruption, and charged again 10 steps not taken 0",
+        "steps charged 210 of these redone after an interruption, and charged again 10 "
+        "steps not taken 0",
         "Within the target that was set, epsilon 40.",
         "The plan mixes nothing: it is plain DP-SGD.",
         "data digits",
@@ -166,8 +167,10 @@ def test_a_plan_with_mixing():
         "making the gradients of one record zero",
         f"the plan 2 {up(made.bound.upper)}",
         f"without mixing 2 {up(mm.epsilon(replace(settings, mixing=0.0), delta=1e-4).upper)}",
-        f"noise of equal energy {equal.noise_multiplier:.4g} {up(mm.epsilon(equal, delta=1e-4).upper)}",
-        f"effective (a description, not a bound) {mm.compare(settings, delta=1e-4).effective_noise_multiplier:.4g}",
+        "noise of equal energy "
+        f"{equal.noise_multiplier:.4g} {up(mm.epsilon(equal, delta=1e-4).upper)}",
+        "effective (a description, not a bound) "
+        f"{mm.compare(settings, delta=1e-4).effective_noise_multiplier:.4g}",
         "Mixing coefficients are fresh and secret",
     ]:
         assert said in page.text
@@ -214,11 +217,13 @@ def test_an_unbounded_plan_says_why():
     [
         (
             {"lower": 0.25, "delta": 1e-4},
-            "Measured: epsilon \u2265 0.25 at delta 0.0001; claimed: \u2264 {claim}. The claim stands",
+            "Measured: epsilon \u2265 0.25 at delta 0.0001; "
+            "claimed: \u2264 {claim}. The claim stands",
         ),
         (
             {"lower": 50.0, "delta": 1e-4},
-            "Measured: epsilon \u2265 50 at delta 0.0001; claimed: \u2264 {claim}. The audit refutes",
+            "Measured: epsilon \u2265 50 at delta 0.0001; "
+            "claimed: \u2264 {claim}. The audit refutes",
         ),
         ({"lower": "<b>", "note": HOSTILE}, "lower <b>"),
         (
@@ -329,7 +334,7 @@ def test_bad_input_is_one_line(source, out, message, tmp_path, monkeypatch, caps
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 def test_in_a_browser(made, tmp_path):
-    """Text and pictures as a browser shows them, without network; nothing is wider than the window."""
+    """As a browser shows it: text and pictures, without network, not wider than the window."""
     (tmp_path / "page.html").write_bytes(made.html)
     common = [
         CHROMIUM,
