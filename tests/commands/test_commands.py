@@ -24,9 +24,21 @@ RUN = {
     "--gap": "0.15",
     "--truncation": "100",
 }
-COMMANDS = (
-    "epsilon delta solve compare verify plan spent advise tune-cost plot report audit reproduce"
-).split()
+COMMANDS = [
+    "epsilon",
+    "delta",
+    "solve",
+    "compare",
+    "verify",
+    "plan",
+    "spent",
+    "advise",
+    "tune-cost",
+    "plot",
+    "report",
+    "audit",
+    "reproduce",
+]
 SHORT = {
     "--sample-rate": "0.03",
     "--mixing": "11.25",
