@@ -445,7 +445,7 @@ def test_mixing_may_stand_beside_the_training_form(capsys):
 
 
 def test_help_loads_nothing_that_computes():
-    """Of any command, and of the whole; bad input is refused without them too."""
+    """Neither the help of the whole, nor that of a command, nor the refusal of bad input."""
     code = (
         "import sys\n"
         "from contextlib import suppress\n"
