@@ -173,19 +173,41 @@ def _growing(start: int, stop: int, factor: float) -> np.ndarray:
     return np.floor(start * factor ** np.arange(count, dtype=float))
 
 
+def _orders(step: Geometry, size: int) -> np.ndarray:
+    """The orders from 2 up to `size` at which moments are computed."""
+    dense = np.arange(2, min(size, DENSE_ORDERS) + 1, dtype=float)
+    if size <= DENSE_ORDERS or step.width == 0.0:
+        return np.arange(2, size + 1, dtype=float)
+    growth = SPARSE_GROWTH if step.law == mixing_laws.UNIFORM else LAW_GROWTH
+    near = _growing(DENSE_ORDERS, min(size, SPARSE_ORDERS), DENSE_GROWTH)
+    far = _growing(SPARSE_ORDERS, size, growth)
+    return np.unique(np.concatenate([dense, near, far, [size]]))
+
+
+@lru_cache(maxsize=256)
+def _moments_up_to(step: Geometry, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Orders up to `size`, and upper bounds on log A_k there.
+
+    Those of laws other than the uniform take long: what is known of half the size is kept.
+    """
+    orders = _orders(step, size)
+    if step.law == mixing_laws.UNIFORM or size <= DENSE_ORDERS:
+        return orders, log_moments(step, orders)
+    known_orders, known = _moments_up_to(step, size // 2)
+    is_known = np.isin(orders, known_orders)
+    values = np.empty(orders.size)
+    values[is_known] = known[np.isin(known_orders, orders)]
+    values[~is_known] = log_moments(step, orders[~is_known])
+    return orders, values
+
+
 @lru_cache(maxsize=256)
 def _table(step: Geometry, size: int) -> np.ndarray:
     """Upper bounds on log A_k for k = 0 .. size."""
-    every = np.arange(size + 1, dtype=float)
-    orders = every[2:]
-    if size > DENSE_ORDERS and step.width > 0.0:
-        growth = SPARSE_GROWTH if step.law == mixing_laws.UNIFORM else LAW_GROWTH
-        near = _growing(DENSE_ORDERS, min(size, SPARSE_ORDERS), DENSE_GROWTH)
-        far = _growing(SPARSE_ORDERS, size, growth)
-        orders = np.unique(np.concatenate([every[2:DENSE_ORDERS], near, far, [size]]))
+    orders, values = _moments_up_to(step, size)
     points = np.concatenate([[0.0, 1.0], orders])
-    values = np.concatenate([[0.0, 0.0], log_moments(step, orders)])
-    return np.asarray(np.interp(every, points, values))
+    values = np.concatenate([[0.0, 0.0], values])
+    return np.asarray(np.interp(np.arange(size + 1, dtype=float), points, values))
 
 
 @lru_cache(maxsize=256)
