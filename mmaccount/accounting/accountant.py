@@ -17,16 +17,16 @@ from math import inf
 from mmaccount.accounting import methods, renyi
 from mmaccount.accounting.methods import DeltaAt, EpsilonAt, Phases, Question, is_gaussian, is_mixed
 from mmaccount.accounting.neighbours import changes
-from mmaccount.accounting.plain_fourier import Pair
 from mmaccount.records import validate
-from mmaccount.records.bound import Bound, BoundError
+from mmaccount.records.bound import Bound, BoundError, TwoSided
 from mmaccount.records.settings import Settings
 
 EXACT = "privacy loss distribution, both directions"
 NOT_CREDITED = f"{EXACT}, mixing not credited"
 ENVELOPE = "privacy loss distribution of the envelope of all shifts, both directions"
 TIGHT_PAIR = (
-    "privacy loss distribution of the nearly sparse shifts next to a catalyst, both directions"
+    "privacy loss distribution of the nearly sparse shifts beside an auxiliary mechanism, "
+    "both directions"
 )
 OWN_ATTACK = "likelihood ratio test"
 ONE_SIDED = "likelihood ratio test, no gradient in place of the record"
@@ -67,16 +67,16 @@ def _is_loose(upper: float, lower: float) -> bool:
     return upper > LOOSE * lower and upper > 0.0
 
 
-def _upper(phases: Phases, question: Question, best: Bound, tight: bool) -> tuple[Bound, Pair]:
+def _upper(phases: Phases, question: Question, best: Bound, tight: bool) -> tuple[Bound, TwoSided]:
     """The smallest proven bound, and what exact accounting without mixing says.
 
     `best` is the bound from Renyi moments. What is exact is (0, inf) where it was not worth its
     time.
     """
     if not is_gaussian(phases):
-        return best, Pair(0.0, inf)
+        return best, TwoSided(0.0, inf)
     mixed = is_mixed(phases)
-    exact = Pair(0.0, inf)
+    exact = TwoSided(0.0, inf)
     if not mixing_decides(phases, question, best.upper):
         exact = methods.plain_gaussian(methods.without_mixing(phases), question)
     if not mixed:
@@ -89,7 +89,7 @@ def _upper(phases: Phases, question: Question, best: Bound, tight: bool) -> tupl
     return best, exact
 
 
-def _attacks(phases: Phases, question: Question, exact: Pair, tight: bool) -> dict[str, float]:
+def _attacks(phases: Phases, question: Question, exact: TwoSided, tight: bool) -> dict[str, float]:
     """Lower bounds by the name of the attack; `exact` as from `_upper`."""
     mixed = is_mixed(phases)
     attacks = {}

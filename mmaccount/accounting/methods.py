@@ -25,9 +25,8 @@ from sys import float_info
 
 from mmaccount.accounting import mixing_bounds, renyi
 from mmaccount.accounting import plain_gaussian as plain
-from mmaccount.accounting.plain_fourier import Pair
 from mmaccount.accounting.step_moments import fisher_information
-from mmaccount.records.bound import Bound
+from mmaccount.records.bound import Bound, TwoSided
 from mmaccount.records.settings import NEIGHBOURS, Settings
 
 FISHER_ERROR = 1e-6  # relative, by which the effective noise of the spread-out attack is raised
@@ -47,11 +46,11 @@ class EpsilonAt:
         """An upper bound from Renyi moments, whatever the noise."""
         return renyi.epsilon(phases, delta=self.delta)
 
-    def by_inversion(self, phases: Phases) -> Pair:
+    def by_inversion(self, phases: Phases) -> TwoSided:
         """Bounds on plain Gaussian phases, exact but for numerical errors."""
         return plain.epsilon(phases, self.delta)
 
-    def by_losses(self, losses: mixing_bounds.Side) -> float:
+    def by_losses(self, losses: mixing_bounds.OneSidedPld) -> float:
         """A bound from one direction of a composed privacy loss, on the side that it stands for."""
         return losses.epsilon(self.delta)
 
@@ -69,11 +68,11 @@ class DeltaAt:
         """An upper bound from Renyi moments, whatever the noise."""
         return renyi.delta(phases, epsilon=self.epsilon)
 
-    def by_inversion(self, phases: Phases) -> Pair:
+    def by_inversion(self, phases: Phases) -> TwoSided:
         """Bounds on plain Gaussian phases, exact but for numerical errors."""
         return plain.delta(phases, self.epsilon, self.about)
 
-    def by_losses(self, losses: mixing_bounds.Side) -> float:
+    def by_losses(self, losses: mixing_bounds.OneSidedPld) -> float:
         """A bound from one direction of a composed privacy loss, on the side that it stands for."""
         return losses.delta(self.epsilon)
 
@@ -121,30 +120,30 @@ def spread_out_limit(phases: Iterable[Settings]) -> list[Settings]:
     return limits
 
 
-def sound(lower: float, upper: float, question: Question) -> Pair:
+def sound(lower: float, upper: float, question: Question) -> TwoSided:
     """The two as bounds: NaN, which no comparison holds for, becomes the end of the range."""
-    return Pair(lower if lower >= 0.0 else 0.0, upper if upper >= 0.0 else question.largest)
+    return TwoSided(lower if lower >= 0.0 else 0.0, upper if upper >= 0.0 else question.largest)
 
 
 # ---------------------------------------------------------------------------------- upper bounds
 
 
-def renyi_moments(phases: Phases, question: Question) -> Pair:
+def renyi_moments(phases: Phases, question: Question) -> TwoSided:
     """Renyi moments, whatever the noise: Theorem 4.1 and Corollary 4.1."""
     return sound(0.0, question.by_moments(phases).upper, question)
 
 
-def plain_gaussian(phases: Phases, question: Question) -> Pair:
+def plain_gaussian(phases: Phases, question: Question) -> TwoSided:
     """The privacy loss distribution of phases without mixing, from both sides."""
     return sound(*question.by_inversion(phases), question)
 
 
-def mixing_not_credited(phases: Phases, question: Question) -> Pair:
+def mixing_not_credited(phases: Phases, question: Question) -> TwoSided:
     """The same noise without mixing."""
     return sound(0.0, plain_gaussian(without_mixing(phases), question).upper, question)
 
 
-def envelope(phases: Phases, question: Question) -> Pair:
+def envelope(phases: Phases, question: Question) -> TwoSided:
     """A pair that dominates a step whatever the gradient: the largest profile at every threshold.
 
     Also for plain phases whose neighbours differ in several records.
@@ -152,40 +151,40 @@ def envelope(phases: Phases, question: Question) -> Pair:
     return _larger(mixing_bounds.dominated(phases), question)
 
 
-def tight_pair(phases: Phases, question: Question) -> Pair:
+def tight_pair(phases: Phases, question: Question) -> TwoSided:
     """A smaller pair than the envelope that dominates a step beside an auxiliary mechanism."""
-    return _larger(mixing_bounds.exchanged(phases), question)
+    return _larger(mixing_bounds.dominated_tightly(phases), question)
 
 
-def _larger(directions: Sequence[mixing_bounds.Side], question: Question) -> Pair:
+def _larger(directions: Sequence[mixing_bounds.OneSidedPld], question: Question) -> TwoSided:
     uppers = [question.by_losses(losses) for losses in directions]
     if not uppers or any(isnan(upper) for upper in uppers):
-        return Pair(0.0, question.largest)
-    return Pair(0.0, max(uppers))
+        return TwoSided(0.0, question.largest)
+    return TwoSided(0.0, max(uppers))
 
 
 # --------------------------------------------------------------------------------------- attacks
 
 
-def spread_out(phases: Phases, question: Question) -> Pair:
+def spread_out(phases: Phases, question: Question) -> TwoSided:
     """An attack whose gradient is spread over ever more coordinates."""
-    return Pair(plain_gaussian(spread_out_limit(phases), question).lower, question.largest)
+    return TwoSided(plain_gaussian(spread_out_limit(phases), question).lower, question.largest)
 
 
-def nothing_in_its_place(phases: Phases, question: Question) -> Pair:
+def nothing_in_its_place(phases: Phases, question: Question) -> TwoSided:
     """An attack on a replaced record: one without a gradient, which clipping admits, replaces it.
 
     Outputs move then as where the record is removed. With mixing, in the limit of `spread_out`.
     """
     limits = spread_out_limit(phases) if is_mixed(phases) else phases
     one_sided = [replace(phase, neighbours=NEIGHBOURS[0]) for phase in limits]
-    return Pair(plain_gaussian(one_sided, question).lower, question.largest)
+    return TwoSided(plain_gaussian(one_sided, question).lower, question.largest)
 
 
-def concentrated(phases: Phases, question: Question) -> Mapping[str, Pair]:
+def concentrated(phases: Phases, question: Question) -> Mapping[str, TwoSided]:
     """Attacks in the fewest coordinates that truncation allows, and in more, by name."""
     found = {}
     for name, directions in mixing_bounds.attacks(phases):
         lowers = [sound(question.by_losses(losses), inf, question).lower for losses in directions]
-        found[name] = Pair(max(lowers), question.largest)
+        found[name] = TwoSided(max(lowers), question.largest)
     return found

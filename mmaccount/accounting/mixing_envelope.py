@@ -38,11 +38,10 @@ sup_v H_v with E(0) = 1 does (Zhu-Dong-Wang 2022, arXiv 2106.08567, Prop. 8). Th
    cumulants of the mixing given x, a 1-Lipschitz image of a standard normal (Caffarelli 2000),
    whose central fourth moment is at most 6.
 
-Of the mixing law this needs that it is symmetric and log-concave (then so is p; 0 <= g'' <= 1, as
-the variance of the mixing given x is at most 1; and Caffarelli applies, the mixing given x having a
-density e^{-(u-x)^2/2} times a log-concave one) and
-(S) of step_moments.py for the bounds by real moments. All laws of `mmaccount.records.mixing_laws`
-    are of that kind.
+Of the mixing law this needs that it is symmetric and log-concave, and (S) of step_moments.py for the
+bounds by real moments. Then p is log-concave too; 0 <= g'' <= 1, as the variance of the mixing given
+x is at most 1; and Caffarelli applies, as the mixing given x has a density e^{-(u-x)^2/2} times a
+log-concave one. All laws of `mmaccount.records.mixing_laws` are of that kind.
 """
 
 from collections.abc import Sequence
@@ -52,8 +51,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmaccount.accounting.pld import Lattice
-from mmaccount.accounting.step_moments import Geometry
+from mmaccount.accounting.pld import GridPld
+from mmaccount.accounting.step_moments import StepShape
 from mmaccount.kernels import smooth_density
 from mmaccount.kernels.complex_moments import lines_of_moments, lines_of_moments_of_law
 from mmaccount.kernels.pld import hull
@@ -66,21 +65,26 @@ SMALLEST = 80.0  # s over the first shift of the grid
 RATIO = 0.035  # of neighbouring shifts at most, as a logarithm
 DENSER = 1.5  # power by which the grid is denser towards s
 CELLS = 8  # of theta
-PARTS = 20  # lattice points per standard deviation of the loss
-# of F(w), relative to |w| F(Re w), as errors of log r count, and to s^2 where s > 1; measured below
-# 1e-16
+PARTS = 20  # grid points per standard deviation of the loss
+# Error of F(w), relative to |w| F(Re w), as errors of log r count, and to s^2 where s > 1; measured
+# below 1e-16.
 MOMENT_ERROR = 1e-15
-ROUNDING = 1e-11  # relative, of sums over frequencies, added to every value
+SUM_ERROR = 1e-11  # relative, of sums over frequencies, added to every value
 LEFT_OUT = 1e-20  # size of terms, relative to the largest, that are only bounded
 NEGLIGIBLE = 1e-20  # probability, beyond which the profile is constant
 FARTHEST = 50.0  # |A| up to which Phi_nu is compared with Phi_th
 LARGEST = 700.0  # log of a moment; beyond, nothing is said
+LEAST_MODULUS = (
+    0.05  # of F between grid shifts; where it may be smaller, its logarithm is not trusted
+)
 MOMENT_ORDERS = 1.0 + 2.0 ** (np.arange(-16, 49) / 4.0)
 
 
-class Line(NamedTuple):
-    """The terms of the derivation at one tilt. Shapes: frequencies (y), grid shifts (v), cells
-    between them (v - 1)."""
+class InversionTerms(NamedTuple):
+    """The terms of the derivation at one tilt t: what Fourier inversion on the line Re w = 1 + t needs.
+
+    Shapes: frequencies (y), grid shifts (v), cells between them (v - 1).
+    """
 
     tilt: float
     frequencies: np.ndarray
@@ -106,15 +110,15 @@ class Line(NamedTuple):
         return np.asarray(self.psi - self.psi_0 - self.parts[:, None] * self.difference)
 
 
-def lines(
-    step: Geometry,
+def inversion_terms(
+    step: StepShape,
     tilts: Sequence[float],
     sigma: float,
     period: float,
     *,
     ratio: float = RATIO,
     frequency: float = FREQUENCY,
-) -> list[Line]:
+) -> list[InversionTerms]:
     """The terms for a grid of shifts, neighbours differing by at most about `ratio`, at each tilt;
     frequencies up to `frequency` / sigma."""
     size = ceil(DENSER * log(SMALLEST) / ratio)
@@ -128,80 +132,147 @@ def lines(
         law = smooth_density.named(step.law, step.width)
         moments, real = lines_of_moments_of_law(shifts, law, np.array(tilts), spacing, count)
     return [
-        _line(grid, tilt, sigma, spacing, *table)
+        _terms_at_tilt(grid, tilt, sigma, spacing, *table)
         for tilt, *table in zip(tilts, moments, real, strict=True)
     ]
 
 
-def _line(
+def _terms_at_tilt(
     grid: np.ndarray,
     tilt: float,
     sigma: float,
     spacing: float,
     moments: np.ndarray,
     real: np.ndarray,
-) -> Line:
-    shift, count = float(grid[-1]), moments.shape[1]
-    one, square, fourth, curve = (real * (1.0 + ROUNDING)).T
-    absolute = np.sqrt(one * square)
-    y = spacing * np.arange(count)
+) -> InversionTerms:
+    """The terms from F(w) - 1 and the real integrals, at v = 0 (first row) and at the grid shifts."""
+    integrals = _integrals(real)
+    shift, u = float(grid[-1]), grid**2
+    y = spacing * np.arange(moments.shape[1])
     w = 1.0 + tilt + 1j * y
-    size, u, gaps = np.abs(w), grid**2, np.diff(grid)[:, None]
     kernel = (spacing / pi) * np.exp(0.5 * sigma**2 * (w * w - w)) / (w * (w - 1.0))
     kernel[0] *= 0.5
-    # between grid shifts
-    first = size * absolute[2:, None]
-    second = size**2 * square[2:, None] + size * curve[2:, None]
-    value = moments[1:]
-    modulus = np.abs(1.0 + value)
-    lowest = np.minimum(modulus[:-1], modulus[1:]) - 0.5 * gaps * first
-    psi_0 = 0.5 * w * (w - 1.0) * square[0]
-    logs = np.log1p(value)
-    psi = (logs.real + 1j * np.unwrap(logs.imag, axis=0)) / u[:, None]
-    straight = 2.0 * np.abs(psi_0) + 12.0 * np.abs(
-        psi[-1] - psi_0
-    )  # of the second derivative of u (psi - rho)
-    missed = (
-        gaps**2
-        / 8.0
-        * (second / np.maximum(lowest, 0.05) + (first / np.maximum(lowest, 0.05)) ** 2 + straight)
-    )
-    error = MOMENT_ERROR * max(1.0, shift**2) * size * one[-1]  # of F
-    log_error = error / np.maximum(np.min(lowest, axis=0), 0.05)
-    missed = (missed + 2.0 * log_error) / u[:-1, None]  # rho has the error of psi_s too
-    log_high = np.log(np.maximum(modulus[:-1], modulus[1:]) + gaps**2 / 8.0 * second + error)
-    log_largest = np.max(log_high / np.where(log_high > 0.0, u[:-1, None], u[1:, None]), axis=0)
-    # below the first one
-    fourth_derivative = size**4 * fourth[1] + 6 * size**3 * square[1] + 3 * size**2 * curve[1]
-    fourth_derivative = fourth_derivative + 12 * size**2 * absolute[1] + 12 * size * one[1]
-    moved = u[0] * 0.5 * size**2 * square[0] + u[0] ** 2 / 24.0 * fourth_derivative
-    near_zero = u[0] / 24.0 * fourth_derivative + moved**2 / (
-        2.0 * u[0] * np.maximum(0.1, 1.0 - moved)
-    )
-    below = np.where(
-        moved < 0.5, psi_0.real + near_zero, 0.5 * (size**2 * square[1] + size * curve[1])
-    )
-    return Line(
+
+    psi_0 = 0.5 * w * (w - 1.0) * integrals.square[0]
+    log_moments = np.log1p(moments[1:])
+    psi = (log_moments.real + 1j * np.unwrap(log_moments.imag, axis=0)) / u[:, None]
+    straight = 2.0 * np.abs(psi_0) + 12.0 * np.abs(psi[-1] - psi_0)
+
+    between = _between_shifts(grid, np.abs(w), integrals, np.abs(1.0 + moments[1:]), straight)
+    below = _below_first_shift(float(u[0]), np.abs(w), integrals, psi_0)
+    largest = np.maximum(between.log_largest, below.log_largest)
+    return InversionTerms(
         tilt=tilt,
         frequencies=y,
         kernel=kernel,
         psi_0=psi_0,
         psi=psi,
-        missed=missed,
-        doubt=log_error / u[-1],
-        near_zero=near_zero,
-        trusted=np.all(lowest > 0.05, axis=0) & (moved < 0.5),
-        log_largest=np.minimum(np.maximum(log_largest, below), log(one[-1]) / shift**2),
+        missed=between.missed,
+        doubt=between.doubt,
+        near_zero=below.near_zero,
+        trusted=between.trusted & below.trusted,
+        log_largest=np.minimum(largest, log(integrals.one[-1]) / shift**2),
         parts=u / shift**2,
         ratio=float(np.max(np.diff(np.log(grid)))),
     )
 
 
-class Expansion(NamedTuple):
-    """T[Phi_nu] at each epsilon, to first order in A = Int f dnu + (a number) * direction, around a
-    reference."""
+class _Integrals(NamedTuple):
+    """E[1], E[|a|], E[a^2], E[a^4], E[g''] at v = 0 and at the grid shifts (4. and 5. above).
 
-    value: np.ndarray  # T[Phi], Phi the reference
+    E[|a|] by Cauchy and Schwarz.
+    """
+
+    one: np.ndarray
+    absolute: np.ndarray
+    square: np.ndarray
+    fourth: np.ndarray
+    curve: np.ndarray
+
+
+def _integrals(real: np.ndarray) -> _Integrals:
+    one, square, fourth, curve = (real * (1.0 + SUM_ERROR)).T
+    return _Integrals(one, np.sqrt(one * square), square, fourth, curve)
+
+
+class _Between(NamedTuple):
+    """Bounds between grid shifts: fields as in InversionTerms."""
+
+    missed: np.ndarray
+    doubt: np.ndarray
+    log_largest: np.ndarray
+    trusted: np.ndarray
+
+
+def _between_shifts(
+    grid: np.ndarray,
+    size: np.ndarray,
+    integrals: _Integrals,
+    modulus: np.ndarray,
+    straight: np.ndarray,
+) -> _Between:
+    """What interpolation between grid shifts misses (4. above).
+
+    `size` is |w|, `modulus` |F| at the grid shifts, `straight` bounds the second derivative of
+    u (psi - rho).
+    """
+    shift, u, gaps = float(grid[-1]), grid**2, np.diff(grid)[:, None]
+    first = size * integrals.absolute[2:, None]
+    second = size**2 * integrals.square[2:, None] + size * integrals.curve[2:, None]
+    lowest = np.minimum(modulus[:-1], modulus[1:]) - 0.5 * gaps * first
+    divisor = np.maximum(lowest, LEAST_MODULUS)
+    curvature = second / divisor + (first / divisor) ** 2 + straight
+
+    error = MOMENT_ERROR * max(1.0, shift**2) * size * integrals.one[-1]  # of F
+    log_error = error / np.maximum(np.min(lowest, axis=0), LEAST_MODULUS)
+    missed = gaps**2 / 8.0 * curvature + 2.0 * log_error  # rho has the error of psi_s too
+
+    highest = np.maximum(modulus[:-1], modulus[1:]) + gaps**2 / 8.0 * second + error
+    log_highest = np.log(highest)
+    log_largest = log_highest / np.where(log_highest > 0.0, u[:-1, None], u[1:, None])
+    return _Between(
+        missed=missed / u[:-1, None],
+        doubt=log_error / u[-1],
+        log_largest=np.max(log_largest, axis=0),
+        trusted=np.all(lowest > LEAST_MODULUS, axis=0),
+    )
+
+
+class _Below(NamedTuple):
+    """Bounds below the first grid shift: fields as in InversionTerms."""
+
+    near_zero: np.ndarray
+    log_largest: np.ndarray
+    trusted: np.ndarray
+
+
+def _below_first_shift(
+    u: float, size: np.ndarray, integrals: _Integrals, psi_0: np.ndarray
+) -> _Below:
+    """What psi may differ from psi_0 by below the first grid shift, whose square is u (5. above)."""
+    one, absolute, square, fourth, curve = integrals
+    fourth_derivative = (
+        size**4 * fourth[1]
+        + 6 * size**3 * square[1]
+        + 3 * size**2 * curve[1]
+        + 12 * size**2 * absolute[1]
+        + 12 * size * one[1]
+    )
+    moved = u * 0.5 * size**2 * square[0] + u**2 / 24.0 * fourth_derivative  # |F - 1|
+    remainder = moved**2 / (2.0 * u * np.maximum(0.1, 1.0 - moved))
+    near_zero = u / 24.0 * fourth_derivative + remainder
+    by_derivatives = 0.5 * (size**2 * square[1] + size * curve[1])
+    trusted = moved < 0.5
+    return _Below(near_zero, np.where(trusted, psi_0.real + near_zero, by_derivatives), trusted)
+
+
+class Expansion(NamedTuple):
+    """T[Phi_nu] at each epsilon, to first order in A = Int f dnu + (a number) * direction.
+
+    The expansion is around a reference Phi.
+    """
+
+    value: np.ndarray  # T[Phi]
     rows: np.ndarray  # epsilon x v: X T[Phi f(v)]
     between: np.ndarray  # epsilon x (v - 1): what rows miss between grid shifts
     near_zero: np.ndarray  # X T of absolute values [|Phi| near_zero]
@@ -210,125 +281,136 @@ class Expansion(NamedTuple):
 
 
 class Expander:
-    """Makes expansions at given epsilons from one line."""
+    """Makes expansions at given epsilons from the terms at one tilt; `budget` is X."""
 
-    def __init__(self, line: Line, budget: float, epsilons: np.ndarray) -> None:
-        self.line, self.budget = line, budget
-        self.decay = np.exp(-line.tilt * epsilons)
-        self.waves = np.exp(-1j * np.outer(epsilons, line.frequencies)) * self.decay[:, None]
-        self.any_shift = np.exp(
-            np.where(budget * line.log_largest < LARGEST, budget * line.log_largest, inf)
-        )
+    def __init__(self, terms: InversionTerms, budget: float, epsilons: np.ndarray) -> None:
+        self.terms, self.budget = terms, budget
+        self.decay = np.exp(-terms.tilt * epsilons)
+        self.waves = np.exp(-1j * np.outer(epsilons, terms.frequencies)) * self.decay[:, None]
+        log_any = budget * terms.log_largest
+        self.any_shift = np.exp(np.where(log_any < LARGEST, log_any, inf))
         # S falls by e^{-(highest frequency * sigma)^2 / count} a step, or faster
-        self.beyond = float(self.any_shift[0] * 2.0 * abs(line.kernel[-1]) * line.frequencies.size)
+        last = 2.0 * abs(terms.kernel[-1])
+        self.beyond = float(self.any_shift[0] * last * terms.frequencies.size)
 
     def around(
         self, exponent: np.ndarray, largest: np.ndarray, rows: np.ndarray, along: np.ndarray
     ) -> Expansion:
-        """The reference is exp(X exponent); `largest` bounds |A|, but for X times the error of
-        psi_s, `rows` are f(v) (v x y), `along` the direction (y)."""
-        line, budget, size = self.line, self.budget, np.abs(self.line.kernel)
-        largest, doubt = largest + budget * line.doubt, ROUNDING + budget * line.doubt
-        known = (budget * exponent).real < LARGEST - 2.0 * FARTHEST
-        reference = np.exp(np.where(known, budget * exponent, 0.0))
+        """The expansion around exp(X exponent).
+
+        `largest` bounds |A|, but for X times the error of psi_s; `rows` are f(v) (v x y), `along` the
+        direction (y).
+        """
+        terms, budget, size = self.terms, self.budget, np.abs(self.terms.kernel)
+        doubt = SUM_ERROR + budget * terms.doubt
+        largest = largest + budget * terms.doubt
+        moderate = (budget * exponent).real < LARGEST - 2.0 * FARTHEST
+        reference = np.exp(np.where(moderate, budget * exponent, 0.0))
         modulus, bounded = np.abs(reference), np.minimum(largest, FARTHEST)
         remainder = modulus * (np.expm1(bounded) - bounded)
-        used = line.trusted & known & (largest < FARTHEST) & (remainder < self.any_shift + modulus)
+
+        # Frequencies at which Phi_nu is compared with the reference, and those of them that count.
+        usable = terms.trusted & moderate & (largest < FARTHEST)
+        used = usable & (remainder < self.any_shift + modulus)
         kept = used & (size * modulus > LEFT_OUT * np.max(size * modulus * used))
         others = np.where(used, remainder + modulus * (1.0 + bounded), self.any_shift)
         rest = float(np.sum(size * np.where(kept, remainder, others))) + self.beyond
-        waves, terms, sizes = (
-            self.waves[:, kept],
-            (line.kernel * reference)[kept],
-            (size * modulus)[kept],
-        )
+
+        waves = self.waves[:, kept]
+        factors = (terms.kernel * reference)[kept]
+        sizes = (size * modulus)[kept]
         return Expansion(
-            value=(waves @ terms).real,
-            rows=budget * (waves @ (terms * rows[:, kept]).T).real,
-            between=budget * np.outer(self.decay, line.missed[:, kept] @ sizes),
-            near_zero=budget * self.decay * float(line.near_zero[kept] @ sizes),
-            along=budget * (waves @ (terms * along[kept])).real,
+            value=(waves @ factors).real,
+            rows=budget * (waves @ (factors * rows[:, kept]).T).real,
+            between=budget * np.outer(self.decay, terms.missed[:, kept] @ sizes),
+            near_zero=budget * self.decay * float(terms.near_zero[kept] @ sizes),
+            along=budget * (waves @ (factors * along[kept])).real,
             rest=self.decay * (rest + float(doubt[kept] @ sizes)),
         )
 
 
 def largest_between(values: np.ndarray, missed: np.ndarray, ratio: float) -> np.ndarray:
-    """sup over each cell of the grid of a function of u whose values at the grid shifts are given
-    along the last axis: u times the function is interpolated, and the chord of u exceeds u by a
-    relative ratio^2 / 2 at most."""
-    return np.asarray(
-        (1.0 + ratio**2) * np.maximum(0.0, np.maximum(values[..., :-1], values[..., 1:]) + missed)
-    )
+    """sup over each cell of the grid of a function of u, or 0.
+
+    Its values at the grid shifts are given along the last axis. u times the function is interpolated,
+    and the chord of u exceeds u by a relative ratio^2 / 2 at most.
+    """
+    ends = np.maximum(values[..., :-1], values[..., 1:])
+    return np.asarray((1.0 + ratio**2) * np.maximum(0.0, ends + missed))
 
 
-def _bound(line: Line, budget: float, epsilons: np.ndarray) -> np.ndarray:
-    """E(e^epsilon) from one line."""
-    if budget * np.max(line.log_largest) > LARGEST:
+def _bound(terms: InversionTerms, budget: float, epsilons: np.ndarray) -> np.ndarray:
+    """E(e^epsilon) from the terms at one tilt."""
+    if budget * np.max(terms.log_largest) > LARGEST:
         return np.full(epsilons.size, inf)
-    expander, half = Expander(line, budget, epsilons), 0.5 / CELLS
-    difference, rho = line.difference, line.rho
-    largest = np.max(largest_between(np.abs(rho).T, line.missed.T, line.ratio), axis=1)
-    largest = np.maximum(
-        largest, line.near_zero + line.parts[0] * np.abs(difference)
-    ) + half * np.abs(difference)
-    best = np.zeros(epsilons.size)
+    expander, half = Expander(terms, budget, epsilons), 0.5 / CELLS
+    difference, rho = terms.difference, terms.rho
+    inner = largest_between(np.abs(rho).T, terms.missed.T, terms.ratio)
+    zero = terms.near_zero + terms.parts[0] * np.abs(difference)
+    largest = np.maximum(np.max(inner, axis=1), zero) + half * np.abs(difference)
+    bound = np.zeros(epsilons.size)
     for theta in (np.arange(CELLS) + 0.5) / CELLS:
-        made = expander.around(line.psi_0 + theta * difference, budget * largest, rho, difference)
-        bow = np.max(largest_between(made.rows, made.between, line.ratio), axis=1)
-        zero = made.near_zero + line.parts[0] * np.abs(made.along)
-        best = np.maximum(
-            best, made.value + half * np.abs(made.along) + np.maximum(bow, zero) + made.rest
-        )
-    return best
+        exponent = terms.psi_0 + theta * difference
+        around = expander.around(exponent, budget * largest, rho, difference)
+        slope = np.abs(around.along)
+        bow = np.max(largest_between(around.rows, around.between, terms.ratio), axis=1)
+        zero = around.near_zero + terms.parts[0] * slope
+        at_theta = around.value + half * slope + np.maximum(bow, zero) + around.rest
+        bound = np.maximum(bound, at_theta)
+    return bound
 
 
-def _chernoff(step: Geometry, epsilons: np.ndarray) -> np.ndarray:
+def _chernoff(step: StepShape, epsilons: np.ndarray) -> np.ndarray:
     """E(e^epsilon) from real orders k > 1: H(x) <= A_k x^{1-k} (1 - 1/k)^{k-1} / k (arXiv
     2004.00010, Prop. 12)."""
     k = MOMENT_ORDERS
-    logs = step.copies * step.moments(k, step.shift) * (1.0 + ROUNDING)
+    logs = step.copies * step.moments(k, step.shift) * (1.0 + SUM_ERROR)
     logs = logs + (k - 1.0) * np.log1p(-1.0 / k) - np.log(k)
     return np.asarray(np.exp(np.minimum(0.0, np.min(logs - np.outer(epsilons, k - 1.0), axis=1))))
 
 
 @lru_cache(maxsize=32)
-def profile(step: Geometry) -> tuple[np.ndarray, np.ndarray]:
-    """(epsilons from 0 on, E(e^epsilon))."""
+def profile(step: StepShape) -> tuple[np.ndarray, np.ndarray]:
+    """(epsilons from 0 on, E(e^epsilon)): a bound on the profile of the step at every admitted shift."""
     budget = step.copies * step.shift**2
     spread = float(step.copies * step.moments(np.array([2.0]), step.shift)[0]) ** 0.5
     spacing = spread / PARTS
     reach = spacing * np.arange(1, 400 * PARTS)
     tail = _chernoff(step, reach)
-    epsilons = np.concatenate([[0.0], reach[: int(np.searchsorted(-tail, -NEGLIGIBLE)) + 1]])
+    last = int(np.searchsorted(-tail, -NEGLIGIBLE)) + 1
+    epsilons = np.concatenate([[0.0], reach[:last]])
     upper = _chernoff(step, epsilons)
-    for line in lines(step, TILTS, SMOOTHING * spread, 2.0 * float(epsilons[-1]) + 10.0):
-        found = _bound(line, budget, epsilons)
-        upper = np.minimum(upper, np.where(np.isfinite(found), found, inf))
+    period = 2.0 * float(epsilons[-1]) + 10.0
+    for terms in inversion_terms(step, TILTS, SMOOTHING * spread, period):
+        bound = _bound(terms, budget, epsilons)
+        upper = np.minimum(upper, np.where(np.isfinite(bound), bound, inf))
     return epsilons, upper
 
 
-def envelope(step: Geometry) -> Lattice:
-    """A pair that dominates one unsubsampled step with any admitted shift, in both directions
-    (reflect x -> v - x)."""
+def envelope(step: StepShape) -> GridPld:
+    """A pair that dominates one unsubsampled step with any admitted shift.
+
+    In both directions (reflect x -> v - x).
+    """
     return from_profile(*profile(step))
 
 
-def from_profile(epsilons: np.ndarray, upper: np.ndarray) -> Lattice:
-    """The pair whose profile is the lower convex hull of E at the points e^{+-epsilon}, with E(1/x)
-    = 1 - 1/x + E(x)/x.
+def from_profile(epsilons: np.ndarray, upper: np.ndarray) -> GridPld:
+    """The pair whose profile is the lower convex hull of E at the points e^{+-epsilon}.
 
-    The hull has that symmetry too. So the masses below loss 0 are those that P has above it: read
-    off there they keep their relative accuracy, which slopes near x = 0, where E is 1 - x but for
-    rounding, have lost.
+    E(1/x) = 1 - 1/x + E(x)/x, and the hull has that symmetry too. So the masses below loss 0 are
+    those that P has above it: read off there they keep their relative accuracy, which slopes near
+    x = 0, where E is 1 - x but for rounding, have lost.
     """
     x = np.exp(np.concatenate([-epsilons[:0:-1], epsilons]))
-    values = np.concatenate([(1.0 - np.exp(-epsilons) + upper * np.exp(-epsilons))[:0:-1], upper])
+    mirrored = 1.0 - np.exp(-epsilons) + upper * np.exp(-epsilons)
+    values = np.concatenate([mirrored[:0:-1], upper])
     values = np.minimum(1.0, np.maximum(values, 1.0 - x))
-    values = hull(np.concatenate([[0.0], x]), np.concatenate([[1.0], values]))
-    slopes = np.diff(values) / np.diff(np.concatenate([[0.0], x]))
+    x_from_0 = np.concatenate([[0.0], x])
+    values = hull(x_from_0, np.concatenate([[1.0], values]))
+    slopes = np.diff(values) / np.diff(x_from_0)
     masses = np.maximum(0.0, np.diff(np.concatenate([slopes, [0.0]])))
     above = masses[epsilons.size :] * x[epsilons.size :]
     masses[: above.size] = above[::-1]
-    return Lattice(
-        float(-epsilons[-1]), float(epsilons[1]), masses, float(values[-1]), float(values[-1])
-    )
+    unmatched = float(values[-1])
+    return GridPld(float(-epsilons[-1]), float(epsilons[1]), masses, unmatched, unmatched)

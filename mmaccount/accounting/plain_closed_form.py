@@ -14,9 +14,9 @@ from math import erfc, exp, expm1, hypot, inf, log, log1p, sqrt
 from sys import float_info
 
 from mmaccount.accounting import neighbours
-from mmaccount.accounting.plain_fourier import Pair
 from mmaccount.accounting.roots import epsilons
 from mmaccount.kernels.logspace import erfcx
+from mmaccount.records.bound import TwoSided
 from mmaccount.records.settings import Settings
 
 SPECIAL = 4e-14  # relative error of the terms: erfcx is good to 1e-14
@@ -24,7 +24,7 @@ UNIT = (
     16.0 * float_info.epsilon
 )  # the same per (1 + distance in std)^2, for the rounding of arguments
 
-Profile = Callable[[float], Pair]
+Profile = Callable[[float], TwoSided]
 
 
 def _gaussian(epsilon: float, mu: float) -> tuple[float, float, float]:
@@ -37,12 +37,12 @@ def _gaussian(epsilon: float, mu: float) -> tuple[float, float, float]:
     return first - second, (SPECIAL + UNIT * (1.0 + b) ** 2) * (first + second), first + second
 
 
-def _enclosed(value: float, error: float) -> Pair:
+def _enclosed(value: float, error: float) -> TwoSided:
     """Never rounded down to 0."""
-    return Pair(max(0.0, value - error), min(1.0, max(0.0, value) + error + float_info.min))
+    return TwoSided(max(0.0, value - error), min(1.0, max(0.0, value) + error + float_info.min))
 
 
-def _removal(epsilon: float, mu: float, q: float) -> Pair:
+def _removal(epsilon: float, mu: float, q: float) -> TwoSided:
     high = epsilon > 30.0
     moved = (
         epsilon - log(q) + log1p((q - 1.0) * exp(-epsilon)) if high else log1p(expm1(epsilon) / q)
@@ -51,9 +51,9 @@ def _removal(epsilon: float, mu: float, q: float) -> Pair:
     return _enclosed(q * value, q * error)
 
 
-def _addition(epsilon: float, mu: float, q: float) -> Pair:
+def _addition(epsilon: float, mu: float, q: float) -> TwoSided:
     if q < 1.0 and epsilon >= -log1p(-q) * (1.0 + UNIT):
-        return Pair(0.0, 0.0)
+        return TwoSided(0.0, 0.0)
     left = q - (1.0 - q) * expm1(epsilon) if q < 1.0 else 1.0
     if not left > 0.0:
         return _enclosed(0.0, UNIT * q)
@@ -80,18 +80,18 @@ def profile(phases: Sequence[Settings]) -> Profile | None:
     if removal is None or addition is None:
         return None
 
-    def larger(epsilon: float) -> Pair:
+    def larger(epsilon: float) -> TwoSided:
         one, other = removal(epsilon), addition(epsilon)
-        return Pair(max(one.lower, other.lower), max(one.upper, other.upper))
+        return TwoSided(max(one.lower, other.lower), max(one.upper, other.upper))
 
     return larger
 
 
-def epsilon(bounds: Profile, delta: float) -> Pair:
+def epsilon(bounds: Profile, delta: float) -> TwoSided:
     """Bounds on epsilon at delta."""
     start = 1.0
     while not bounds(start).upper <= delta:
         start *= 2.0
         if start == inf:
-            return Pair(0.0, inf)
+            return TwoSided(0.0, inf)
     return epsilons(lambda e: bounds(e).upper, lambda e: bounds(e).lower, delta, start)

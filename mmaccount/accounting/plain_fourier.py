@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mmaccount.kernels import loss
-from mmaccount.records.bound import BoundError
+from mmaccount.records.bound import BoundError, TwoSided
 
 TAIL = 15.0  # aliases and frequencies left out shall be below e^-15 of delta
 BEYOND = (1.1, 1.25, 1.5, 2.0, 3.0, 5.0)  # other t, relative, at which Chernoff bounds the aliases
@@ -40,7 +40,7 @@ HIGHER = 10.0
 MOST_FREQUENCIES = 4000
 MOST_TERMS = 1e7  # frequencies times nodes of one contour, about 0.1 s
 FEW_TERMS = 3e6  # the same in a hurry
-ROUNDING = 1e-15
+ARITHMETIC_ERROR = 1e-15
 MANY = 10**8  # steps of a phase, from which on each is integrated to more digits
 NARROW = 1e-3  # half angle up to which 1 - |sin(u)/u| is a series
 
@@ -62,13 +62,6 @@ class Law(NamedTuple):
     mu_squared: float = 0.0
     digits: float = loss.DIGITS
     lost: float = 0.0
-
-
-class Pair(NamedTuple):
-    """A lower and an upper bound."""
-
-    lower: float
-    upper: float
 
 
 def digits_for(steps: int) -> float:
@@ -122,7 +115,7 @@ def _decay(parts: list[tuple[np.ndarray, np.ndarray]], frequency: float) -> floa
     return max(float(np.sum(m * _sinc_loss(0.5 * frequency * w))) for m, w in parts)
 
 
-class Side:
+class LossTransform:
     """One direction of the composed pair: the contour through t, ready to bound delta at any
     epsilon."""
 
@@ -175,7 +168,7 @@ class Side:
 
         return cut
 
-    def plan(self, t: float, epsilon: float) -> "Plan | None":
+    def rule(self, t: float, epsilon: float) -> "TrapezoidRule | None":
         """Spacing and length of the trapezoid rule at t, fit for about `epsilon`; None where M is
         not finite or the rule takes too long."""
         here = self.log_moment(t)
@@ -207,7 +200,7 @@ class Side:
                 ceil(0.95 * count * sqrt(MOST_TERMS / terms)) - 1
             )  # far out nodes are about as many as frequencies
         height = here - t * epsilon
-        return Plan(
+        return TrapezoidRule(
             t=t,
             period=period,
             count=count,
@@ -221,13 +214,13 @@ class Side:
         order = self.order(t)
         return sum(law.size(order, frequency) for law in self.laws if law.size is not None)
 
-    def cheapest(self, t: float, epsilon: float) -> "Plan | None":
-        """The plan at t, or to its left, where a loss with rare large values needs far fewer
+    def cheapest(self, t: float, epsilon: float) -> "TrapezoidRule | None":
+        """The rule at t, or to its left, where a loss with rare large values needs far fewer
         frequencies."""
-        best = first = self.plan(t, epsilon)
+        best = first = self.rule(t, epsilon)
         for part in LEFT:
             if best is None or best.count > FEW:
-                other = self.plan(part * t, epsilon)
+                other = self.rule(part * t, epsilon)
                 if other is None or (
                     first is not None and other.log_height > first.log_height + HIGHER
                 ):
@@ -235,19 +228,21 @@ class Side:
                 best = other if best is None or other.count < best.count else best
         return best
 
-    def line(self, t: float, epsilon: float) -> "Line | None":
+    def inversion(self, t: float, epsilon: float) -> "FourierInversion | None":
         """The contour at t, or left of it, planned for about `epsilon`; None where rounding would
         spoil it."""
-        plan = self.cheapest(t, epsilon)
-        if plan is None:
+        rule = self.cheapest(t, epsilon)
+        if rule is None:
             return None
-        t, order = plan.t, self.order(plan.t)
-        frequencies = 2.0 * pi / plan.period * np.arange(plan.count)
-        log_size, log_high, phase = np.zeros(plan.count), np.zeros(plan.count), np.zeros(plan.count)
+        t, order = rule.t, self.order(rule.t)
+        frequencies = 2.0 * pi / rule.period * np.arange(rule.count)
+        log_size, log_high, phase = np.zeros(rule.count), np.zeros(rule.count), np.zeros(rule.count)
         for law in self.laws:
             if law.nodes is None:
                 exponent = 0.5 * law.mu_squared * (t * (1.0 + t) - frequencies**2)
-                rounding = ROUNDING * 0.5 * law.mu_squared * (t * (1.0 + t) + frequencies**2)
+                rounding = (
+                    ARITHMETIC_ERROR * 0.5 * law.mu_squared * (t * (1.0 + t) + frequencies**2)
+                )
                 log_size, log_high = log_size + exponent, log_high + exponent + rounding
                 phase += 0.5 * law.mu_squared * frequencies * (1.0 + 2.0 * t)
                 continue
@@ -258,7 +253,7 @@ class Side:
             error += 2.0 * law.lost * (1.0 + abs(order) + frequencies)
             log_size += law.steps * real
             log_high += law.steps * (
-                np.logaddexp(real, np.log(error)) + ROUNDING * (np.abs(real) + np.abs(imag))
+                np.logaddexp(real, np.log(error)) + ARITHMETIC_ERROR * (np.abs(real) + np.abs(imag))
             )
             phase += law.steps * imag
         denominator = (t + 1j * frequencies) * (1.0 + t + 1j * frequencies)
@@ -268,8 +263,8 @@ class Side:
         if not np.all(np.isfinite(log_high)):
             return None
         lost = sum(law.steps * law.lost for law in self.laws)
-        return Line(
-            plan=plan,
+        return FourierInversion(
+            rule=rule,
             frequencies=frequencies,
             log_size=log_size,
             log_high=log_high,
@@ -279,7 +274,7 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class TrapezoidRule:
     """A trapezoid rule on Re z = t: `count` frequencies with spacing 2 pi / period; log of M(t)
     e^{-t eps}, the size of the integrand; log of e^{t eps} times a bound on the frequencies left
     out; and (u, log M(u)) at some u > t."""
@@ -293,23 +288,23 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """M(z) / (z (1 + z)) at the frequencies of a plan: log of its size, log of size plus error,
+class FourierInversion:
+    """M(z) / (z (1 + z)) at the frequencies of a rule: log of its size, log of size plus error,
     phase."""
 
-    plan: Plan
+    rule: TrapezoidRule
     frequencies: np.ndarray
     log_size: np.ndarray
     log_high: np.ndarray
     phase: np.ndarray
     lost: float
 
-    def delta(self, epsilon: float) -> Pair:
+    def delta(self, epsilon: float) -> TwoSided:
         """Bounds on delta(epsilon) of this side."""
-        shift = self.plan.t * epsilon
+        shift = self.rule.t * epsilon
         if np.max(self.log_high) - shift > 700.0:
-            return Pair(0.0, 1.0)
-        halves = np.full(self.phase.size, 2.0 / self.plan.period)
+            return TwoSided(0.0, 1.0)
+        halves = np.full(self.phase.size, 2.0 / self.rule.period)
         halves[0] *= 0.5
         weight, high = (
             halves * np.exp(self.log_size - shift),
@@ -317,7 +312,7 @@ class Line:
         )
         angle = self.phase - self.frequencies * epsilon
         value = float(np.sum(weight * np.cos(angle)))
-        rounding = ROUNDING * (
+        rounding = ARITHMETIC_ERROR * (
             4.0
             + np.abs(self.log_high)
             + abs(shift)
@@ -325,14 +320,14 @@ class Line:
             + self.frequencies * abs(epsilon)
         )
         error = float(np.sum(high - weight + high * rounding))
-        error += exp(min(700.0, self.plan.log_left_out - self.plan.t * epsilon))
+        error += exp(min(700.0, self.rule.log_left_out - self.rule.t * epsilon))
         upper = min(1.0, max(float_info.min, value + error) + self.lost)  # never rounded down to 0
         lower = min(1.0, max(0.0, value - error - self.aliases(epsilon)))
         if lower > upper:
             raise BoundError(
                 f"the bounds on delta cross at epsilon {epsilon!r}: {lower!r} > {upper!r}."
             )
-        return Pair(lower, upper)
+        return TwoSided(lower, upper)
 
     def upper(self, epsilon: float) -> float:
         """`delta(epsilon).upper`."""
@@ -345,9 +340,9 @@ class Line:
     def aliases(self, epsilon: float) -> float:
         """A bound on the terms k != 0: delta <= 1 for k < 0, delta(e) <= M(u) e^{-u e} (Chernoff)
         for k > 0."""
-        below = 1.0 / expm1(min(700.0, self.plan.period * self.plan.t))
+        below = 1.0 / expm1(min(700.0, self.rule.period * self.rule.t))
         above = inf
-        for u, log_moment in self.plan.others:
-            ratio = self.plan.period * (u - self.plan.t)
+        for u, log_moment in self.rule.others:
+            ratio = self.rule.period * (u - self.rule.t)
             above = min(above, exp(min(700.0, log_moment - u * epsilon - ratio)) / -expm1(-ratio))
         return below + above

@@ -8,10 +8,11 @@ from math import erfc, inf, isfinite, log1p, sqrt
 import numpy as np
 
 from mmaccount.accounting import neighbours, plain_closed_form, plain_pld
-from mmaccount.accounting.plain_fourier import Law, Pair, Side, digits_for
+from mmaccount.accounting.plain_fourier import Law, LossTransform, digits_for
 from mmaccount.accounting.renyi import epsilon_at, log_delta_at, minimise_over_orders
 from mmaccount.accounting.roots import epsilons
 from mmaccount.kernels import loss
+from mmaccount.records.bound import TwoSided
 from mmaccount.records.settings import Settings
 
 SMALLEST_NOISE = 0.05  # of a subsampled phase; below, too many nodes
@@ -25,7 +26,7 @@ VAGUE = (
 )  # log of M(t) e^{-t eps} between this and its negative: Chernoff says little about delta
 
 
-def _tilt(side: Side, objective: Callable[[float, float], float]) -> float:
+def _tilt(side: LossTransform, objective: Callable[[float, float], float]) -> float:
     """t > 0 that about minimises objective(log M(t), 1 + t)."""
     return (
         minimise_over_orders(lambda order: objective(side.rough_log_moment(order - 1.0), order))[1]
@@ -33,19 +34,19 @@ def _tilt(side: Side, objective: Callable[[float, float], float]) -> float:
     )
 
 
-def _side_epsilon(side: Side, delta: float) -> Pair:
+def _side_epsilon(side: LossTransform, delta: float) -> TwoSided:
     """Bounds on the epsilon of one direction from contours; (0, inf) where they would be slow and
     wide."""
     t = _tilt(side, lambda moment, order: epsilon_at(moment, order, delta))
     start = epsilon_at(side.log_moment(t), 1.0 + t, delta)
-    found = Pair(0.0, inf)
+    found = TwoSided(0.0, inf)
     if not isfinite(start):
         return found
     for _ in range(2):
-        line = side.line(t, start)
-        if line is None:
+        inversion = side.inversion(t, start)
+        if inversion is None:
             return found
-        fresh = epsilons(line.upper, line.lower, delta, start)
+        fresh = epsilons(inversion.upper, inversion.lower, delta, start)
         found = _both(found, fresh)
         if not isfinite(found.upper) or found.upper - found.lower <= NARROW * found.upper:
             return found
@@ -54,11 +55,11 @@ def _side_epsilon(side: Side, delta: float) -> Pair:
     return found
 
 
-def _both(one: Pair, other: Pair) -> Pair:
-    return Pair(max(one.lower, other.lower), min(one.upper, other.upper))
+def _both(one: TwoSided, other: TwoSided) -> TwoSided:
+    return TwoSided(max(one.lower, other.lower), min(one.upper, other.upper))
 
 
-def _wide(found: Pair) -> bool:
+def _wide(found: TwoSided) -> bool:
     return found.upper == inf or found.upper - found.lower > plain_pld.NARROW * found.upper
 
 
@@ -106,40 +107,40 @@ def _within_reach(phases: Sequence[Settings]) -> bool:
     )
 
 
-def epsilon(phases: Sequence[Settings], delta: float) -> Pair:
+def epsilon(phases: Sequence[Settings], delta: float) -> TwoSided:
     """Bounds on the epsilon of plain Gaussian phases, in closed form where there is one; otherwise
     the larger of the two directions, each bound by itself, from contours and, where those are wide,
-    from lattices too."""
+    from grids too."""
     exact = plain_closed_form.profile(phases)
     if exact is not None and not _wide(found := plain_closed_form.epsilon(exact, delta)):
         return found
     if not _within_reach(phases):
-        return Pair(0.0, inf)
+        return TwoSided(0.0, inf)
     laws = [_law(phase, NEGLIGIBLE * delta / len(phases)) for phase in phases]
-    lattices = plain_pld.within_reach(phases)
-    removal = _side_epsilon(Side(laws, remove=True, hurried=lattices), delta)
-    if lattices and _wide(removal):
+    grids = plain_pld.within_reach(phases)
+    removal = _side_epsilon(LossTransform(laws, remove=True, hurried=grids), delta)
+    if grids and _wide(removal):
         removal = _both(
-            removal, plain_pld.Side(phases, NEGLIGIBLE * delta, remove=True).epsilon(delta)
+            removal, plain_pld.TwoSidedPld(phases, NEGLIGIBLE * delta, remove=True).epsilon(delta)
         )
     if phases[0].neighbours == "replace-one":  # the other direction is its mirror image
         return removal
-    addition = _side_epsilon(Side(laws, remove=False, hurried=lattices), delta)
-    addition = _both(addition, Pair(0.0, _pure(phases)))
-    if lattices and addition.upper > removal.lower and _wide(addition):
-        more = plain_pld.Side(phases, NEGLIGIBLE * delta, remove=False).epsilon(
+    addition = _side_epsilon(LossTransform(laws, remove=False, hurried=grids), delta)
+    addition = _both(addition, TwoSided(0.0, _pure(phases)))
+    if grids and addition.upper > removal.lower and _wide(addition):
+        more = plain_pld.TwoSidedPld(phases, NEGLIGIBLE * delta, remove=False).epsilon(
             delta, removal.lower
         )
         addition = _both(addition, more)
-    return Pair(max(removal.lower, addition.lower), max(removal.upper, addition.upper))
+    return TwoSided(max(removal.lower, addition.lower), max(removal.upper, addition.upper))
 
 
-def delta(phases: Sequence[Settings], epsilon: float, about: float, tries: int = TRIES) -> Pair:
+def delta(phases: Sequence[Settings], epsilon: float, about: float, tries: int = TRIES) -> TwoSided:
     """Bounds on the delta of plain Gaussian phases at epsilon >= 0; `about` is its rough size."""
     removal, addition = (
         direction(phases, epsilon, about, remove=remove)(epsilon) for remove in (True, False)
     )
-    found = Pair(max(removal.lower, addition.lower), max(removal.upper, addition.upper))
+    found = TwoSided(max(removal.lower, addition.lower), max(removal.upper, addition.upper))
     if tries > 1 and _wide(found) and found.upper < AGAIN * about:  # too much was negligible
         return _both(found, delta(phases, epsilon, found.upper, tries - 1))
     return found
@@ -147,20 +148,20 @@ def delta(phases: Sequence[Settings], epsilon: float, about: float, tries: int =
 
 def direction(
     phases: Sequence[Settings], epsilon: float, about: float, *, remove: bool
-) -> Callable[[float], Pair]:
+) -> Callable[[float], TwoSided]:
     """Bounds on delta in one direction, as a function of epsilon >= 0, best near the given one,
     where delta is `about`. Found as those on epsilon are."""
     exact = plain_closed_form.direction(phases, remove=remove)
     if exact is not None and not _wide(exact(epsilon)):
         return exact
     if not _within_reach(phases):
-        return lambda _: Pair(0.0, 1.0)
+        return lambda _: TwoSided(0.0, 1.0)
     remove = remove or phases[0].neighbours == "replace-one"  # its two directions are mirror images
     laws, reach = (
         [_law(phase, NEGLIGIBLE * about / len(phases)) for phase in phases],
         plain_pld.within_reach(phases),
     )
-    side = Side(laws, remove=remove, hurried=reach)
+    side = LossTransform(laws, remove=remove, hurried=reach)
     t = _tilt(side, partial(log_delta_at, epsilon=epsilon))
     shift = max(
         (
@@ -174,17 +175,19 @@ def direction(
         t * shift < FARTHEST and VAGUE <= side.log_moment(2.0 * t) - 2.0 * t * epsilon <= -VAGUE
     ):  # delta is not small: a larger t is cheaper
         t *= 2.0
-    line = side.line(t, epsilon)
+    inversion = side.inversion(t, epsilon)
     pure = inf if remove else _pure(phases)
-    lattices = cache(
-        lambda: plain_pld.Side(phases, NEGLIGIBLE * about, remove=remove).near(epsilon, about)
+    grids = cache(
+        lambda: plain_pld.TwoSidedPld(phases, NEGLIGIBLE * about, remove=remove).near(
+            epsilon, about
+        )
     )
 
-    def bounds(epsilon: float) -> Pair:
+    def bounds(epsilon: float) -> TwoSided:
         if epsilon >= pure:
-            return Pair(0.0, 0.0)
-        found = Pair(0.0, 1.0) if line is None else line.delta(epsilon)
-        return _both(found, lattices()(epsilon)) if reach and _wide(found) else found
+            return TwoSided(0.0, 0.0)
+        found = TwoSided(0.0, 1.0) if inversion is None else inversion.delta(epsilon)
+        return _both(found, grids()(epsilon)) if reach and _wide(found) else found
 
     return bounds
 

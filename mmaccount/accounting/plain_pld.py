@@ -1,17 +1,17 @@
-"""Certified brackets on plain Gaussian DP-SGD by lattices of the privacy loss: for runs whose
+"""Certified brackets on plain Gaussian DP-SGD by grids of the privacy loss: for runs whose
 characteristic function hardly decays (few steps, or a tiny sampling rate), where contours are slow
 and wide.
 
 A step of one direction is held twice, as a pair that tells more than it and one that tells less
-(mixing_bounds.gaussian and mixing_bounds.shifted, subsampled), and projected on a lattice that fits
+(mixing_bounds.gaussian and mixing_bounds.shifted, subsampled), and projected on a grid that fits
 the composed loss:
 - outcomes of probability `lost` at either end are left out: at the top they are granted to the
   adversary (upper) or dropped (lower), at the bottom their loss is raised to that of the others
   (upper) or they are dropped. Raising a loss raises the profile E_Q[(e^L - x)_+], dropping mass
   lowers it.
-- upper: split (pld.py). Lower: outcomes are merged in groups, as in pld.merged, with a lattice
+- upper: split (pld.py). Lower: outcomes are merged in groups, as in pld.merged, with a grid
   point at the mean of the outcomes near that end of the losses where most of the mass is: with a
-  tiny sampling rate nearly all of it lies within q of log(1 - q), much closer together than lattice
+  tiny sampling rate nearly all of it lies within q of log(1 - q), much closer together than grid
   points need to be.
 - losses are moved by what they may be off by, up for the upper side and down for the lower one
   (pld.nudged).
@@ -27,14 +27,13 @@ import numpy as np
 
 from mmaccount.accounting import neighbours
 from mmaccount.accounting.mixing_bounds import gaussian, shifted
-from mmaccount.accounting.plain_fourier import Pair
 from mmaccount.accounting.pld import (
     MASS_ERROR,
     MOST_STEPS,
     UNIT,
     Atoms,
     Composed,
-    Lattice,
+    GridPld,
     compose,
     merged,
     nudged,
@@ -46,14 +45,15 @@ from mmaccount.accounting.pld import (
 )
 from mmaccount.accounting.renyi import epsilon_at, log_delta_at, minimise_over_orders
 from mmaccount.accounting.roots import epsilons
+from mmaccount.records.bound import TwoSided
 from mmaccount.records.settings import Settings
 
 CELL = 0.0025  # width of a cell of outcomes, in std of the noise
 LARGEST_SHIFT = 30.0  # 1 / noise multiplier
-FIRST, MOST = 2.0**13, 2.0**18  # points of a lattice
+FIRST, MOST = 2.0**13, 2.0**18  # points of a grid
 MOST_COMPOSED = 2.0**20  # points that the composed loss may take, where projection has spread it
 NARROW = 1e-4  # relative width that is good enough
-ROUGH = 1024.0  # points of the lattice that tilts are compared on
+ROUGH = 1024.0  # points of the grid that tilts are compared on
 TILTS = (
     1.0,
     0.5,
@@ -68,7 +68,7 @@ SMALL = 1e-3  # over a rough delta: the smallest that rounding is kept away from
 # it
 NOISE = 9.0
 ROOT = 1e-7  # relative tolerance of the search for epsilon
-SMALLEST_RANGE = 1e-9  # of losses, that a lattice is made for
+SMALLEST_RANGE = 1e-9  # of losses, that a grid is made for
 
 Parts = list[tuple[Atoms, int]]
 
@@ -85,8 +85,8 @@ class _Between(NamedTuple):
     def upper(self, epsilon: float) -> float:
         return self.above.delta(epsilon, upper=True)
 
-    def delta(self, epsilon: float) -> Pair:
-        return Pair(self.lower(epsilon), self.upper(epsilon))
+    def delta(self, epsilon: float) -> TwoSided:
+        return TwoSided(self.lower(epsilon), self.upper(epsilon))
 
 
 def trimmed(atoms: Atoms, lost: float, *, upper: bool) -> Atoms:
@@ -106,11 +106,11 @@ def trimmed(atoms: Atoms, lost: float, *, upper: bool) -> Atoms:
     )
 
 
-def raised(atoms: Atoms, spacing: float) -> Lattice:
+def raised(atoms: Atoms, spacing: float) -> GridPld:
     """The upper rule from the smallest loss on, with the error of losses added."""
     smallest = float(atoms.losses[0])
-    lattice = split(atoms._replace(losses=atoms.losses - smallest), spacing)
-    return nudged(lattice._replace(start=lattice.start + smallest), upper=True)
+    grid = split(atoms._replace(losses=atoms.losses - smallest), spacing)
+    return nudged(grid._replace(start=grid.start + smallest), upper=True)
 
 
 def _steps(phases: Sequence[Settings]) -> list[tuple[float, float, int]]:
@@ -122,7 +122,7 @@ def _steps(phases: Sequence[Settings]) -> list[tuple[float, float, int]]:
 
 
 def within_reach(phases: Sequence[Settings]) -> bool:
-    """Whether lattices can be made of these phases."""
+    """Whether grids can be made of these phases."""
     steps = _steps(phases)
     if (
         not steps
@@ -133,7 +133,7 @@ def within_reach(phases: Sequence[Settings]) -> bool:
     return max(shift for shift, _, _ in steps) <= LARGEST_SHIFT
 
 
-class Side:
+class TwoSidedPld:
     """One direction of a run of plain Gaussian phases within reach."""
 
     def __init__(self, phases: Sequence[Settings], negligible: float, *, remove: bool) -> None:
@@ -155,7 +155,7 @@ class Side:
 
     def log_moment(self, order: float) -> float:
         """About log E[(dP/dQ)^order] under Q, of the outcomes kept."""
-        return sum(count * tilted(lattice, order)[1] for lattice, count in self.rough)
+        return sum(count * tilted(grid, order)[1] for grid, count in self.rough)
 
     def _range(self) -> float:
         """Of the losses of one step."""
@@ -183,7 +183,7 @@ class Side:
         return min(found)[2:]
 
     def _between(self, epsilon: float, delta: float, points: float) -> _Between | None:
-        """None where so many steps were projected on so coarse a lattice that they spread over far
+        """None where so many steps were projected on so coarse a grid that they spread over far
         too many points."""
         tilt, width = self._tilt(epsilon, delta)
         spacing = max(width, self._range()) / points
@@ -195,7 +195,7 @@ class Side:
             return None
         return _Between(compose(below, tilt), compose(above, tilt))
 
-    def epsilon(self, delta: float, enough: float = 0.0) -> Pair:
+    def epsilon(self, delta: float, enough: float = 0.0) -> TwoSided:
         """Bounds on epsilon at delta; a bracket below `enough` need not be narrow."""
         tops = [(float(atoms.losses[-1]), count) for atoms, count in self.parts[True]]
         largest = sum(count * (top + UNIT * abs(top)) for top, count in tops)
@@ -203,7 +203,7 @@ class Side:
         start, _ = minimise_over_orders(
             lambda order: epsilon_at(max(0.0, self.log_moment(order)), order, delta)
         )
-        found, points = Pair(0.0, max(0.0, largest) if infinite <= delta else inf), FIRST
+        found, points = TwoSided(0.0, max(0.0, largest) if infinite <= delta else inf), FIRST
         while largest > 0.0:
             about = min(start, largest, found.upper)
             pair = self._between(about, delta, points)
@@ -211,16 +211,16 @@ class Side:
                 break
             holds = about if about > 0.0 and pair.upper(about) <= delta else largest
             fresh = epsilons(pair.upper, pair.lower, delta, holds, ROOT)
-            found = Pair(max(found.lower, fresh.lower), min(found.upper, fresh.upper))
+            found = TwoSided(max(found.lower, fresh.lower), min(found.upper, fresh.upper))
             if found.upper <= enough or points >= MOST or _gap(found) <= NARROW:
                 break
             points = _more(points, _gap(found))
         return found
 
-    def near(self, epsilon: float, about: float) -> Callable[[float], Pair]:
+    def near(self, epsilon: float, about: float) -> Callable[[float], TwoSided]:
         """Bounds on delta as a function of epsilon, best near the given one, where delta is roughly
         `about`."""
-        bounds: Callable[[float], Pair] = lambda _: Pair(0.0, 1.0)  # noqa: E731
+        bounds: Callable[[float], TwoSided] = lambda _: TwoSided(0.0, 1.0)  # noqa: E731
         found, points = bounds(epsilon), FIRST
         while True:
             pair = self._between(epsilon, max(found.lower, SMALL * min(about, found.upper)), points)
@@ -232,7 +232,7 @@ class Side:
             points = _more(points, _gap(found))
 
 
-def _gap(found: Pair) -> float:
+def _gap(found: TwoSided) -> float:
     return (
         (found.upper - found.lower) / found.upper
         if 0.0 < found.upper < inf

@@ -1,14 +1,14 @@
-"""Privacy loss distributions on a lattice, rounded to a chosen side: every bound here holds for the
+"""Privacy loss distributions on a grid, rounded to a chosen side: every bound here holds for the
 pair it stands for.
 
 A pair (P, Q) of laws is held as atoms: losses log(dP/dQ) and their masses under Q. Its profile in x
 = e^eps,
     H(x) = sum_i mass_i (e^loss_i - x)_+ = delta(log x),
 is convex and piecewise linear, so a pair is bounded by bounding that function:
-- upper: every atom is split over its two lattice neighbours so that both masses are kept. The new
-  profile is the chord of the old one between lattice points (connect the dots: Doroshenko et al.
+- upper: every atom is split over its two grid neighbours so that both masses are kept. The new
+  profile is the chord of the old one between grid points (connect the dots: Doroshenko et al.
   2022, arXiv 2207.04380), and it is above by convexity.
-- lower: neighbouring outcomes are merged into groups whose mean of e^loss is a lattice point; a
+- lower: neighbouring outcomes are merged into groups whose mean of e^loss is a grid point; a
   function of the outcome tells the adversary less.
 Both rules err by the square of the spacing, not by the spacing, so spacing need not shrink with the
 number of steps. A lower pair bounds one direction only: a loss that is lowered in it is raised in
@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.fft import irfft, rfft
 
-from mmaccount.kernels.pld import ROUNDING, fuse, fuse_down
+from mmaccount.kernels.pld import POINT_TOLERANCE, fuse, fuse_down
 
 # relative, of a mass that a projection makes, the tilting of it and of the sum of all included
 MASS_ERROR = 1e-13
@@ -43,7 +43,7 @@ roundings a term): in all 5.3, 6.3, 9.3 and 17.7 u, where 8 u log2(radix) is 8, 
 less at one frequency. Lengths have no other factor. Assumed, not proven: that numpy.fft is that
 algorithm.
 """
-UNIT = 8.0 * 2.0**-53  # relative, of a loss and of a lattice point: some roundings
+UNIT = 8.0 * 2.0**-53  # relative, of a loss and of a grid point: some roundings
 MOST_STEPS = (
     10**10
 )  # of a run; beyond, the rounding of transforms, which is raised to that power, says all there is
@@ -64,10 +64,10 @@ SCALES = (
 )  # Chernoff exponents tried, over the standard deviation and over the span
 OUTSIDE = 40.0  # e^-40 of the tilted mass may lie outside of a window
 ALIGNED = 1e-9  # of a spacing, by which the smallest loss may miss its point
-ANCHORINGS = 4  # rounds of moving the lattice point that most of the mass lies at
+ANCHORINGS = 4  # rounds of moving the grid point that most of the mass lies at
 ODD_FACTORS = (1, 3, 5, 9, 15, 25, 27, 45, 75, 81, 125)  # of the length of a transform
 HIGH = 700.0  # loss whose exponential is near the end of float64
-FAR = 600.0  # distance of lattice points from which on an atom is moved up whole
+FAR = 600.0  # distance of grid points from which on an atom is moved up whole
 TINY = 1e-300  # stands in for zero masses in logarithms
 
 
@@ -81,7 +81,7 @@ class Atoms(NamedTuple):
     absent: float = 0.0
 
 
-class Lattice(NamedTuple):
+class GridPld(NamedTuple):
     """Atoms at losses start + i * spacing."""
 
     start: float
@@ -96,7 +96,7 @@ class Lattice(NamedTuple):
         return self.start + np.arange(self.masses.size) * self.spacing
 
     def atoms(self) -> Atoms:
-        """The same without the lattice; empty points left out."""
+        """The same without the grid; empty points left out."""
         held = self.masses > 0.0
         return Atoms(self.losses[held], self.masses[held], self.infinite, self.absent)
 
@@ -127,7 +127,7 @@ def subsampled(pair: Atoms, q: float) -> Atoms:
 
 def split(
     atoms: Atoms, spacing: float, spans: tuple[np.ndarray, np.ndarray] | None = None
-) -> Lattice:
+) -> GridPld:
     """The upper rule, on multiples of the spacing. `spans`: smallest and largest loss of what each
     atom stands for (a cell of outcomes)."""
     lows, highs = (atoms.losses, atoms.losses) if spans is None else spans
@@ -147,10 +147,10 @@ def split(
     masses = np.bincount(above, share * atoms.masses, count) + np.bincount(
         below, (1.0 - share) * atoms.masses, count
     )
-    return Lattice(offset, spacing, masses * (1.0 + MASS_ERROR), atoms.infinite, atoms.absent)
+    return GridPld(offset, spacing, masses * (1.0 + MASS_ERROR), atoms.infinite, atoms.absent)
 
 
-def merge(atoms: Atoms, spacing: float) -> Lattice:
+def merge(atoms: Atoms, spacing: float) -> GridPld:
     """The lower rule, on multiples of the spacing less a nudge: loss 0, where much mass may sit, is
     a point."""
     order = np.argsort(atoms.losses)
@@ -159,18 +159,18 @@ def merge(atoms: Atoms, spacing: float) -> Lattice:
         floor(losses[0] / spacing + ALIGNED) - 1
     ) * spacing  # a point below every loss, to fall to
     masses = fuse(losses, atoms.masses[order], start, spacing)
-    return nudged(Lattice(start, spacing, masses * (1.0 - MASS_ERROR)), upper=False)
+    return nudged(GridPld(start, spacing, masses * (1.0 - MASS_ERROR)), upper=False)
 
 
-def nudged(lattice: Lattice, *, upper: bool) -> Lattice:
+def nudged(grid: GridPld, *, upper: bool) -> GridPld:
     """The same, with what rounding may have done to losses, and to means of groups of them, added
     on the chosen side."""
-    most = max(abs(lattice.start), abs(lattice.start + lattice.masses.size * lattice.spacing))
-    move = ROUNDING * lattice.spacing + UNIT * most
-    return lattice._replace(start=lattice.start + (move if upper else -move))
+    most = max(abs(grid.start), abs(grid.start + grid.masses.size * grid.spacing))
+    move = POINT_TOLERANCE * grid.spacing + UNIT * most
+    return grid._replace(start=grid.start + (move if upper else -move))
 
 
-def merged(atoms: Atoms, spacing: float, *, low: bool) -> Lattice:
+def merged(atoms: Atoms, spacing: float, *, low: bool) -> GridPld:
     """The lower rule for atoms by increasing loss, most of whose mass is at the low (or high) end."""
     losses, masses = atoms.losses, atoms.masses
     near = losses < losses[0] + 0.5 * spacing if low else losses > losses[-1] - 0.5 * spacing
@@ -181,30 +181,26 @@ def merged(atoms: Atoms, spacing: float, *, low: bool) -> Lattice:
     )
     anchor, rest = first + log(weight / heap), ~near
     if not rest.any():
-        return nudged(Lattice(anchor, spacing, np.array([heap * (1.0 - MASS_ERROR)])), upper=False)
+        return nudged(GridPld(anchor, spacing, np.array([heap * (1.0 - MASS_ERROR)])), upper=False)
     if low:
-        lattice, mean = np.zeros(0), anchor
+        grid, mean = np.zeros(0), anchor
         for _ in range(ANCHORINGS):  # what is left over joins the heap, whose mean is the anchor
             anchor = min(mean, float(losses[rest][0]))
-            lattice, excess = fuse_down(losses[rest], masses[rest], anchor, spacing)
-            joined = weight + exp(anchor - first) * (lattice[0] + excess)
-            mean = first + log(joined / (heap + lattice[0]))
-        lattice[0] += heap
-        return nudged(
-            Lattice(min(anchor, mean), spacing, lattice * (1.0 - MASS_ERROR)), upper=False
-        )
+            grid, excess = fuse_down(losses[rest], masses[rest], anchor, spacing)
+            joined = weight + exp(anchor - first) * (grid[0] + excess)
+            mean = first + log(joined / (heap + grid[0]))
+        grid[0] += heap
+        return nudged(GridPld(min(anchor, mean), spacing, grid * (1.0 - MASS_ERROR)), upper=False)
     at = (
         ceil((anchor - float(losses[0])) / spacing) + 1
     )  # of the anchor, with a point below every loss
     groups = fuse(losses[rest], masses[rest], anchor - at * spacing, spacing)
-    lattice = np.pad(groups, (0, max(0, at + 1 - groups.size)))
-    lattice[at] += heap
-    return nudged(
-        Lattice(anchor - at * spacing, spacing, lattice * (1.0 - MASS_ERROR)), upper=False
-    )
+    grid = np.pad(groups, (0, max(0, at + 1 - groups.size)))
+    grid[at] += heap
+    return nudged(GridPld(anchor - at * spacing, spacing, grid * (1.0 - MASS_ERROR)), upper=False)
 
 
-def tilted(pair: Atoms | Lattice, order: float) -> tuple[np.ndarray, float]:
+def tilted(pair: Atoms | GridPld, order: float) -> tuple[np.ndarray, float]:
     """Masses times e^(order * loss), over their total, and the log of that."""
     exponents = np.log(np.maximum(pair.masses, TINY)) + order * pair.losses
     top = float(np.max(exponents))
@@ -213,14 +209,14 @@ def tilted(pair: Atoms | Lattice, order: float) -> tuple[np.ndarray, float]:
     return weights / total, top + log(total)
 
 
-def moments(pair: Atoms | Lattice, order: float) -> tuple[float, float, float]:
+def moments(pair: Atoms | GridPld, order: float) -> tuple[float, float, float]:
     """log total, mean and variance of the losses weighted with masses * e^(order * loss)."""
     weights, log_total = tilted(pair, order)
     mean = float(np.sum(weights * pair.losses))
     return log_total, mean, float(np.sum(weights * (pair.losses - mean) ** 2))
 
 
-def window(parts: Sequence[tuple[Atoms | Lattice, int]], order: float) -> tuple[float, float]:
+def window(parts: Sequence[tuple[Atoms | GridPld, int]], order: float) -> tuple[float, float]:
     """Losses between which all but e^-OUTSIDE of the tilted composed law lies, on each side
     (Chernoff)."""
     found = [(steps, *moments(pair, order)) for pair, steps in parts]
@@ -242,7 +238,7 @@ def window(parts: Sequence[tuple[Atoms | Lattice, int]], order: float) -> tuple[
     return min(low, mean), max(high, mean)
 
 
-def span(parts: Sequence[tuple[Atoms | Lattice, int]], order: float) -> float:
+def span(parts: Sequence[tuple[Atoms | GridPld, int]], order: float) -> float:
     """The width of the window that the composed law, weighted with e^(order * loss), needs."""
     low, high = window(parts, order)
     return high - low
@@ -254,11 +250,11 @@ def _fast_length(size: int) -> int:
 
 
 def _points(
-    parts: Sequence[tuple[Lattice, int]], low: float, high: float
+    parts: Sequence[tuple[GridPld, int]], low: float, high: float
 ) -> tuple[int, np.ndarray]:
-    """The lattice of the composed law from low to high, at least: index of its first point, losses."""
+    """The grid of the composed law from low to high, at least: index of its first point, losses."""
     start, spacing = (
-        sum(steps * Fraction(lattice.start) for lattice, steps in parts),
+        sum(steps * Fraction(grid.start) for grid, steps in parts),
         Fraction(parts[0][0].spacing),
     )
     first = floor((Fraction(low) - start) / spacing)
@@ -279,7 +275,7 @@ class _Error(NamedTuple):
 
 
 def _composed(
-    parts: Sequence[tuple[Lattice, int]], order: float, first: int, size: int
+    parts: Sequence[tuple[GridPld, int]], order: float, first: int, size: int
 ) -> tuple[np.ndarray, _Error, float]:
     """The composed law with weights e^(order * loss): masses over their total on points first ..
     first + size - 1 after the sum of the starts, their errors, and the log of the total.
@@ -292,8 +288,8 @@ def _composed(
     """
     log_transform, rounding = np.zeros(size // 2 + 1, dtype=complex), np.zeros(size // 2 + 1)
     log_total, unit, together = 0.0, FFT_ERROR * log2(size + 1), 0.0
-    for lattice, steps in parts:
-        weights, log_sum = tilted(lattice, order)
+    for grid, steps in parts:
+        weights, log_sum = tilted(grid, order)
         weights = np.bincount(np.arange(weights.size) % size, weights, size)
         transform = rfft(weights)
         modulus = np.maximum(np.abs(transform), TINY)
@@ -314,17 +310,17 @@ def _composed(
     return masses, _Error(largest, norm), log_total
 
 
-def lowered(atoms: Atoms, spacing: float, order: float) -> Lattice:
+def lowered(atoms: Atoms, spacing: float, order: float) -> GridPld:
     """The lower rule that keeps most of log E[(dP/dQ)^order] under Q.
 
-    From the smallest loss up, a group that has to outweigh much mass just below a lattice point
+    From the smallest loss up, a group that has to outweigh much mass just below a grid point
     takes all the rare large losses: a step that is hardly ever sampled would keep nothing.
     """
     by_loss = np.argsort(atoms.losses)
     held = by_loss[atoms.masses[by_loss] > 0.0]
     ordered = Atoms(atoms.losses[held], atoms.masses[held])
     made = [merge(ordered, spacing), *(merged(ordered, spacing, low=low) for low in (True, False))]
-    return max(made, key=lambda lattice: tilted(lattice, order)[1])
+    return max(made, key=lambda grid: tilted(grid, order)[1])
 
 
 def _ever(chances: Sequence[tuple[float, int]]) -> float:
@@ -334,10 +330,10 @@ def _ever(chances: Sequence[tuple[float, int]]) -> float:
     return -expm1(sum(steps * log1p(-chance) for chance, steps in chances))
 
 
-def power(lattice: Lattice, copies: int, *, upper: bool) -> Lattice:
+def power(grid: GridPld, copies: int, *, upper: bool) -> GridPld:
     """The law of the sum of `copies` independent losses, each mass on the chosen side of the true
     one."""
-    parts = [(lattice, copies)]
+    parts = [(grid, copies)]
     spans = [window(parts, tilt) for tilt in TILTS]
     first, losses = _points(parts, min(low for low, _ in spans), max(high for _, high in spans))
     size = losses.size
@@ -349,12 +345,10 @@ def power(lattice: Lattice, copies: int, *, upper: bool) -> Lattice:
         best[better], smallest[better] = (masses * scale)[better], (error.largest * scale)[better]
     if upper:
         outside = 4.0 * exp(-OUTSIDE)  # of P above, of Q below the window
-        infinite = _ever([(lattice.infinite, copies)]) + outside
-        absent = _ever([(lattice.absent, copies)]) + outside
-        return Lattice(
-            losses[0], lattice.spacing, np.maximum(0.0, best + smallest), infinite, absent
-        )
-    return Lattice(losses[0], lattice.spacing, np.maximum(0.0, best - smallest))
+        infinite = _ever([(grid.infinite, copies)]) + outside
+        absent = _ever([(grid.absent, copies)]) + outside
+        return GridPld(losses[0], grid.spacing, np.maximum(0.0, best + smallest), infinite, absent)
+    return GridPld(losses[0], grid.spacing, np.maximum(0.0, best - smallest))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -385,13 +379,13 @@ class Composed:
         return min(1.0, max(0.0, value - error))
 
 
-def compose(parts: Sequence[tuple[Lattice, int]], tilt: float) -> Composed:
-    """`steps` copies of each lattice (all of one spacing), accurate where e^{tilt * loss} dP has
+def compose(parts: Sequence[tuple[GridPld, int]], tilt: float) -> Composed:
+    """`steps` copies of each grid (all of one spacing), accurate where e^{tilt * loss} dP has
     its mass."""
     low, high = window(parts, 1.0 + tilt)
     first, losses = _points(parts, low, high)
     masses, error, log_total = _composed(parts, 1.0 + tilt, first, losses.size)
-    infinite = _ever([(lattice.infinite, steps) for lattice, steps in parts])
+    infinite = _ever([(grid.infinite, steps) for grid, steps in parts])
     return Composed(
         tilt=tilt, log_total=log_total, losses=losses, masses=masses, error=error, infinite=infinite
     )

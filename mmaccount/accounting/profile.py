@@ -1,5 +1,5 @@
 """Delta at many epsilons at once, from both sides and in both directions: one contour, or one
-lattice, prices many."""
+grid, prices many."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mmaccount.accounting import accountant, methods, mixing_bounds, plain_gaussian, renyi
-from mmaccount.accounting.plain_fourier import Pair
 from mmaccount.accounting.pld import compose
+from mmaccount.records.bound import TwoSided
 from mmaccount.records.settings import Settings
 
 NARROW = 1e-4  # relative width of a bracket that is good enough
@@ -57,7 +57,7 @@ class Profile:
 
 
 def _priced(
-    near: Callable[[int], Callable[[float], Pair]], epsilons: np.ndarray, about: np.ndarray
+    near: Callable[[int], Callable[[float], TwoSided]], epsilons: np.ndarray, about: np.ndarray
 ) -> Curve:
     """The bounds at all epsilons where delta, roughly `about`, matters; near(i) prices any epsilon,
     but best those near the i-th one."""
@@ -87,7 +87,7 @@ def _exact(phases: Sequence[Settings], epsilons: np.ndarray) -> tuple[Curve, Cur
     about = renyi.deltas(phases, epsilons)
 
     def one(remove: bool) -> Curve:
-        def near(i: int) -> Callable[[float], Pair]:
+        def near(i: int) -> Callable[[float], TwoSided]:
             return plain_gaussian.direction(
                 phases, float(epsilons[i]), float(about[i]), remove=remove
             )
@@ -100,15 +100,15 @@ def _exact(phases: Sequence[Settings], epsilons: np.ndarray) -> tuple[Curve, Cur
     )  # its directions are mirror images
 
 
-def _lattice(side: mixing_bounds.Side, epsilons: np.ndarray, about: np.ndarray) -> Curve:
+def _on_grid(side: mixing_bounds.OneSidedPld, epsilons: np.ndarray, about: np.ndarray) -> Curve:
     """The pair that a side stands for (`side` says on which side of the true one it is)."""
-    lattices = side.lattices(
+    grids = side.grids(
         side.tilt(float(epsilons[np.sum(about > SMALLEST) // 2]))
     )  # one pair for all epsilons
 
-    def near(i: int) -> Callable[[float], Pair]:
-        loss = compose(lattices, side.tilt(float(epsilons[i])))
-        return lambda e: Pair(loss.delta(e, upper=False), loss.delta(e, upper=True))
+    def near(i: int) -> Callable[[float], TwoSided]:
+        loss = compose(grids, side.tilt(float(epsilons[i])))
+        return lambda e: TwoSided(loss.delta(e, upper=False), loss.delta(e, upper=True))
 
     return _priced(near, epsilons, about)
 
@@ -123,7 +123,7 @@ def _attacks(
     made = {name: _exact(limit, epsilons)}
     if is_mixed and tight:
         for name, (remove, add) in mixing_bounds.attacks(phases):
-            made[name] = _lattice(remove, epsilons, about), _lattice(add, epsilons, about)
+            made[name] = _on_grid(remove, epsilons, about), _on_grid(add, epsilons, about)
     return made
 
 
@@ -138,9 +138,9 @@ def _uppers(
     if gaussian and not accountant.mixing_decides(phases, typical, by_moments):
         best = [curve.upper for curve in _exact(methods.without_mixing(phases), epsilons)]
     if tight and gaussian:
-        for sides in (mixing_bounds.dominated(phases), mixing_bounds.exchanged(phases)):
+        for sides in (mixing_bounds.dominated(phases), mixing_bounds.dominated_tightly(phases)):
             for i, side in enumerate(sides):
-                best[i] = np.minimum(best[i], _lattice(side, epsilons, about).upper)
+                best[i] = np.minimum(best[i], _on_grid(side, epsilons, about).upper)
     return best
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from math import inf, log
 
-from mmaccount.accounting.plain_fourier import Pair
 from mmaccount.accounting.search import safe_end
+from mmaccount.records.bound import TwoSided
 
 ROOT = 1e-10  # relative tolerance
 SMALLEST = 1e-9  # over the epsilon at which the search starts; below that it ends
@@ -17,7 +17,7 @@ def epsilons(
     delta: float,
     start: float,
     tolerance: float = ROOT,
-) -> Pair:
+) -> TwoSided:
     """The epsilons next to where the bounds `upper` and `lower` on delta(epsilon) cross `delta`,
     each on its own safe side: both have been evaluated. (0, inf) where `upper` does not hold delta
     at `start`, the largest epsilon tried."""
@@ -30,15 +30,15 @@ def epsilons(
         return log_delta - log(max(TINY, lower(epsilon)))
 
     if not above(start) <= 0.0:
-        return Pair(0.0, inf)
+        return TwoSided(0.0, inf)
     safe, part = start, 0.9
     while above(part * safe) <= 0.0:
         safe, part = part * safe, part**2
         if safe <= SMALLEST * start:  # also a start of 0
-            return Pair(0.0, 0.0 if above(0.0) <= 0.0 else safe)
+            return TwoSided(0.0, 0.0 if above(0.0) <= 0.0 else safe)
     safe, part = safe_end(above, safe, part * safe, tolerance=tolerance), tolerance
     while part < 1.0:
         if below((1.0 - part) * safe) <= 0.0:
-            return Pair(safe_end(below, (1.0 - part) * safe, safe, tolerance=tolerance), safe)
+            return TwoSided(safe_end(below, (1.0 - part) * safe, safe, tolerance=tolerance), safe)
         part *= 16.0
-    return Pair(0.0, safe)
+    return TwoSided(0.0, safe)

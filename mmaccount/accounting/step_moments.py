@@ -119,7 +119,7 @@ LAW_GROWTH = 1.1  # instead of SPARSE_GROWTH for laws other than the uniform, wh
 EXPONENTS = 1.0 + 2.0 ** (-np.arange(0, 161) / 16.0)  # beta of the AM-GM bound: 2 down to 1.001
 
 
-class Geometry(NamedTuple):
+class StepShape(NamedTuple):
     """What the unsubsampled moments depend on: largest shift s of one coordinate, width L of the
     mixing, how many such shifts the clip norm allows (X / s^2 for Gaussian noise, X / s for Laplace
     noise)."""
@@ -137,8 +137,8 @@ class Geometry(NamedTuple):
         return smooth_mixing.log_moments(orders, shift, smooth_density.named(self.law, self.width))
 
 
-def geometry(settings: Settings) -> Geometry:
-    """The Geometry of a step, moved to where the kernels are accurate, always to the safe side."""
+def step_shape(settings: Settings) -> StepShape:
+    """The StepShape of a step, moved to where the kernels are accurate, always to the safe side."""
     z, power = settings.noise_multiplier, POWER[settings.noise]
     shift = 1.0 / z / settings.truncation**0.5
     copies = settings.truncation ** (power / 2)
@@ -153,10 +153,10 @@ def geometry(settings: Settings) -> Geometry:
     if not is_uniform:
         width = min(width, LARGEST_LAW_WIDTH)
     law = settings.mixing_law if width > 0.0 else mixing_laws.UNIFORM
-    return Geometry(settings.noise, shift, width, copies, law)
+    return StepShape(settings.noise, shift, width, copies, law)
 
 
-def log_moments(step: Geometry, orders: np.ndarray) -> np.ndarray:
+def log_moments(step: StepShape, orders: np.ndarray) -> np.ndarray:
     """Upper bounds on log A_k, the moments of a step without sampling, at real orders k > 1.
 
     Returns an array of the shape of `orders`; its relative error, MOMENT_ERROR, is added.
@@ -202,7 +202,7 @@ def _moments_up_to(step: Geometry, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @lru_cache(maxsize=256)
-def _table(step: Geometry, size: int) -> np.ndarray:
+def _table(step: StepShape, size: int) -> np.ndarray:
     """Upper bounds on log A_k for k = 0 .. size."""
     orders, values = _moments_up_to(step, size)
     points = np.concatenate([[0.0, 1.0], orders])
@@ -211,13 +211,13 @@ def _table(step: Geometry, size: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=256)
-def _between_one_and_two(step: Geometry) -> np.ndarray:
+def _between_one_and_two(step: StepShape) -> np.ndarray:
     return log_moments(step, EXPONENTS)
 
 
 def _integer_order(settings: Settings, order: int) -> float:
     size = max(SMALLEST_TABLE, 1 << (order - 1).bit_length())
-    table = _table(geometry(settings), size)
+    table = _table(step_shape(settings), size)
     return float(subsampling.subsampled_log_moment(order, settings.sample_rate, table))
 
 
@@ -233,7 +233,7 @@ def am_gm(settings: Settings, order: float) -> tuple[float, float]:
     1-q+qr >= ((1-q)/(1-theta))^(1-theta) (qr/theta)^theta (weighted AM-GM) and a < 2; compare
     Bregman gaps at 1.
     """
-    moments = _between_one_and_two(geometry(settings))
+    moments = _between_one_and_two(step_shape(settings))
     log_excess, beta = subsampling.am_gm(order, settings.sample_rate, EXPONENTS, moments)
     return softplus(log_excess), beta
 
@@ -285,7 +285,7 @@ def step_log_moment(settings: Settings, order: float) -> float:
     """
     settings = _credited(settings, order)
     if settings.sample_rate == 1.0:
-        value = float(log_moments(geometry(settings), np.array([order]))[0])
+        value = float(log_moments(step_shape(settings), np.array([order]))[0])
     elif order == floor(order):
         value = _integer_order(settings, int(order))
     else:
@@ -297,7 +297,7 @@ def step_log_moment(settings: Settings, order: float) -> float:
 
 def check_worst_shift(settings: Settings, order: float) -> None:
     """Check (S) on a few shifts below s. BoundError if spreading the gradient out is ever worse."""
-    step = geometry(_credited(settings, order))
+    step = step_shape(_credited(settings, order))
     if step.width == 0.0 and (step.noise == "gaussian" or step.shift == inf):
         return
 
@@ -327,5 +327,5 @@ def fisher_information(settings: Settings) -> float:
     if settings.mixing_law != mixing_laws.UNIFORM and width > LARGEST_LAW_WIDTH:
         variance = min(width, 1e140) ** 2 * mixing_laws.variance(settings.mixing_law)
         return 1.0 / (1.0 + variance)  # Cramer-Rao: I is larger
-    step = Geometry("gaussian", 1e-4, width, 1.0, settings.mixing_law)
+    step = StepShape("gaussian", 1e-4, width, 1.0, settings.mixing_law)
     return float(step.moments(np.array([2.0]), step.shift)[0] / step.shift**2)

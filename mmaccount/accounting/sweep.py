@@ -9,7 +9,7 @@ from os import cpu_count
 import numpy as np
 
 from mmaccount.accounting import accountant, neighbours, renyi
-from mmaccount.accounting.step_moments import MOMENT_ERROR, ORDER_ERROR, STEP_ERROR, geometry
+from mmaccount.accounting.step_moments import MOMENT_ERROR, ORDER_ERROR, STEP_ERROR, step_shape
 from mmaccount.kernels.sweep import best_integer_orders
 from mmaccount.records import mixing_laws, validate
 from mmaccount.records.settings import Settings
@@ -30,7 +30,7 @@ def _fast(run: Settings) -> bool:
         and run.mixing_law == mixing_laws.UNIFORM
         and neighbours.changes(run) == 1
     )
-    return uniform and geometry(run).width > 0.0
+    return uniform and step_shape(run).width > 0.0
 
 
 def _priced(runs: Sequence[Settings], delta: float, exact: bool) -> list[float]:
@@ -38,7 +38,7 @@ def _priced(runs: Sequence[Settings], delta: float, exact: bool) -> list[float]:
     found = {}
     fast = [i for i, run in enumerate(runs) if _fast(run)]
     if fast:
-        steps = [(runs[i], geometry(runs[i])) for i in fast]
+        steps = [(runs[i], step_shape(runs[i])) for i in fast]
         rows = np.array(
             [
                 (run.sample_rate, run.steps, step.shift, step.width, step.copies)

@@ -52,8 +52,9 @@ def _log_growth(
     """log of Int |w(z) r(z)^k| on Im z = strip over Int w r^order on the real line, |Im k| <=
     frequency.
 
-    |r^k| = |r|^order e^{-Im k arg r}; on lines in between both |r|^order and |arg r| are between these and the real ones
-    (order < 0) or smaller (order > 0). |Phi(y + i b)| <= Phi(y) + |b| phi(y) e^{b^2/2}.
+    |r^k| = |r|^order e^{-Im k arg r}; on lines in between both |r|^order and |arg r| are between
+    these and the real ones (order < 0) or smaller (order > 0).
+    |Phi(y + i b)| <= Phi(y) + |b| phi(y) e^{b^2/2}.
     """
     angle = strip * shift
     step = 0.25 / max(1.0, shift)

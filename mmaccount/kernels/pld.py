@@ -1,4 +1,4 @@
-"""One mixed coordinate cut into cells of outcomes, and loops over lattices of privacy losses."""
+"""One mixed coordinate cut into cells of outcomes, and loops over grids of privacy losses."""
 
 from math import ceil, exp, expm1, floor, log, log1p
 
@@ -9,8 +9,8 @@ from mmaccount.kernels.logspace import LOG_SQRT_2PI, jit
 
 # std beyond the edges of the mixing, and of their shifted copy; what is cut off is below 1e-37
 REACH = 13.0
-# of a lattice spacing, by which an atom may be moved down to a point, or a group may miss its point
-ROUNDING = 1e-9
+# of a grid spacing, by which an atom may be moved down to a point, or a group may miss its point
+POINT_TOLERANCE = 1e-9
 # of a coordinate's loss, over the largest one; measured below 1e-13 against 40-digit values
 LOSS_ERROR = 1e-12
 
@@ -103,20 +103,20 @@ def coordinate_cells(
 @jit
 def fuse(losses: np.ndarray, masses: np.ndarray, offset: float, spacing: float) -> np.ndarray:
     """Atoms (sorted by loss, all above `offset`) fused into groups of neighbours whose mean of
-    e^loss is a lattice point.
+    e^loss is a grid point.
 
     Returns the masses at the losses offset + k * spacing. An atom may be shared by two groups. Each
-    group starts where the last one ended and takes atoms until its mean reaches the next lattice
-    point; one that never does falls to the point below its first atom, unless it misses by ROUNDING
+    group starts where the last one ended and takes atoms until its mean reaches the next grid
+    point; one that never does falls to the point below its first atom, unless it misses by POINT_TOLERANCE
     only, which the caller takes off. Merging outcomes, or lowering a loss, lowers the profile in
     this direction; lowering a loss raises that of the reversed pair.
     """
     out = np.zeros(ceil((losses[-1] - offset) / spacing) + 2)
     i, rest = 0, masses[0]
     while i < losses.size:
-        point = max(1, ceil((losses[i] - offset) / spacing - ROUNDING))
+        point = max(1, ceil((losses[i] - offset) / spacing - POINT_TOLERANCE))
         target = offset + point * spacing
-        if losses[i] >= target:  # on the point, or moved down to it by less than ROUNDING
+        if losses[i] >= target:  # on the point, or moved down to it by less than POINT_TOLERANCE
             out[point] += rest
             i += 1
             rest = masses[i] if i < losses.size else 0.0
@@ -130,7 +130,7 @@ def fuse(losses: np.ndarray, masses: np.ndarray, offset: float, spacing: float) 
                 break
             i += 1
             rest = masses[i] if i < losses.size else 0.0
-        reached = rest > 0.0 or missing <= ROUNDING * spacing * mass
+        reached = rest > 0.0 or missing <= POINT_TOLERANCE * spacing * mass
         out[point if reached else point - 1] += mass
     return out
 
@@ -140,7 +140,7 @@ def fuse_down(
     losses: np.ndarray, masses: np.ndarray, offset: float, spacing: float
 ) -> tuple[np.ndarray, float]:
     """As `fuse`, from the largest loss down: each group takes atoms until its mean has fallen to
-    the lattice point below its first one. Groups stay narrow where masses fall with the loss, those
+    the grid point below its first one. Groups stay narrow where masses fall with the loss, those
     of `fuse` where they grow. No atom below `offset`.
 
     The last group may not reach its point, the offset: it is put there, and its mass times (mean of

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,13 @@ class Bound:
     order: float | None = None
     reason: str | None = None
     note: str | None = None
+
+
+class TwoSided(NamedTuple):
+    """A lower and an upper bound on one number."""
+
+    lower: float
+    upper: float
 
 
 class BoundError(ArithmeticError):

@@ -9,7 +9,7 @@ import pytest
 
 import mmaccount as mm
 from mmaccount.accounting import methods, renyi
-from mmaccount.accounting.plain_fourier import Pair
+from mmaccount.records.bound import TwoSided
 
 SLACK = 1e-9  # relative, of a search
 PLAIN = mm.Settings(sample_rate=0.02, steps=300, noise_multiplier=1.0)
@@ -26,7 +26,7 @@ QUESTIONS = [methods.EpsilonAt(1e-5), methods.DeltaAt(1.0, 1e-3)]
 def concentrated(phases, question):
     """The best of the concentrated attacks."""
     found = methods.concentrated(phases, question).values()
-    return Pair(max(bounds.lower for bounds in found), question.largest)
+    return TwoSided(max(bounds.lower for bounds in found), question.largest)
 
 
 UPPER_SIDES = [methods.mixing_not_credited, methods.envelope, methods.tight_pair]
@@ -103,7 +103,7 @@ class Broken:
         return mm.Bound(upper=nan, method="broken")
 
     def by_inversion(self, phases):
-        return Pair(nan, nan)
+        return TwoSided(nan, nan)
 
     def by_losses(self, losses):
         return nan
@@ -111,7 +111,7 @@ class Broken:
 
 @pytest.mark.parametrize(("name", "method"), CASES, ids=NAMES)
 def test_nan_says_nothing(name, method):
-    assert method([RUNS[name]], Broken()) == Pair(0.0, inf)
+    assert method([RUNS[name]], Broken()) == TwoSided(0.0, inf)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -119,7 +119,7 @@ def test_nan_of_one_method_leaves_the_others(name, monkeypatch):
     run = RUNS[name]
     moments = renyi.epsilon(run, delta=1e-5).upper
     for question in (methods.EpsilonAt, methods.DeltaAt):
-        monkeypatch.setattr(question, "by_inversion", lambda self, phases: Pair(nan, nan))
+        monkeypatch.setattr(question, "by_inversion", lambda self, phases: TwoSided(nan, nan))
         monkeypatch.setattr(question, "by_losses", lambda self, losses: nan)
     bound = mm.epsilon(run, delta=1e-5)
     assert (bound.lower, bound.upper) == (0.0, moments)

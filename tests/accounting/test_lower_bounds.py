@@ -143,7 +143,7 @@ def test_attacks_on_plain_noise_stay_below_the_closed_form(steps, mu):
     z = sqrt(steps) / mu
     for remove in (True, False):
         pair = mixing_bounds.shifted(1 / z, 0.0, 1, remove=remove)
-        side = mixing_bounds.Side([(pair, 1.0, steps)], remove=remove, upper=False)
+        side = mixing_bounds.OneSidedPld([(pair, 1.0, steps)], remove=remove, upper=False)
         for epsilon in (0.0, 0.1 * mu, mu, 3.0 * mu):
             truth = norm.cdf(mu / 2 - epsilon / mu) - exp(epsilon) * norm.cdf(
                 -mu / 2 - epsilon / mu

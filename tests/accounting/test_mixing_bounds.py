@@ -1,4 +1,4 @@
-"""Lattices of losses, attacks on mixing, and the envelope of all shifts."""
+"""Grids of losses, attacks on mixing, and the envelope of all shifts."""
 
 from dataclasses import replace
 from math import exp, sqrt
@@ -14,8 +14,8 @@ from scipy.stats import norm
 import mmaccount as mm
 from mmaccount.accounting import mixing_bounds, mixing_tight
 from mmaccount.accounting.mixing_envelope import MOMENT_ERROR, envelope
-from mmaccount.accounting.pld import Atoms, Lattice, lowered, merge, power, split, subsampled
-from mmaccount.accounting.step_moments import Geometry
+from mmaccount.accounting.pld import Atoms, GridPld, lowered, merge, power, split, subsampled
+from mmaccount.accounting.step_moments import StepShape
 from mmaccount.kernels.gaussian import log_moments
 from mmaccount.kernels.complex_moments import lines_of_moments
 
@@ -29,7 +29,7 @@ def profile(pair, x):
     return np.sum(pair.masses[:, None] * np.maximum(0.0, over), axis=0) + pair.infinite
 
 
-# ---------------------------------------------------------------------------------------- lattices
+# ---------------------------------------------------------------------------------------- grids
 
 
 @given(
@@ -86,10 +86,10 @@ def test_power_is_repeated_convolution(upper):
 def test_gaussian_composition_encloses_the_closed_form(z, steps, epsilon):
     mu = sqrt(steps) / z
     true = norm.cdf(mu / 2 - epsilon / mu) - exp(epsilon) * norm.cdf(-mu / 2 - epsilon / mu)
-    lower = mixing_bounds.Side(
+    lower = mixing_bounds.OneSidedPld(
         [(mixing_bounds.shifted(1 / z, 0.0, 1), 1.0, steps)], remove=True, upper=False
     ).delta(epsilon)
-    upper = mixing_bounds.Side(
+    upper = mixing_bounds.OneSidedPld(
         [(mixing_bounds.gaussian(1 / z), 1.0, steps)], remove=True, upper=True
     ).delta(epsilon)
     assert lower <= true <= upper
@@ -155,7 +155,7 @@ def test_attack_on_many_large_steps_is_looked_for_near_its_epsilon():
     began there."""
     run = mm.Settings(sample_rate=0.5643, steps=1182, noise_multiplier=0.326, mixing=5.76)
     removal = next(mixing_bounds.attacks([run]))[1][0]
-    above = mixing_bounds.Side(
+    above = mixing_bounds.OneSidedPld(
         [(mixing_bounds.shifted(1 / 0.326, 5.76 / 0.326, 1), 0.5643, 1182)], remove=True, upper=True
     )
     assert 0.99 * above.epsilon(1e-5) < removal.epsilon(1e-5) <= above.epsilon(1e-5)
@@ -188,7 +188,7 @@ def test_slack_for_truncated_gradients(row, slack):
         delta=1e-5,
     )
     assert found.upper <= (1 + slack) * found.lower
-    assert ("catalyst" if row == 4 else "envelope") in found.method
+    assert ("auxiliary mechanism" if row == 4 else "envelope") in found.method
 
 
 def test_fast_bounds_are_looser_and_bracket_the_tight_ones():
@@ -272,7 +272,7 @@ def _any_shift(levels, width):
 def test_no_shift_exceeds_the_envelope(case, data):
     """Random search: part of the budget at the largest shift, the rest at two smaller ones."""
     shift, width, copies = case
-    pair = envelope(Geometry("gaussian", shift, width, float(copies)))
+    pair = envelope(StepShape("gaussian", shift, width, float(copies)))
     whole = data.draw(st.integers(0, copies))
     part = data.draw(st.floats(0.25, 0.95))
     other = data.draw(st.floats(0.15, 1.0)) * part
@@ -309,7 +309,7 @@ def test_few_copies_no_shift_exceeds_the_envelope(case, data):
     """Random directions of the gradient, in up to four coordinates that its norm or truncation
     stop."""
     shift, width, copies = case
-    pair = envelope(Geometry("gaussian", shift, width, copies))
+    pair = envelope(StepShape("gaussian", shift, width, copies))
     squares = np.array(data.draw(st.lists(st.floats(0.05, 1.0), min_size=1, max_size=4)))
     squares = np.minimum(1.0, squares * copies / np.sum(squares))
     start, masses, spacing = 0, np.ones(1), 0.01 * shift**2
@@ -345,11 +345,11 @@ def test_complex_moments_of_large_shifts_stay_within_the_error_that_is_granted()
 
 @pytest.mark.parametrize("law", ["uniform", "beta-4", "raised-cosine"])
 def test_narrowed_mixing_is_narrower_and_only_where_few_coordinates_can_be_shifted(law):
-    wide = Geometry("gaussian", 1.0, 1000.0, 1.0, law)
+    wide = StepShape("gaussian", 1.0, 1000.0, 1.0, law)
     made = mixing_bounds._narrowed(wide)
     assert 0.0 < made.width < wide.width
     assert mixing_bounds._divergence(made) >= mixing_bounds.NARROWED
-    many = Geometry("gaussian", 0.3, 100.0, 25.0, law)
+    many = StepShape("gaussian", 0.3, 100.0, 25.0, law)
     assert mixing_bounds._narrowed(many) == many
 
 
@@ -381,7 +381,7 @@ def test_few_large_steps_have_a_narrow_bracket(steps, q, z, rho, p, ratio):
 
 def test_envelope_is_close_to_the_two_extremes():
     shift, width, copies = 1 / 0.335 / 10, 11.25 / 0.335, 100.0
-    pair = envelope(Geometry("gaussian", shift, width, copies))
+    pair = envelope(StepShape("gaussian", shift, width, copies))
     information = float(log_moments(np.array([2.0]), 1e-4, width)[0]) / 1e-8
     mu = sqrt(information * copies) * shift
     for epsilon in (0.0, 0.5, 1.0, 2.0):
@@ -392,20 +392,20 @@ def test_envelope_is_close_to_the_two_extremes():
 
 
 def test_envelope_is_a_pair_of_probability_laws():
-    pair = envelope(Geometry("gaussian", 0.3, 10.0, 25.0))
+    pair = envelope(StepShape("gaussian", 0.3, 10.0, 25.0))
     assert np.sum(pair.masses) + pair.absent == pytest.approx(1.0, rel=1e-9)
     assert np.sum(pair.masses * np.exp(pair.losses)) + pair.infinite == pytest.approx(1.0, rel=1e-9)
     x = np.exp(np.linspace(0.0, 3.0, 20))
     assert profile(pair, 1 / x) == pytest.approx(1 - 1 / x + profile(pair, x) / x, rel=2e-3)
 
 
-# ---------------------------------------------------------------------------------------- catalyst
+# ----------------------------------------------------------------------------- auxiliary mechanism
 
-CATALYSED = Geometry("gaussian", 0.5, 12.0, 10.0)
+SMOOTHED = StepShape("gaussian", 0.5, 12.0, 10.0)
 
 
-def exchange(q):
-    found = mixing_tight.exchanges(CATALYSED, q)
+def smaller(q):
+    found = mixing_tight.smaller_pairs(SMOOTHED, q)
     assert found
     return found[0]
 
@@ -413,12 +413,12 @@ def exchange(q):
 @pytest.mark.parametrize("q", [1e-3, 0.05, 1.0])
 @settings(max_examples=15, deadline=None)
 @given(st.data())
-def test_no_shift_exceeds_star_next_to_the_catalyst(q, data):
-    star, beside, _ = exchange(q)
+def test_no_shift_exceeds_the_smaller_pair_beside_the_auxiliary_mechanism(q, data):
+    pair, beside, _ = smaller(q)
     convolve = (
         fftconvolve if q < 0.01 else np.convolve
     )  # many points of small losses, or few of large ones
-    _, shift, width, copies, _ = CATALYSED
+    _, shift, width, copies, _ = SMOOTHED
     whole = data.draw(st.integers(0, int(copies)))
     part = data.draw(st.floats(0.15, 0.95))
     rest = int((copies - whole) / part**2)
@@ -426,51 +426,57 @@ def test_no_shift_exceeds_star_next_to_the_catalyst(q, data):
     x = np.exp(
         min(20.0 * q, 5.0) * np.array([-0.6, -0.3, -0.1, -0.03, 0.0, 0.03, 0.1, 0.3, 0.6, 1.0])
     )
-    lower = merge(subsampled(_any_shift(levels, width), q), star.spacing)
+    lower = merge(subsampled(_any_shift(levels, width), q), pair.spacing)
     below, above = (
-        Lattice(law.start + beside.start, law.spacing, convolve(law.masses, beside.masses))
-        for law in (lower, star)
+        GridPld(law.start + beside.start, law.spacing, convolve(law.masses, beside.masses))
+        for law in (lower, pair)
     )
     assert np.all(profile(below, x) <= profile(above, x) * (1 + 1e-9))
 
 
-def test_star_alone_does_not_dominate_every_shift():
-    """Without the catalyst the spread-out shift tells more near epsilon 0: the check has to see it,
-    and does."""
-    q, star = 0.05, exchange(0.05).star
-    _, shift, width, copies, _ = CATALYSED
+def test_the_smaller_pair_alone_does_not_dominate_every_shift():
+    """Without the auxiliary mechanism the spread-out shift tells more near epsilon 0.
+
+    The check has to see it, and does.
+    """
+    q, pair = 0.05, smaller(0.05).pair
+    _, shift, width, copies, _ = SMOOTHED
     spread = subsampled(_any_shift({shift / 8: int(copies) * 64}, width), q)
-    assert profile(spread, 1.0) > profile(star, 1.0)
-    nothing = split(Atoms(np.zeros(1), np.ones(1)), star.spacing)
-    assert not mixing_tight._dominated(split(spread, star.spacing), star, nothing)
+    assert profile(spread, 1.0) > profile(pair, 1.0)
+    nothing = split(Atoms(np.zeros(1), np.ones(1)), pair.spacing)
+    assert not mixing_tight._dominated(split(spread, pair.spacing), pair, nothing)
 
 
-def test_steps_of_several_kinds_stay_below_the_catalysed_bound():
+def test_steps_of_several_kinds_stay_below_the_tight_bound():
     """An adversary who spreads the gradient in half of the steps and not in the others."""
     run = mm.Settings(
         sample_rate=0.03, steps=3400, noise_multiplier=0.335, mixing=11.25, truncation=25
     )
     found = mm.epsilon(run, delta=1e-5)
-    assert "catalyst" in found.method
+    assert "auxiliary mechanism" in found.method
     assert found.upper <= 1.02 * found.lower
     pairs = [
         (mixing_bounds.shifted(1 / 0.335 / m**0.5, 11.25 / 0.335, m), 0.03, 1700) for m in (25, 400)
     ]
-    assert mixing_bounds.Side(pairs, remove=True, upper=False).epsilon(1e-5) < found.lower
+    assert mixing_bounds.OneSidedPld(pairs, remove=True, upper=False).epsilon(1e-5) < found.lower
 
 
-def test_steps_of_one_kind_share_a_catalyst_in_whatever_phases_they_come():
-    """Two phases of one kind had a star each, chosen by their length, and the catalyst of the last."""
+def test_steps_of_one_kind_share_an_auxiliary_mechanism_in_whatever_phases_they_come():
+    """Two phases of one kind had a smaller pair each, chosen by their length, and the
+    auxiliary mechanism of the last."""
     run = mm.Settings(
         sample_rate=0.03, steps=3400, noise_multiplier=0.335, mixing=11.25, truncation=25
     )
-    whole = [side.epsilon(1e-5) for side in mixing_bounds.exchanged([replace(run, steps=4300)])]
+    whole = [
+        side.epsilon(1e-5) for side in mixing_bounds.dominated_tightly([replace(run, steps=4300)])
+    ]
     assert [
-        side.epsilon(1e-5) for side in mixing_bounds.exchanged([run, replace(run, steps=900)])
+        side.epsilon(1e-5)
+        for side in mixing_bounds.dominated_tightly([run, replace(run, steps=900)])
     ] == whole
 
 
-def test_steps_that_tell_very_much_are_priced_without_a_catalyst():
+def test_steps_that_tell_very_much_are_priced_without_an_auxiliary_mechanism():
     """Once an overflow: the smoothing of steps whose ratio has a standard deviation of 1e5."""
     run = mm.Settings(sample_rate=1.0, steps=1, noise_multiplier=0.1, mixing=5.0, truncation=100)
     found = mm.epsilon(run, delta=0.05)

@@ -16,7 +16,7 @@ from mmaccount.records import mixing_laws
 from mmaccount.accounting import mixing_bounds, renyi
 from mmaccount.accounting.mixing_envelope import envelope
 from mmaccount.accounting.pld import Atoms, merge, power
-from mmaccount.accounting.step_moments import Geometry, fisher_information
+from mmaccount.accounting.step_moments import StepShape, fisher_information
 from mmaccount.kernels import gaussian, smooth_density, smooth_mixing
 from mmaccount.kernels.pld import coordinate_cells
 from mmaccount.kernels.complex_moments import lines_of_moments, lines_of_moments_of_law
@@ -265,7 +265,7 @@ CASES = [
 def test_no_shift_exceeds_the_envelope(case, data):
     """Random search: part of the budget at the largest shift, the rest at two smaller ones."""
     law, shift, width, copies = case
-    pair = envelope(Geometry("gaussian", shift, width, float(copies), law))
+    pair = envelope(StepShape("gaussian", shift, width, float(copies), law))
     whole = data.draw(st.integers(0, copies))
     part = data.draw(st.floats(0.25, 0.95))
     other = data.draw(st.floats(0.15, 1.0)) * part

@@ -18,7 +18,7 @@ from mmaccount.accounting import mixing_bounds, neighbours, plain_gaussian, reny
 from mmaccount.accounting.coupling import coupled
 from mmaccount.accounting.pld import Atoms
 from mmaccount.commands.main import main
-from mmaccount.accounting.step_moments import geometry
+from mmaccount.accounting.step_moments import step_shape
 from mmaccount.kernels import loss, mixture
 
 RUN = {"sample_rate": 0.01, "steps": 1000, "noise_multiplier": 1.0}
@@ -285,7 +285,7 @@ def test_mixing_is_never_worse_than_the_coupled_envelopes(changes):
     )
     (removal, _), step, rng = (
         mixing_bounds.dominated([run]),
-        geometry(run),
+        step_shape(run),
         np.random.default_rng(7),
     )
     loss_at = {epsilon: removal.delta(epsilon) for epsilon in (0.05, 0.3, 1.0)}

@@ -13,7 +13,7 @@ from scipy.special import ndtr
 import mmaccount as mm
 from mmaccount import Settings
 from mmaccount.accounting import plain_fourier, plain_gaussian
-from mmaccount.accounting.plain_fourier import Law, Side
+from mmaccount.accounting.plain_fourier import Law, LossTransform
 
 
 def run(q, z, steps):
@@ -76,11 +76,11 @@ def test_delta_of_few_steps_lies_inside(q, z, steps, epsilon):
 def test_each_direction_by_itself_at_small_noise(q, z, steps, epsilon, remove):
     """The two directions are bounded separately; taking the larger would hide a wrong smaller one."""
     exact = (one_step if steps == 1 else two_steps)(q, z, epsilon, remove=remove)
-    side = Side([plain_gaussian._law(run(q, z, steps), 1e-12)], remove=remove)
+    side = LossTransform([plain_gaussian._law(run(q, z, steps), 1e-12)], remove=remove)
     for t in (0.1, 1.0):
-        line = side.line(t, epsilon)
-        if line is not None:
-            bound = line.delta(epsilon)
+        inversion = side.inversion(t, epsilon)
+        if inversion is not None:
+            bound = inversion.delta(epsilon)
             assert bound.lower * (1 - 1e-9) - 1e-10 <= exact <= bound.upper * (1 + 1e-9) + 1e-10
 
 
@@ -235,10 +235,10 @@ def test_delta_and_epsilon_are_inverse_across_the_profile():
 def test_aliases_are_what_the_poisson_sum_says():
     """On a line with a spacing far too coarse the rule returns the sum of the aliases, all of them
     bounded."""
-    side = Side([Law(1, mu_squared=1.0)], remove=True)
-    line = side.line(1.0, 0.5)
+    side = LossTransform([Law(1, mu_squared=1.0)], remove=True)
+    inversion = side.inversion(1.0, 0.5)
     exact = ndtr(0.5 - 0.5) - exp(0.5) * ndtr(-0.5 - 0.5)
-    assert line.delta(0.5).lower <= exact <= line.delta(0.5).upper
+    assert inversion.delta(0.5).lower <= exact <= inversion.delta(0.5).upper
     from dataclasses import replace
 
     period, count = 4.0, 12
@@ -246,8 +246,8 @@ def test_aliases_are_what_the_poisson_sum_says():
     z = 1.0 + 1j * frequencies
     moments = 0.5 * z * (1 + z) - np.log(z * (1 + z))
     coarse = replace(
-        line,
-        plan=replace(line.plan, period=period, count=count, log_left_out=-inf),
+        inversion,
+        rule=replace(inversion.rule, period=period, count=count, log_left_out=-inf),
         frequencies=frequencies,
         log_size=moments.real,
         log_high=moments.real,
@@ -265,7 +265,7 @@ def test_aliases_are_what_the_poisson_sum_says():
 @pytest.mark.parametrize(("q", "z"), [(0.01, 1.0), (0.3, 0.5), (1e-4, 2.0), (0.9, 0.3)])
 @pytest.mark.parametrize("remove", [True, False])
 def test_the_characteristic_function_stays_below_its_bound(q, z, remove):
-    side = Side([plain_gaussian._law(run(q, z, 1), 1e-12)], remove=remove)
+    side = LossTransform([plain_gaussian._law(run(q, z, 1), 1e-12)], remove=remove)
     for t in (0.2, 2.0, 8.0):
         cut = side.frequency_cut(t)
         real = side.log_moment(t)

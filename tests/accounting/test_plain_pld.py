@@ -1,4 +1,4 @@
-"""Lattices of plain DP-SGD for few steps and tiny rates: narrow brackets that hold the truth, each
+"""Grids of plain DP-SGD for few steps and tiny rates: narrow brackets that hold the truth, each
 rule on its own side."""
 
 from math import exp, expm1, log1p
@@ -104,14 +104,14 @@ def test_few_steps_at_a_tiny_rate_are_narrow(z, q, steps, delta):
     ("q", "z", "steps", "delta"),
     [(0.01, 1.0, 100, 1e-6), (0.1, 2.0, 50, 1e-9), (0.3, 0.5, 10, 1e-5)],
 )
-def test_lattices_and_contours_agree(q, z, steps, delta):
+def test_grids_and_contours_agree(q, z, steps, delta):
     """Two methods that share no approximation, where both reach."""
     contours = mm.epsilon(run(q, z, steps), delta=delta)
-    lattices = [
-        plain_pld.Side([run(q, z, steps)], 1e-7 * delta, remove=remove).epsilon(delta)
+    grids = [
+        plain_pld.TwoSidedPld([run(q, z, steps)], 1e-7 * delta, remove=remove).epsilon(delta)
         for remove in (True, False)
     ]
-    lower, upper = (max(getattr(side, end) for side in lattices) for end in ("lower", "upper"))
+    lower, upper = (max(getattr(side, end) for side in grids) for end in ("lower", "upper"))
     assert contours.lower <= upper * (1 + 1e-9)
     assert lower <= contours.upper * (1 + 1e-9)
     assert upper - lower <= 1e-3 * upper

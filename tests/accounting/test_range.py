@@ -10,6 +10,7 @@ import pytest
 import mmaccount as mm
 from mmaccount.accounting import plain_fourier, plain_gaussian, plain_pld, renyi
 from mmaccount.kernels import loss
+from mmaccount.records.bound import TwoSided
 from mmaccount.records.settings import Settings
 
 
@@ -78,7 +79,7 @@ def test_loss_of_the_sinc_keeps_its_digits():
     assert plain_fourier._sinc_loss(u) == pytest.approx(exact, rel=1e-9)
 
 
-def test_lattices_are_left_where_they_cannot_hold_so_many_steps():
+def test_grids_are_left_where_they_cannot_hold_so_many_steps():
     assert plain_pld.within_reach([run(0.5, 10**9, 1e4)])
     assert not plain_pld.within_reach([run(0.5, 10**15, 1e8)])
 
@@ -88,15 +89,15 @@ def test_delta_is_not_searched_for_without_end():
 
     def shrinking(phases, epsilon, about, *, remove):
         seen.append(about)
-        return lambda _: plain_fourier.Pair(0.0, 1e-3 * about)
+        return lambda _: TwoSided(0.0, 1e-3 * about)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plain_gaussian, "direction", shrinking)
         found = plain_gaussian.delta([run(0.01, 10, 1.0)], 3.0, 1.0)
     assert len(seen) == 2 * plain_gaussian.TRIES
-    assert found == plain_fourier.Pair(
-        0.0, 1e-3**plain_gaussian.TRIES
-    ) or found.upper == pytest.approx(1e-3**plain_gaussian.TRIES)
+    assert found == TwoSided(0.0, 1e-3**plain_gaussian.TRIES) or found.upper == pytest.approx(
+        1e-3**plain_gaussian.TRIES
+    )
 
 
 @pytest.mark.parametrize("order", [1.001, 1.5, 7.3, 200.0])

@@ -12,8 +12,8 @@ from scipy.stats import binom, norm
 import mmaccount as mm
 from mmaccount.accounting import mixing_envelope as envelopes
 from mmaccount.accounting import mixing_bounds, mixing_tight, plain_fourier, plain_gaussian, pld
-from mmaccount.accounting.pld import Atoms, Lattice
-from mmaccount.accounting.step_moments import Geometry, geometry
+from mmaccount.accounting.pld import Atoms, GridPld
+from mmaccount.accounting.step_moments import StepShape, step_shape
 from mmaccount.kernels import complex_moments, loss, smooth_density
 from mmaccount.kernels.pld import coordinate_cells
 from mmaccount.kernels.complex_moments import lines_of_moments_of_law
@@ -101,10 +101,10 @@ def test_transforms_err_by_less_than_is_granted(size):
 
 
 @pytest.mark.parametrize("rare", [0.5, 1e-3, 1e-9])
-def test_a_composed_lattice_knows_its_own_error(rare):
+def test_a_composed_grid_knows_its_own_error(rare):
     """Also where the transform stays near 1 at every frequency, as most of the mass is an atom."""
     steps, spacing = 10_000_000, 1e-3
-    coin = Lattice(0.0, spacing, np.array([1.0 - rare, rare]))
+    coin = GridPld(0.0, spacing, np.array([1.0 - rare, rare]))
     made = pld.compose([(coin, steps)], -1.0)
     count = np.rint(made.losses / spacing).astype(int)
     off = np.abs(made.masses - binom.pmf(count, steps, rare))
@@ -115,7 +115,7 @@ def test_a_composed_lattice_knows_its_own_error(rare):
 def test_losses_of_many_steps_are_exact():
     """start * steps was rounded at the size of the sum, not of the losses that are left."""
     start, spacing, steps = -1.1, 2.0**-10, 999_999
-    first, losses = pld._points([(Lattice(start, spacing, np.ones(3)), steps)], -1.0, 1.0)
+    first, losses = pld._points([(GridPld(start, spacing, np.ones(3)), steps)], -1.0, 1.0)
     exact = steps * Fraction(start) + (first + 7) * Fraction(spacing)
     assert abs(losses[7] - exact) < 1e-15
 
@@ -123,13 +123,13 @@ def test_losses_of_many_steps_are_exact():
 def test_mass_without_a_loss_is_not_forgotten_where_epsilon_is_0():
     """The Renyi start of the search does not see an infinite loss; at delta 0.1 it said 0."""
     pair = Atoms(np.array([0.0]), np.array([0.8]), 0.2)
-    assert mixing_bounds.Side([(pair, 1.0, 1)], remove=True, upper=True).epsilon(0.1) == inf
+    assert mixing_bounds.OneSidedPld([(pair, 1.0, 1)], remove=True, upper=True).epsilon(0.1) == inf
 
 
 def test_huge_truncation_does_not_underflow():
     """(1/z)^2 is left however small the shift of one coordinate."""
     assert (
-        geometry(
+        step_shape(
             mm.Settings(sample_rate=1.0, steps=1, noise_multiplier=1e20, truncation=1e308)
         ).copies
         > 0.0
@@ -140,7 +140,7 @@ def test_huge_truncation_does_not_underflow():
 def test_both_directions_of_the_envelope_are_the_same(case):
     """Slopes near x = 0 are rounding: adding a record once came out 3e-2 too large, and 0 where it
     is 1e-20."""
-    pair = envelopes.envelope(Geometry("gaussian", *case))
+    pair = envelopes.envelope(StepShape("gaussian", *case))
     assert np.sum(pair.masses) + pair.absent == pytest.approx(1.0, rel=1e-13)
     for epsilon in (0.0, 1.0, 5.0, 12.0):
         remove = (
@@ -158,10 +158,12 @@ def test_no_frequency_is_compared_too_far(monkeypatch):
     lower the envelope."""
     shift, width, copies = 0.4, 20.0, 30.0
     epsilons = np.linspace(0.0, 6.0, 40)
-    (line,) = envelopes.lines(Geometry("gaussian", shift, width, copies), (1.0,), 0.07, 25.0)
-    far = envelopes._bound(line, copies * shift**2, epsilons)
+    (terms,) = envelopes.inversion_terms(
+        StepShape("gaussian", shift, width, copies), (1.0,), 0.07, 25.0
+    )
+    far = envelopes._bound(terms, copies * shift**2, epsilons)
     monkeypatch.setattr(envelopes, "FARTHEST", 5.0)
-    near = envelopes._bound(line, copies * shift**2, epsilons)
+    near = envelopes._bound(terms, copies * shift**2, epsilons)
     assert np.all(near >= far * (1 - 1e-12))
 
 
@@ -198,9 +200,9 @@ def test_moments_at_high_frequencies_keep_their_error():
 def test_the_bound_next_to_the_sparse_shift_covers_a_function_that_dips():
     """Between the last two grid shifts a negative value at the first one was taken off in full from
     what is missed."""
-    step = Geometry("gaussian", 0.4, 20.0, 30.0)
-    (line,) = envelopes.lines(step, (1.0,), 0.07, 25.0)
-    v = np.sqrt(line.parts)  # s = 1
+    step = StepShape("gaussian", 0.4, 20.0, 30.0)
+    (terms,) = envelopes.inversion_terms(step, (1.0,), 0.07, 25.0)
+    v = np.sqrt(terms.parts)  # s = 1
     last, bend = v[-2], 3.0
     missed = np.zeros((1, v.size - 1))
     missed[0, -1] = (1.0 - last) ** 2 * bend / (8.0 * last**2)
@@ -210,23 +212,23 @@ def test_the_bound_next_to_the_sparse_shift_covers_a_function_that_dips():
     function = values[0, -2] * last**2 * (1.0 - between) / (1.0 - last)
     function += bend * (between - last) * (1.0 - between) / 2.0
     function /= between**2 * (1.0 - between**2)
-    (bound,) = mixing_tight._per_distance(line, values, missed, np.zeros(1))
+    (bound,) = mixing_tight._per_distance(terms, values, missed, np.zeros(1))
     assert 0.0 < np.max(function) <= bound
 
 
 @pytest.mark.parametrize("part", [0.999, 0.98, 0.95])
-def test_a_star_that_is_too_small_is_not_accepted(part):
+def test_a_pair_that_is_too_small_is_not_accepted(part):
     epsilons, deviation = np.arange(41) * 0.05, 0.05
     values = norm.cdf(0.25 - 2 * epsilons) - np.exp(epsilons) * norm.cdf(-0.25 - 2 * epsilons)
     spacing = -np.log1p(-0.1) / 32
-    cell, star = (
+    cell, pair = (
         mixing_tight._law(epsilons, np.where(values < 1e-4, 1.0, share) * values, 0.1, spacing)
         for share in (1.0, part)
     )
-    beside = mixing_tight._smooth(4.0 * deviation, 5.0, spacing)
+    beside = mixing_tight._auxiliary(4.0 * deviation, 5.0, spacing)
     assert mixing_tight._dominated(cell, cell, beside)
-    assert mixing_tight._dominated(star, cell, beside)
-    assert not mixing_tight._dominated(cell, star, beside)
+    assert mixing_tight._dominated(pair, cell, beside)
+    assert not mixing_tight._dominated(cell, pair, beside)
     lighter = cell._replace(masses=cell.masses * (1.0 - 1e-9))
     assert not mixing_tight._dominated(cell, lighter, beside)
     assert not mixing_tight._dominated(cell._replace(infinite=2.0 * cell.infinite), cell, beside)

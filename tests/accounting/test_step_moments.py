@@ -15,10 +15,10 @@ from scipy.integrate import trapezoid
 from mmaccount import BoundError, Settings
 from mmaccount.accounting import step_moments
 from mmaccount.accounting.step_moments import (
-    Geometry,
+    StepShape,
     check_worst_shift,
     fisher_information,
-    geometry,
+    step_shape,
     step_log_moment,
 )
 from mmaccount.kernels import gaussian, laplace
@@ -202,7 +202,7 @@ def test_orders_between_integers_lie_on_or_below_the_chord(resnet):
 def test_high_orders_read_off_chords_are_above_and_close():
     settings = run(noise_multiplier=5.0, mixing=10.0)
     for order, slack in ((65, 1e-4), (1000, 1e-4), (4097, 1e-3)):
-        step = geometry(settings)
+        step = step_shape(settings)
         exact = step_moments.log_moments(step, np.array([float(order)]))[0]
         read = step_moments._table(step, 8192)[order]
         assert exact * (1 - 1e-12) <= read <= exact * (1 + slack)
@@ -211,7 +211,7 @@ def test_high_orders_read_off_chords_are_above_and_close():
 @pytest.mark.parametrize("noise", ["gaussian", "laplace"])
 def test_tiny_shifts_are_raised_never_lowered(noise):
     settings = run(noise_multiplier=10.0, truncation=1e30, mixing=3.0, noise=noise)
-    step = geometry(settings)
+    step = step_shape(settings)
     assert step.shift == step_moments.SMALLEST_SHIFT
     norm = 1 / settings.noise_multiplier
     assert step.copies * step.shift ** step_moments.POWER[noise] == pytest.approx(
@@ -221,7 +221,7 @@ def test_tiny_shifts_are_raised_never_lowered(noise):
 
 def test_outside_the_range_of_the_kernels_mixing_is_not_credited():
     hostile = run(noise_multiplier=1e-4, mixing=5.0)
-    assert geometry(hostile) == Geometry("gaussian", 1e4, 0.0, 1.0)
+    assert step_shape(hostile) == StepShape("gaussian", 1e4, 0.0, 1.0)
     assert step_log_moment(hostile, 2) == step_log_moment(replace(hostile, mixing=0.0), 2)
 
 

@@ -125,7 +125,7 @@ def test_modelmix(resnet):
         alone = mm.delta(resnet, epsilon=float(EPSILONS[i]))
         assert (
             alone.lower < made.upper[i] <= alone.upper * (1 + 1e-3)
-        )  # the catalyst, which `delta` takes where it must
+        )  # the auxiliary mechanism, which `delta` takes where it must
         assert made.lower[i] == pytest.approx(alone.lower, rel=1e-3)
     loose = mm.privacy_profile(resnet, EPSILONS, tight=False)
     assert np.all(loose.upper >= made.upper)

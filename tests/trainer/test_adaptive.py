@@ -74,7 +74,7 @@ def test_price_is_that_of_sum_and_count_in_two_dimensions(relation, epsilon):
         present, absent, epsilon
     )  # off by less than 1e-7: a sum over cells of a smooth function with kinks
     assert found.lower * (1 - 1e-6) <= exact <= found.upper * (1 + 1e-6)
-    assert found.upper <= 1.006 * found.lower  # one step with another record is a lattice
+    assert found.upper <= 1.006 * found.lower  # one step with another record is a grid
 
 
 def test_without_sampling_it_is_two_gaussian_mechanisms():
