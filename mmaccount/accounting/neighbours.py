@@ -1,5 +1,4 @@
-"""Neighbours that differ in several records, or in one record put in place of another: the worst
-pair, and its privacy loss.
+"""Neighbours that differ in several records, or in one record put in place of another: the worst pair.
 
 Poisson sampling takes each of g records into a step's batch with probability q, independently. A
 set A of them in the batch moves the sum by the sum of g_i over A with one data set and of g'_i with
@@ -28,12 +27,10 @@ binomial weights b_i = C(g, i) q^i (1-q)^(g-i):
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from math import comb, erfc, exp, log, log1p, sqrt
+from math import comb, exp, log, log1p
 
 import numpy as np
 
-from mmaccount.accounting.plain_fourier import Law, digits_for
-from mmaccount.kernels import loss, mixture
 from mmaccount.records.settings import NEIGHBOURS, Settings
 
 NO_WEIGHT = -690.0  # log of a binomial weight that is as good as none
@@ -45,7 +42,7 @@ def changes(phase: Settings) -> int:
 
 
 def reduced(phases: Sequence[Settings]) -> tuple[Settings, ...]:
-    """The same run under one record added or removed where that costs the same, otherwise as it is.
+    """A run under one record added or removed that costs the same, or the run as it is.
 
     If every record is in every batch, changes that follow each other are one change that is as many
     times larger: a larger clip norm, in units of which noise and mixing are smaller.
@@ -53,15 +50,15 @@ def reduced(phases: Sequence[Settings]) -> tuple[Settings, ...]:
     count = changes(phases[0])
     if count > 1 and any(phase.sample_rate < 1.0 for phase in phases):
         return tuple(phases)
-    made = []
+    single = []
     for phase in phases:
         noise, mixing = phase.noise_multiplier / count, phase.mixing / count
-        made.append(
+        single.append(
             replace(
                 phase, neighbours=NEIGHBOURS[0], group_size=1, noise_multiplier=noise, mixing=mixing
             )
         )
-    return tuple(made)
+    return tuple(single)
 
 
 @lru_cache(maxsize=64)
@@ -76,38 +73,3 @@ def log_weights(group_size: int, q: float) -> np.ndarray:
     return np.array(
         [log(value) if value > 0.0 else guess for value, guess in zip(exact, logs, strict=True)]
     )
-
-
-def law(phase: Settings, negligible: float) -> Law:
-    """The privacy loss of a plain Gaussian phase, q < 1, less outcomes that have probability
-    `negligible` in all."""
-    shift, weights = 1.0 / phase.noise_multiplier, log_weights(phase.group_size, phase.sample_rate)
-    others = weights if phase.neighbours == "replace-one" else np.zeros(1)
-    spread, digits = (1.0 + loss.SHARPNESS**-2) ** 0.5, digits_for(phase.steps)
-    means = shift * np.arange(weights.size)
-
-    def lost(cut: float) -> float:
-        """P(x + spread of the edge > cut) for x ~ P."""
-        return 0.5 * sum(
-            exp(w) * erfc((cut - m) / spread / sqrt(2.0))
-            for w, m in zip(weights, means, strict=True)
-        )
-
-    cut = 2.0
-    while lost(cut) > negligible / phase.steps and cut < 60.0 + means[-1]:
-        cut += 0.25
-
-    def nodes(order: float, frequency: float) -> tuple[np.ndarray, np.ndarray]:
-        return mixture.nodes(shift, weights, others, order, frequency, cut, digits)
-
-    def size(order: float, frequency: float) -> float:
-        return mixture.grid(shift, weights, others, order, frequency, cut, digits)[2]
-
-    def turn(order: float) -> float:
-        return (
-            (weights.size - 1)
-            * shift
-            * mixture.grid(shift, weights, others, order, 0.0, cut, digits)[1]
-        )
-
-    return Law(phase.steps, nodes, size, turn, digits=digits, lost=lost(cut))

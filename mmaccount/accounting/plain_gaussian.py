@@ -3,15 +3,13 @@ plain_fourier.py)."""
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from math import erfc, inf, isfinite, log1p, sqrt
-
-import numpy as np
+from math import inf, isfinite, log1p
 
 from mmaccount.accounting import neighbours, plain_closed_form, plain_pld
-from mmaccount.accounting.plain_fourier import Law, LossTransform, digits_for
+from mmaccount.accounting.plain_fourier import LossTransform
+from mmaccount.accounting.plain_steps import steps_of
 from mmaccount.accounting.renyi import epsilon_at, log_delta_at, minimise_over_orders
 from mmaccount.accounting.roots import epsilons
-from mmaccount.kernels import loss
 from mmaccount.records.bound import TwoSided
 from mmaccount.records.settings import Settings
 
@@ -63,42 +61,6 @@ def _wide(found: TwoSided) -> bool:
     return found.upper == inf or found.upper - found.lower > plain_pld.NARROW * found.upper
 
 
-def _law(phase: Settings, negligible: float) -> Law:
-    """The law of a plain Gaussian phase, without outcomes that together have probability
-    `negligible` at most."""
-    q, z = phase.sample_rate, phase.noise_multiplier
-    records = neighbours.changes(phase)
-    if q == 1.0:
-        return Law(phase.steps, mu_squared=phase.steps * (records / z) * (records / z))
-    if records > 1:
-        return neighbours.law(phase, negligible)
-
-    spread, digits = (1.0 + loss.SHARPNESS**-2) ** 0.5, digits_for(phase.steps)
-
-    def lost(cut: float) -> float:
-        """P(x + spread of the edge > cut) for x ~ (1 - q) N(0, 1) + q N(1/z, 1)."""
-        return 0.5 * (
-            (1.0 - q) * erfc(cut / spread / sqrt(2.0))
-            + q * erfc((cut - 1.0 / z) / spread / sqrt(2.0))
-        )
-
-    cut = 2.0
-    while lost(cut) > negligible / phase.steps and cut < 60.0 + 1.0 / z:
-        cut += 0.25
-
-    def nodes(order: float, frequency: float) -> tuple[np.ndarray, np.ndarray]:
-        return loss.subsampled_nodes(z, q, order, frequency, cut, digits)
-
-    def size(order: float, frequency: float) -> float:
-        return loss.subsampled_grid(z, q, order, frequency, cut, digits)[2]
-
-    def turn(order: float) -> float:
-        return loss.subsampled_grid(z, q, order, 0.0, cut, digits)[1] / z
-
-    rough = partial(loss.rough_log_moment, noise_multiplier=z, q=q, cut=cut)
-    return Law(phase.steps, nodes, size, turn, rough, digits=digits, lost=lost(cut))
-
-
 def _within_reach(phases: Sequence[Settings]) -> bool:
     records = neighbours.changes(phases[0])
     return all(
@@ -116,7 +78,7 @@ def epsilon(phases: Sequence[Settings], delta: float) -> TwoSided:
         return found
     if not _within_reach(phases):
         return TwoSided(0.0, inf)
-    laws = [_law(phase, NEGLIGIBLE * delta / len(phases)) for phase in phases]
+    laws = [steps_of(phase, NEGLIGIBLE * delta / len(phases)) for phase in phases]
     grids = plain_pld.within_reach(phases)
     removal = _side_epsilon(LossTransform(laws, remove=True, hurried=grids), delta)
     if grids and _wide(removal):
@@ -158,7 +120,7 @@ def direction(
         return lambda _: TwoSided(0.0, 1.0)
     remove = remove or phases[0].neighbours == "replace-one"  # its two directions are mirror images
     laws, reach = (
-        [_law(phase, NEGLIGIBLE * about / len(phases)) for phase in phases],
+        [steps_of(phase, NEGLIGIBLE * about / len(phases)) for phase in phases],
         plain_pld.within_reach(phases),
     )
     side = LossTransform(laws, remove=remove, hurried=reach)

@@ -12,8 +12,10 @@ from scipy.special import ndtr
 
 import mmaccount as mm
 from mmaccount import Settings
-from mmaccount.accounting import plain_fourier, plain_gaussian
-from mmaccount.accounting.plain_fourier import Law, LossTransform
+from mmaccount.accounting import plain_fourier
+from mmaccount.accounting.plain_fourier import LossTransform
+from mmaccount.accounting.plain_steps import GaussianSteps, steps_of
+from mmaccount.kernels import loss
 
 
 def run(q, z, steps):
@@ -76,7 +78,7 @@ def test_delta_of_few_steps_lies_inside(q, z, steps, epsilon):
 def test_each_direction_by_itself_at_small_noise(q, z, steps, epsilon, remove):
     """The two directions are bounded separately; taking the larger would hide a wrong smaller one."""
     exact = (one_step if steps == 1 else two_steps)(q, z, epsilon, remove=remove)
-    side = LossTransform([plain_gaussian._law(run(q, z, steps), 1e-12)], remove=remove)
+    side = LossTransform([steps_of(run(q, z, steps), 1e-12)], remove=remove)
     for t in (0.1, 1.0):
         inversion = side.inversion(t, epsilon)
         if inversion is not None:
@@ -90,8 +92,8 @@ def test_moments_in_their_stated_error(q, z, k):
     """E[r^k] with nothing left out, against a fine trapezoid sum at 40 digits that reaches past
     every peak."""
     everything = 1e3
-    real, imag, error = plain_fourier.loss.log_mgf(
-        k, np.zeros(1), *plain_fourier.loss.subsampled_nodes(z, q, k, 0.0, everything)
+    real, imag, error = loss.log_mgf(
+        k, np.zeros(1), *loss.subsampled_nodes(z, q, k, 0.0, everything)
     )
     with mpmath.workdps(40):
         rate, shift, power, step = (
@@ -235,7 +237,7 @@ def test_delta_and_epsilon_are_inverse_across_the_profile():
 def test_aliases_are_what_the_poisson_sum_says():
     """On a line with a spacing far too coarse the rule returns the sum of the aliases, all of them
     bounded."""
-    side = LossTransform([Law(1, mu_squared=1.0)], remove=True)
+    side = LossTransform([GaussianSteps(1.0)], remove=True)
     inversion = side.inversion(1.0, 0.5)
     exact = ndtr(0.5 - 0.5) - exp(0.5) * ndtr(-0.5 - 0.5)
     assert inversion.delta(0.5).lower <= exact <= inversion.delta(0.5).upper
@@ -265,7 +267,7 @@ def test_aliases_are_what_the_poisson_sum_says():
 @pytest.mark.parametrize(("q", "z"), [(0.01, 1.0), (0.3, 0.5), (1e-4, 2.0), (0.9, 0.3)])
 @pytest.mark.parametrize("remove", [True, False])
 def test_the_characteristic_function_stays_below_its_bound(q, z, remove):
-    side = LossTransform([plain_gaussian._law(run(q, z, 1), 1e-12)], remove=remove)
+    side = LossTransform([steps_of(run(q, z, 1), 1e-12)], remove=remove)
     for t in (0.2, 2.0, 8.0):
         cut = side.frequency_cut(t)
         real = side.log_moment(t)
@@ -273,7 +275,7 @@ def test_the_characteristic_function_stays_below_its_bound(q, z, remove):
             order = side.order(t)
             nodes = side.laws[0].nodes(order, 3 * y)
             there = np.array([y, 1.1 * y, 1.7 * y, 3 * y])
-            size = plain_fourier.loss.log_mgf(order, there, *nodes)[0]
+            size = loss.log_mgf(order, there, *nodes)[0]
             assert np.all(size - real <= cut(y) + 1e-9)
 
 
