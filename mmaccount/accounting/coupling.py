@@ -1,9 +1,8 @@
-"""A pair that dominates a step in which several records may take part, from pairs that dominate
-each of their sums.
+"""A pair that dominates a step in which several records may take part.
 
-The step (relations.py) has P = sum_i b_i P_i and Q = P_0 or sum_i b_i Q_i; P_i and Q_i are mixtures
-of outputs moved by sums of i admitted gradients: shifts with i times the cap and i times the norm.
-If a pair with likelihood ratio r_i dominates every such move against P_0, then with F_i the
+Made from pairs that dominate each of their sums. The step (neighbours.py)
+has P = sum_i b_i P_i and Q = P_0 or sum_i b_i Q_i; P_i and Q_i are mixtures of outputs moved by sums
+of i admitted gradients: shifts with i times the cap and i times the norm. If a pair with likelihood ratio r_i dominates every such move against P_0, then with F_i the
 distribution function of r_i under P_0 and U uniform on (0, 1),
     E_Q[(P/Q - x)_+] <= E[(sum_i b_i F_i^-1(U) - x sum_i b_i F_i^-1(1 - U))_+].
 Proof. For numbers d_k that add up to 0, (sum Y_k)_+ <= sum (Y_k - d_k)_+. Here the Y_k are b_i
@@ -11,7 +10,7 @@ dP_i/dP_0 and
 -x b_i dQ_i/dP_0; to replace each by its dominating ratio raises E[(Y_k - d_k)_+], as all have mean
 1. Then all are nondecreasing in U, and for such (comonotone) variables the smallest right side over
 d equals the left one (Dhaene et al. 2002, Insurance: Mathematics and Economics 31, Theorem 7).
-For Gaussian noise alone this is the worst pair of relations.py. With mixing it is not attained:
+For Gaussian noise alone this is the worst pair of neighbours.py. With mixing it is not attained:
 shifts in opposite directions are not quite opposite in all outcomes.
 """
 
@@ -22,9 +21,8 @@ import numpy as np
 from mmaccount.accounting.pld import Atoms
 from mmaccount.kernels.coupling import walk
 
-HALF = 0.5 * (
-    1.0 + 1e-11
-)  # of all outcomes; each half goes past the middle: no rounding may leave one out
+# Of all outcomes; each half goes past the middle: no rounding may leave one out.
+HALF = 0.5 * (1.0 + 1e-11)
 SMALL = 0.5  # sum of excesses, up to which its log1p is more accurate than the log of the sum
 Weighted = Sequence[tuple[float, Atoms | None]]
 

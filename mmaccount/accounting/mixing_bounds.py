@@ -158,7 +158,7 @@ class OneSidedPld:
         return sum(count * tilted(atoms, order)[1] for atoms, count in self.steps)
 
     def _spacing(self, tilt: float) -> float:
-        """Of a grid fine enough for where e^{tilt * loss} dP has its mass."""
+        """Spacing of a grid fine enough for where e^{tilt * loss} dP has its mass."""
         variance = sum(count * moments(atoms, 1.0 + tilt)[2] for atoms, count in self.steps)
         count_all = sum(count for _, count in self.steps)
         low, high = window(self.steps, 1.0 + tilt)

@@ -75,7 +75,10 @@ def direction(phases: Sequence[Settings], *, remove: bool) -> Profile | None:
 
 
 def profile(phases: Sequence[Settings]) -> Profile | None:
-    """The same for the larger direction."""
+    """epsilon >= 0 -> bounds on delta of plain Gaussian phases in the larger direction.
+
+    None where there is no closed form.
+    """
     removal, addition = direction(phases, remove=True), direction(phases, remove=False)
     if removal is None or addition is None:
         return None

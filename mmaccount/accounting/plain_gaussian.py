@@ -1,5 +1,9 @@
-"""Certified brackets on the epsilon and delta of plain Gaussian DP-SGD, from contours (see
-plain_fourier.py)."""
+"""Two-sided bounds on the epsilon and delta of plain Gaussian DP-SGD.
+
+In closed form where there is one (plain_closed_form.py); otherwise by Fourier inversion
+(plain_fourier.py) and, where that is slow and wide, from discretised privacy loss distributions
+(plain_pld.py).
+"""
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -33,8 +37,10 @@ def _tilt(side: LossTransform, objective: Callable[[float, float], float]) -> fl
 
 
 def _side_epsilon(side: LossTransform, delta: float) -> TwoSided:
-    """Bounds on the epsilon of one direction from contours; (0, inf) where they would be slow and
-    wide."""
+    """Bounds on the epsilon of one direction by Fourier inversion.
+
+    (0, inf) where that would be slow and wide.
+    """
     t = _tilt(side, lambda moment, order: epsilon_at(moment, order, delta))
     start = epsilon_at(side.log_moment(t), 1.0 + t, delta)
     found = TwoSided(0.0, inf)
@@ -70,9 +76,11 @@ def _within_reach(phases: Sequence[Settings]) -> bool:
 
 
 def epsilon(phases: Sequence[Settings], delta: float) -> TwoSided:
-    """Bounds on the epsilon of plain Gaussian phases, in closed form where there is one; otherwise
-    the larger of the two directions, each bound by itself, from contours and, where those are wide,
-    from grids too."""
+    """Bounds on the epsilon of plain Gaussian phases at delta.
+
+    In closed form where there is one; otherwise the larger of the two directions, each bounded by
+    itself, by Fourier inversion and, where that is wide, on a grid too.
+    """
     exact = plain_closed_form.profile(phases)
     if exact is not None and not _wide(found := plain_closed_form.epsilon(exact, delta)):
         return found
@@ -111,8 +119,10 @@ def delta(phases: Sequence[Settings], epsilon: float, about: float, tries: int =
 def direction(
     phases: Sequence[Settings], epsilon: float, about: float, *, remove: bool
 ) -> Callable[[float], TwoSided]:
-    """Bounds on delta in one direction, as a function of epsilon >= 0, best near the given one,
-    where delta is `about`. Found as those on epsilon are."""
+    """Bounds on delta in one direction, as a function of epsilon >= 0, best near the given one.
+
+    `about` is the rough size of delta there. By the methods of `epsilon`.
+    """
     exact = plain_closed_form.direction(phases, remove=remove)
     if exact is not None and not _wide(exact(epsilon)):
         return exact
@@ -155,8 +165,10 @@ def direction(
 
 
 def _pure(phases: Sequence[Settings]) -> float:
-    """Adding g records changes no likelihood by more than (1 - q)^-g in a step: that direction is
-    pure DP."""
+    """The epsilon that adding records never exceeds: that direction is pure DP.
+
+    Adding g records changes no likelihood by more than (1 - q)^-g in a step.
+    """
     records = neighbours.changes(phases[0])
     return sum(
         -phase.steps * records * log1p(-phase.sample_rate) if phase.sample_rate < 1.0 else inf

@@ -1,6 +1,7 @@
-"""Certified brackets on plain Gaussian DP-SGD by grids of the privacy loss: for runs whose
-characteristic function hardly decays (few steps, or a tiny sampling rate), where contours are slow
-and wide.
+"""Two-sided bounds on plain Gaussian DP-SGD from discretised privacy loss distributions.
+
+For runs whose characteristic function hardly decays (few steps, or a tiny sampling rate), where
+Fourier inversion is slow and wide.
 
 A step of one direction is held twice, as a pair that tells more than it and one that tells less
 (mixing_bounds.gaussian and mixing_bounds.shifted, subsampled), and projected on a grid that fits
@@ -9,14 +10,14 @@ the composed loss:
   adversary (upper) or dropped (lower), at the bottom their loss is raised to that of the others
   (upper) or they are dropped. Raising a loss raises the profile E_Q[(e^L - x)_+], dropping mass
   lowers it.
-- upper: split (pld.py). Lower: outcomes are merged in groups, as in pld.merged, with a grid
-  point at the mean of the outcomes near that end of the losses where most of the mass is: with a
-  tiny sampling rate nearly all of it lies within q of log(1 - q), much closer together than grid
-  points need to be.
+- upper: split (pld.py). Lower: outcomes are merged in groups, as in pld.merged_low and
+  merged_high, with a grid point at the mean of the outcomes near that end of the losses where most
+  of the mass is: with a tiny sampling rate nearly all of it lies within q of log(1 - q), much closer
+  together than grid points need to be.
 - losses are moved by what they may be off by, up for the upper side and down for the lower one
   (pld.nudged).
 Both sides err by the square of the spacing, so the number of points needed is read off a first
-bracket.
+answer.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,7 +36,8 @@ from mmaccount.accounting.pld import (
     Composed,
     GridPld,
     compose,
-    merged,
+    merged_high,
+    merged_low,
     nudged,
     reverse,
     span,
@@ -54,18 +56,10 @@ FIRST, MOST = 2.0**13, 2.0**18  # points of a grid
 MOST_COMPOSED = 2.0**20  # points that the composed loss may take, where projection has spread it
 NARROW = 1e-4  # relative width that is good enough
 ROUGH = 1024.0  # points of the grid that tilts are compared on
-TILTS = (
-    1.0,
-    0.5,
-    0.25,
-    0.1,
-    0.04,
-    0.016,
-    0.0,
-)  # over the Chernoff tilt; the one whose window is narrowest is taken
+# Over the Chernoff tilt; the one whose window is narrowest is taken.
+TILTS = (1.0, 0.5, 0.25, 0.1, 0.04, 0.016, 0.0)
 SMALL = 1e-3  # over a rough delta: the smallest that rounding is kept away from
-# logarithm of what the integrand may exceed delta by; the rounding of transforms is below e^-28 of
-# it
+# Logarithm of what the integrand may exceed delta by; the rounding of transforms is below e^-28 of it.
 NOISE = 9.0
 ROOT = 1e-7  # relative tolerance of the search for epsilon
 SMALLEST_RANGE = 1e-9  # of losses, that a grid is made for
@@ -90,8 +84,10 @@ class _Between(NamedTuple):
 
 
 def trimmed(atoms: Atoms, lost: float, *, upper: bool) -> Atoms:
-    """The same, by increasing loss, without outcomes at either end that together have probability
-    `lost` under P at most."""
+    """The atoms by increasing loss, without outcomes at either end.
+
+    Those left out have together probability `lost` under P at most, at each end.
+    """
     order = np.argsort(atoms.losses)
     losses, masses = atoms.losses[order], atoms.masses[order]
     held = masses * np.exp(losses)
@@ -114,8 +110,10 @@ def raised(atoms: Atoms, spacing: float) -> GridPld:
 
 
 def _steps(phases: Sequence[Settings]) -> list[tuple[float, float, int]]:
-    """(shift, sampling rate, number) of steps; those without subsampling are one large step
-    together."""
+    """(shift, sampling rate, number) of steps.
+
+    Those without subsampling are one large step together.
+    """
     steps = [(1.0 / phase.noise_multiplier, phase.sample_rate, phase.steps) for phase in phases]
     whole = hypot(*(sqrt(count) * shift for shift, q, count in steps if q == 1.0))
     return [step for step in steps if step[1] < 1.0] + [(whole, 1.0, 1)] * (whole > 0.0)
@@ -134,7 +132,7 @@ def within_reach(phases: Sequence[Settings]) -> bool:
 
 
 class TwoSidedPld:
-    """One direction of a run of plain Gaussian phases within reach."""
+    """The PLD of one direction of a run of plain Gaussian phases within reach, from both sides."""
 
     def __init__(self, phases: Sequence[Settings], negligible: float, *, remove: bool) -> None:
         """`negligible`: the probability of outcomes that may be left out, in all."""
@@ -158,15 +156,17 @@ class TwoSidedPld:
         return sum(count * tilted(grid, order)[1] for grid, count in self.rough)
 
     def _range(self) -> float:
-        """Of the losses of one step."""
+        """The range of the losses of one step."""
         return max(
             SMALLEST_RANGE,
             *(float(atoms.losses[-1] - atoms.losses[0]) for atoms, _ in self.parts[True]),
         )
 
     def _tilt(self, epsilon: float, delta: float) -> tuple[float, float]:
-        """(tilt, width of the window it needs) for about these: the narrowest where rounding does
-        not drown delta."""
+        """(tilt, width of the window it needs) for about these.
+
+        The narrowest one where rounding does not drown delta.
+        """
         chernoff = (
             minimise_over_orders(
                 lambda order: log_delta_at(self.log_moment(order), order, epsilon)
@@ -183,20 +183,22 @@ class TwoSidedPld:
         return min(found)[2:]
 
     def _between(self, epsilon: float, delta: float, points: float) -> _Between | None:
-        """None where so many steps were projected on so coarse a grid that they spread over far
-        too many points."""
+        """The composed loss for about these, on so many points.
+
+        None where so many steps were projected on so coarse a grid that they spread over far too
+        many points.
+        """
         tilt, width = self._tilt(epsilon, delta)
         spacing = max(width, self._range()) / points
-        below = [
-            (merged(atoms, spacing, low=self.remove), count) for atoms, count in self.parts[False]
-        ]
+        merged = merged_low if self.remove else merged_high
+        below = [(merged(atoms, spacing), count) for atoms, count in self.parts[False]]
         above = [(raised(atoms, spacing), count) for atoms, count in self.parts[True]]
         if max(span(parts, 1.0 + tilt) for parts in (below, above)) > MOST_COMPOSED * spacing:
             return None
         return _Between(compose(below, tilt), compose(above, tilt))
 
     def epsilon(self, delta: float, enough: float = 0.0) -> TwoSided:
-        """Bounds on epsilon at delta; a bracket below `enough` need not be narrow."""
+        """Bounds on epsilon at delta; an answer below `enough` need not be narrow."""
         tops = [(float(atoms.losses[-1]), count) for atoms, count in self.parts[True]]
         largest = sum(count * (top + UNIT * abs(top)) for top, count in tops)
         infinite = sum(count * atoms.infinite for atoms, count in self.parts[True])
@@ -218,8 +220,10 @@ class TwoSidedPld:
         return found
 
     def near(self, epsilon: float, about: float) -> Callable[[float], TwoSided]:
-        """Bounds on delta as a function of epsilon, best near the given one, where delta is roughly
-        `about`."""
+        """Bounds on delta as a function of epsilon, best near the given one.
+
+        `about` is the rough size of delta there.
+        """
         bounds: Callable[[float], TwoSided] = lambda _: TwoSided(0.0, 1.0)  # noqa: E731
         found, points = bounds(epsilon), FIRST
         while True:
@@ -241,6 +245,5 @@ def _gap(found: TwoSided) -> float:
 
 
 def _more(points: float, gap: float) -> float:
-    """Points for a bracket that shall be NARROW, given that its width falls with the square of the
-    spacing."""
+    """Points for an answer that shall be NARROW: its width falls with the square of the spacing."""
     return min(MOST, points * min(32.0, max(2.0, 1.3 * sqrt(gap / NARROW))))

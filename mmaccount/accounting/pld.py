@@ -32,8 +32,8 @@ from mmaccount.kernels.pld import POINT_TOLERANCE, fuse, fuse_down
 # relative, of a mass that a projection makes, the tilting of it and of the sum of all included
 MASS_ERROR = 1e-13
 FFT_ERROR = 8.0 * 2.0**-53
-"""Of a transform, per log2 of its length: relative error in the 2-norm, and of one frequency over
-the sum of all masses.
+"""Error of a transform per log2 of its length: relative in the 2-norm, and of one frequency over the
+sum of all masses.
 
 Higham 2002, Accuracy and Stability of Numerical Algorithms, Theorem 24.2, for radix 2; for the
 radices 2 to 5 of pocketfft counted likewise, u = 2^-53, to first order. A twiddle factor is assumed
@@ -44,24 +44,12 @@ less at one frequency. Lengths have no other factor. Assumed, not proven: that n
 algorithm.
 """
 UNIT = 8.0 * 2.0**-53  # relative, of a loss and of a grid point: some roundings
-MOST_STEPS = (
-    10**10
-)  # of a run; beyond, the rounding of transforms, which is raised to that power, says all there is
-TILTS = (
-    0.0,
-    0.5,
-    1.0,
-    2.0,
-)  # at which powers are taken; per atom the one with the smallest error counts
-SCALES = (
-    1.0,
-    2.0,
-    3.0,
-    4.0,
-    6.0,
-    8.0,
-    12.0,
-)  # Chernoff exponents tried, over the standard deviation and over the span
+# Steps of a run; beyond, the rounding of transforms, which is raised to that power, says all there is.
+MOST_STEPS = 10**10
+# Tilts at which powers are taken; per atom the one with the smallest error counts.
+TILTS = (0.0, 0.5, 1.0, 2.0)
+# Chernoff exponents tried, over the standard deviation and over the span.
+SCALES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
 OUTSIDE = 40.0  # e^-40 of the tilted mass may lie outside of a window
 ALIGNED = 1e-9  # of a spacing, by which the smallest loss may miss its point
 ANCHORINGS = 4  # rounds of moving the grid point that most of the mass lies at
@@ -72,8 +60,11 @@ TINY = 1e-300  # stands in for zero masses in logarithms
 
 
 class Atoms(NamedTuple):
-    """Losses log(dP/dQ), their masses under Q, the mass of P where Q has none and the mass of Q
-    where P has none."""
+    """A pair (P, Q) of laws as point masses of its privacy loss.
+
+    Losses log(dP/dQ), their masses under Q; the mass of P where Q has none (infinite loss), and the
+    mass of Q where P has none (absent).
+    """
 
     losses: np.ndarray
     masses: np.ndarray
@@ -82,7 +73,7 @@ class Atoms(NamedTuple):
 
 
 class GridPld(NamedTuple):
-    """Atoms at losses start + i * spacing."""
+    """A privacy loss distribution discretised on a grid: atoms at losses start + i * spacing."""
 
     start: float
     spacing: float
@@ -96,7 +87,7 @@ class GridPld(NamedTuple):
         return self.start + np.arange(self.masses.size) * self.spacing
 
     def atoms(self) -> Atoms:
-        """The same without the grid; empty points left out."""
+        """The pair as atoms, without the grid; empty points left out."""
         held = self.masses > 0.0
         return Atoms(self.losses[held], self.masses[held], self.infinite, self.absent)
 
@@ -163,41 +154,80 @@ def merge(atoms: Atoms, spacing: float) -> GridPld:
 
 
 def nudged(grid: GridPld, *, upper: bool) -> GridPld:
-    """The same, with what rounding may have done to losses, and to means of groups of them, added
-    on the chosen side."""
+    """The pair with what rounding may have done to losses added on the chosen side.
+
+    Also what it may have done to means of groups of losses.
+    """
     most = max(abs(grid.start), abs(grid.start + grid.masses.size * grid.spacing))
     move = POINT_TOLERANCE * grid.spacing + UNIT * most
     return grid._replace(start=grid.start + (move if upper else -move))
 
 
-def merged(atoms: Atoms, spacing: float, *, low: bool) -> GridPld:
-    """The lower rule for atoms by increasing loss, most of whose mass is at the low (or high) end."""
+class _Heap(NamedTuple):
+    """Outcomes at one end of the losses, merged into one: most of the mass.
+
+    Its mass, the sum of mass * e^(loss - first), and the smallest of its losses.
+    """
+
+    mass: float
+    weight: float
+    first: float
+
+    @property
+    def mean(self) -> float:
+        """The loss of the merged outcome."""
+        return self.first + log(self.weight / self.mass)
+
+
+def _heap(losses: np.ndarray, masses: np.ndarray) -> _Heap:
+    first = float(losses[0])
+    weight = float(np.sum(masses * np.exp(losses - first)))
+    return _Heap(float(np.sum(masses)), weight, first)
+
+
+def _below(start: float, spacing: float, masses: np.ndarray) -> GridPld:
+    """A pair with errors of masses and losses charged to the lower side."""
+    return nudged(GridPld(start, spacing, masses * (1.0 - MASS_ERROR)), upper=False)
+
+
+def merged_low(atoms: Atoms, spacing: float) -> GridPld:
+    """The lower rule for atoms by increasing loss, most of whose mass is at the low end.
+
+    The mean of that heap is a grid point. What the groups above leave over joins the heap, which
+    moves its mean: ANCHORINGS rounds.
+    """
     losses, masses = atoms.losses, atoms.masses
-    near = losses < losses[0] + 0.5 * spacing if low else losses > losses[-1] - 0.5 * spacing
-    first = float(losses[near][0])
-    heap, weight = (
-        float(np.sum(masses[near])),
-        float(np.sum(masses[near] * np.exp(losses[near] - first))),
-    )
-    anchor, rest = first + log(weight / heap), ~near
-    if not rest.any():
-        return nudged(GridPld(anchor, spacing, np.array([heap * (1.0 - MASS_ERROR)])), upper=False)
-    if low:
-        grid, mean = np.zeros(0), anchor
-        for _ in range(ANCHORINGS):  # what is left over joins the heap, whose mean is the anchor
-            anchor = min(mean, float(losses[rest][0]))
-            grid, excess = fuse_down(losses[rest], masses[rest], anchor, spacing)
-            joined = weight + exp(anchor - first) * (grid[0] + excess)
-            mean = first + log(joined / (heap + grid[0]))
-        grid[0] += heap
-        return nudged(GridPld(min(anchor, mean), spacing, grid * (1.0 - MASS_ERROR)), upper=False)
-    at = (
-        ceil((anchor - float(losses[0])) / spacing) + 1
-    )  # of the anchor, with a point below every loss
-    groups = fuse(losses[rest], masses[rest], anchor - at * spacing, spacing)
-    grid = np.pad(groups, (0, max(0, at + 1 - groups.size)))
-    grid[at] += heap
-    return nudged(GridPld(anchor - at * spacing, spacing, grid * (1.0 - MASS_ERROR)), upper=False)
+    near = losses < losses[0] + 0.5 * spacing
+    heap, others = _heap(losses[near], masses[near]), ~near
+    if not others.any():
+        return _below(heap.mean, spacing, np.array([heap.mass]))
+    mean = heap.mean
+    for _ in range(ANCHORINGS):
+        anchor = min(mean, float(losses[others][0]))
+        groups, excess = fuse_down(losses[others], masses[others], anchor, spacing)
+        joined = heap.weight + exp(anchor - heap.first) * (groups[0] + excess)
+        mean = heap.first + log(joined / (heap.mass + groups[0]))
+    groups[0] += heap.mass
+    return _below(min(anchor, mean), spacing, groups)
+
+
+def merged_high(atoms: Atoms, spacing: float) -> GridPld:
+    """The lower rule for atoms by increasing loss, most of whose mass is at the high end.
+
+    The mean of that heap is a grid point.
+    """
+    losses, masses = atoms.losses, atoms.masses
+    near = losses > losses[-1] - 0.5 * spacing
+    heap, others = _heap(losses[near], masses[near]), ~near
+    if not others.any():
+        return _below(heap.mean, spacing, np.array([heap.mass]))
+    # Number of the grid point that the heap becomes, with a point below every loss.
+    at = ceil((heap.mean - float(losses[0])) / spacing) + 1
+    start = heap.mean - at * spacing
+    groups = fuse(losses[others], masses[others], start, spacing)
+    groups = np.pad(groups, (0, max(0, at + 1 - groups.size)))
+    groups[at] += heap.mass
+    return _below(start, spacing, groups)
 
 
 def tilted(pair: Atoms | GridPld, order: float) -> tuple[np.ndarray, float]:
@@ -319,8 +349,8 @@ def lowered(atoms: Atoms, spacing: float, order: float) -> GridPld:
     by_loss = np.argsort(atoms.losses)
     held = by_loss[atoms.masses[by_loss] > 0.0]
     ordered = Atoms(atoms.losses[held], atoms.masses[held])
-    made = [merge(ordered, spacing), *(merged(ordered, spacing, low=low) for low in (True, False))]
-    return max(made, key=lambda grid: tilted(grid, order)[1])
+    candidates = [rule(ordered, spacing) for rule in (merge, merged_low, merged_high)]
+    return max(candidates, key=lambda grid: tilted(grid, order)[1])
 
 
 def _ever(chances: Sequence[tuple[float, int]]) -> float:

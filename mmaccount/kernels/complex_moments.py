@@ -14,7 +14,7 @@ LANES = 8  # frequencies at a time
 
 @jit
 def _step(v: float, highest: float) -> float:
-    """Of the trapezoid rule, at shift v and frequencies up to `highest` (see `lines_of_moments`)."""
+    """Step of the trapezoid rule, at shift v and frequencies up to `highest` (see `lines_of_moments`)."""
     return pi / (1.5 * v * highest + 30.0)
 
 
@@ -126,8 +126,10 @@ def lines_of_moments(
 def lines_of_moments_of_law(
     shifts: np.ndarray, law: smooth_density.Mixing, tilts: np.ndarray, spacing: float, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The same for mixing by any log-concave law, which is all that the bounds on p(x + iy) need;
-    nothing is left out."""
+    """`lines_of_moments` for mixing by any log-concave law, which is all that its bounds need.
+
+    Nothing is left out between the edges.
+    """
     out = np.zeros((tilts.size, shifts.size, count), dtype=np.complex128)
     real = np.zeros((tilts.size, shifts.size, 4))
     for i in range(shifts.size):

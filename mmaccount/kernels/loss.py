@@ -155,7 +155,7 @@ def subsampled_nodes(
 @jit
 def rough_log_moment(order: float, noise_multiplier: float, q: float, cut: float) -> float:
     """About log E[r^order] at a real order above 1 or below 0, of the outcomes kept: to choose a
-    contour by."""
+    line of inversion by."""
     shift = 1.0 / noise_multiplier
     step = 0.25 * min(1.0, 2.0 * noise_multiplier)
     lo, hi = _leftmost_peak(order, shift, q) - 9.0, _rightmost_peak(order, shift, cut) + 9.0

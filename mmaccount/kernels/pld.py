@@ -139,9 +139,10 @@ def fuse(losses: np.ndarray, masses: np.ndarray, offset: float, spacing: float) 
 def fuse_down(
     losses: np.ndarray, masses: np.ndarray, offset: float, spacing: float
 ) -> tuple[np.ndarray, float]:
-    """As `fuse`, from the largest loss down: each group takes atoms until its mean has fallen to
-    the grid point below its first one. Groups stay narrow where masses fall with the loss, those
-    of `fuse` where they grow. No atom below `offset`.
+    """Atoms (sorted by loss, none below `offset`) fused into groups from the largest loss down.
+
+    Each group takes atoms until its mean of e^loss has fallen to the grid point below its first one.
+    Groups stay narrow where masses fall with the loss, those of `fuse` where they grow.
 
     The last group may not reach its point, the offset: it is put there, and its mass times (mean of
     e^(loss - offset) - 1) is returned beside the masses.

@@ -1,4 +1,4 @@
-"""Grids of plain DP-SGD for few steps and tiny rates: narrow brackets that hold the truth, each
+"""Grids of plain DP-SGD for few steps and tiny rates: narrow bounds that hold the truth, each
 rule on its own side."""
 
 from math import exp, expm1, log1p
@@ -91,7 +91,7 @@ WIDTHS = [
 
 @pytest.mark.parametrize(("z", "q", "steps", "delta"), WIDTHS)
 def test_few_steps_at_a_tiny_rate_are_narrow(z, q, steps, delta):
-    """Contours alone leave nothing of the lower side here, and an upper one up to 20 times too
+    """Fourier inversion alone leaves nothing of the lower side here, and an upper one up to 20 times too
     large."""
     bound = mm.epsilon(run(q, z, steps), delta=delta)
     assert 0.0 <= bound.upper - bound.lower <= 1e-3 * bound.upper
@@ -104,16 +104,16 @@ def test_few_steps_at_a_tiny_rate_are_narrow(z, q, steps, delta):
     ("q", "z", "steps", "delta"),
     [(0.01, 1.0, 100, 1e-6), (0.1, 2.0, 50, 1e-9), (0.3, 0.5, 10, 1e-5)],
 )
-def test_grids_and_contours_agree(q, z, steps, delta):
+def test_grids_and_fourier_inversion_agree(q, z, steps, delta):
     """Two methods that share no approximation, where both reach."""
-    contours = mm.epsilon(run(q, z, steps), delta=delta)
+    inverted = mm.epsilon(run(q, z, steps), delta=delta)
     grids = [
         plain_pld.TwoSidedPld([run(q, z, steps)], 1e-7 * delta, remove=remove).epsilon(delta)
         for remove in (True, False)
     ]
     lower, upper = (max(getattr(side, end) for side in grids) for end in ("lower", "upper"))
-    assert contours.lower <= upper * (1 + 1e-9)
-    assert lower <= contours.upper * (1 + 1e-9)
+    assert inverted.lower <= upper * (1 + 1e-9)
+    assert lower <= inverted.upper * (1 + 1e-9)
     assert upper - lower <= 1e-3 * upper
 
 
@@ -127,7 +127,8 @@ def profile(losses, masses, x):
 def test_each_rule_stays_on_its_side_at_every_epsilon(q, spacing, remove):
     step = pld.subsampled(mixing_bounds.shifted(1.0, 0.0, 1, cell=0.02), q)
     pair = plain_pld.trimmed(step if remove else pld.reverse(step), 1e-12, upper=False)
-    below, above = pld.merged(pair, spacing, low=remove), plain_pld.raised(pair, spacing)
+    below = (pld.merged_low if remove else pld.merged_high)(pair, spacing)
+    above = plain_pld.raised(pair, spacing)
     for epsilon in np.concatenate([np.linspace(-3.0, 3.0, 61), q * np.linspace(-1.0, 1.0, 21)]):
         exact = profile(pair.losses, pair.masses, exp(epsilon))
         assert profile(below.losses, below.masses, exp(epsilon)) <= exact + 1e-15
