@@ -1,9 +1,10 @@
 """A pair that dominates a step in which several records may take part.
 
-Made from pairs that dominate each of their sums. The step (neighbours.py)
-has P = sum_i b_i P_i and Q = P_0 or sum_i b_i Q_i; P_i and Q_i are mixtures of outputs moved by sums
-of i admitted gradients: shifts with i times the cap and i times the norm. If a pair with likelihood ratio r_i dominates every such move against P_0, then with F_i the
-distribution function of r_i under P_0 and U uniform on (0, 1),
+Made from pairs that dominate each of their sums. The step (neighbours.py) has P = sum_i b_i P_i and
+Q = P_0 or sum_i b_i Q_i; P_i and Q_i are mixtures of outputs moved by sums of i admitted gradients:
+shifts with i times the cap and i times the norm. If a pair with likelihood ratio r_i dominates
+every such move against P_0, then with F_i the distribution function of r_i under P_0 and U uniform
+on (0, 1),
     E_Q[(P/Q - x)_+] <= E[(sum_i b_i F_i^-1(U) - x sum_i b_i F_i^-1(1 - U))_+].
 Proof. For numbers d_k that add up to 0, (sum Y_k)_+ <= sum (Y_k - d_k)_+. Here the Y_k are b_i
 dP_i/dP_0 and
