@@ -10,13 +10,13 @@ Theorem 4.1 (arXiv 2210.03843): the worst gradient has one coordinate
     `step_moments.log_moments`
     `test_step_moments.py::test_modelmix_is_bounded_from_above_within_the_promise`
 Corollary 4.1: after truncation it has p equal ones
-    `step_moments.geometry`, `step_moments.log_moments`
+    `step_moments.step_shape`, `step_moments.log_moments`
     `test_renyi.py::test_integer_orders_of_independent_computation`
 (S) moments over the squared shift grow with the shift
     `step_moments.check_worst_shift`
     `test_step_moments.py::test_no_way_to_spread_a_gradient_costs_more`
 (M) wider mixing tells less
-    `step_moments.geometry`, `mixing_bounds.dominated`
+    `step_moments.step_shape`, `mixing_bounds.dominated`
     `test_mixing_laws.py::test_worst_shift_is_the_largest_and_wider_is_better`
 (D) removing a record costs as much as adding it, or more
     `step_moments.step_log_moment`
@@ -34,20 +34,20 @@ From moments to epsilon and delta: Canonne, Kamath, Steinke (arXiv 2004.00010), 
 The privacy loss itself:
 
 Plain steps by Fourier inversion
-    `plain_fourier.Side`, `plain_fourier.Line`
+    `plain_fourier.LossTransform`, `plain_fourier.FourierInversion`
     `test_plain_gaussian.py::test_aliases_are_what_the_poisson_sum_says`
 Plain steps in closed form
     `plain_closed_form.profile`
     `test_plain_pld.py::test_closed_form_against_fifty_digits`
-PLD: losses rounded to a lattice, to a chosen side
+PLD: losses rounded to a grid, to a chosen side
     `pld.split`, `pld.merge`, `pld.lowered`
     `test_plain_pld.py::test_each_rule_stays_on_its_side_at_every_epsilon`
 The envelope: one pair that dominates a mixed step whatever the gradient
     `mixing_envelope.profile`, `mixing_envelope.envelope`
     `test_mixing_bounds.py::test_no_shift_exceeds_the_envelope`
-A smaller pair, beside an auxiliary mechanism ("catalyst")
-    `mixing_tight.exchanges`
-    `test_mixing_bounds.py::test_no_shift_exceeds_star_next_to_the_catalyst`
+A smaller pair, beside an auxiliary mechanism
+    `mixing_tight.smaller_pairs`
+    `test_mixing_bounds.py::test_no_shift_exceeds_the_smaller_pair_beside_the_auxiliary_mechanism`
 Lower bounds: an attack reaches them
     `mixing_bounds.attacks`, `methods.spread_out`
     `test_lower_bounds.py::test_no_attack_exceeds_the_total_variation`
@@ -55,7 +55,7 @@ Lower bounds: an attack reaches them
 Other neighbours:
 
 Neighbours that replace a record or differ in several: the worst pair without mixing
-    `neighbours.law`
+    `plain_steps.SeveralRecords`
     `test_neighbours.py::test_moves_in_the_plane_are_never_worse_than_the_worst_pair`
 Couplings: the same with mixing
     `coupling.coupled`, `mixing_bounds.dominated`
