@@ -173,7 +173,7 @@ def _growing(start: int, stop: int, factor: float) -> np.ndarray:
     return np.floor(start * factor ** np.arange(count, dtype=float))
 
 
-def _orders(step: Geometry, size: int) -> np.ndarray:
+def _orders(step: StepShape, size: int) -> np.ndarray:
     """The orders from 2 up to `size` at which moments are computed."""
     dense = np.arange(2, min(size, DENSE_ORDERS) + 1, dtype=float)
     if size <= DENSE_ORDERS or step.width == 0.0:
@@ -185,7 +185,7 @@ def _orders(step: Geometry, size: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=256)
-def _moments_up_to(step: Geometry, size: int) -> tuple[np.ndarray, np.ndarray]:
+def _moments_up_to(step: StepShape, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Orders up to `size`, and upper bounds on log A_k there.
 
     Those of laws other than the uniform take long: what is known of half the size is kept.
