@@ -166,23 +166,24 @@ def nudged(grid: GridPld, *, upper: bool) -> GridPld:
 class _Heap(NamedTuple):
     """Outcomes at one end of the losses, merged into one: most of the mass.
 
-    Its mass, the sum of mass * e^(loss - first), and the smallest of its losses.
+    Its mass, the sum of mass * (e^(loss - first) - 1), and the smallest of its losses. That sum has
+    no cancellation: with rare sampling all losses are next to each other, and to 0.
     """
 
     mass: float
-    weight: float
+    rise: float
     first: float
 
     @property
     def mean(self) -> float:
         """The loss of the merged outcome."""
-        return self.first + log(self.weight / self.mass)
+        return self.first + log1p(self.rise / self.mass)
 
 
 def _heap(losses: np.ndarray, masses: np.ndarray) -> _Heap:
     first = float(losses[0])
-    weight = float(np.sum(masses * np.exp(losses - first)))
-    return _Heap(float(np.sum(masses)), weight, first)
+    rise = float(np.sum(masses * np.expm1(losses - first)))
+    return _Heap(float(np.sum(masses)), rise, first)
 
 
 def _below(start: float, spacing: float, masses: np.ndarray) -> GridPld:
@@ -205,8 +206,9 @@ def merged_low(atoms: Atoms, spacing: float) -> GridPld:
     for _ in range(ANCHORINGS):
         anchor = min(mean, float(losses[others][0]))
         groups, excess = fuse_down(losses[others], masses[others], anchor, spacing)
-        joined = heap.weight + exp(anchor - heap.first) * (groups[0] + excess)
-        mean = heap.first + log(joined / (heap.mass + groups[0]))
+        apart = anchor - heap.first
+        rise = heap.rise + groups[0] * expm1(apart) + exp(apart) * excess
+        mean = heap.first + log1p(rise / (heap.mass + groups[0]))
     groups[0] += heap.mass
     return _below(min(anchor, mean), spacing, groups)
 

@@ -27,7 +27,7 @@ cross; beyond the last point D = 1.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import expm1, inf, log, log1p
+from math import expm1, inf, log, log1p, nextafter
 from typing import Any
 
 import numpy as np
@@ -200,9 +200,8 @@ def _trade_off(made: Profile, rates: np.ndarray) -> TradeOff:
     upper = None
     if made.attacks:
         found = [_attack(made.epsilons, *pair, rates) for pair in made.attacks.values()]
-        upper = np.minimum(
-            1.0 - rates, np.min(found, axis=0) + ROUNDING
-        )  # a blind guess reaches 1 - a
+        blind = np.minimum(1.0, np.nextafter(1.0 - rates, 2.0))  # what a blind guess reaches, 1 - a
+        upper = np.minimum(blind, np.min(found, axis=0) + ROUNDING)
         upper = np.maximum(upper, lower)
     return TradeOff(false_positive_rates=rates, lower=lower, upper=upper)
 
@@ -265,7 +264,8 @@ def _success(made: Profile, prior: float) -> Bound:
     def of(delta: float) -> float:
         return max(prior, 1.0 - prior) + min(prior, 1.0 - prior) * delta
 
-    lower = None if best is None else max(prior, 1.0 - prior, of(reached[best]) - ROUNDING)
+    blind = max(prior, nextafter(1.0 - prior, 0.0))
+    lower = None if best is None else max(blind, of(reached[best]) - ROUNDING)
     return Bound(upper=min(1.0, of(upper) + ROUNDING), lower=lower, attack=best, method=METHOD)
 
 

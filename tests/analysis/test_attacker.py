@@ -2,8 +2,10 @@
 sound by themselves."""
 
 from dataclasses import replace
+from fractions import Fraction
 from math import exp, log, log1p
 
+import mpmath
 import numpy as np
 import pytest
 from dp_accounting.pld import privacy_loss_distribution
@@ -322,3 +324,28 @@ def test_bad_input(plain, ask, message):
 def test_settings_of_the_wrong_kind():
     with pytest.raises(TypeError, match="`settings` must be"):
         mm.trade_off(exp, [0.1])
+
+
+RARE = [(1.1071295714098218e-11, 132970.796197634), (1e-10, 1e6), (1e-11, 1e5), (1e-12, 3e4)]
+
+
+@pytest.mark.parametrize(("q", "z"), RARE)
+def test_deltas_near_the_end_of_float64_are_no_rounding(q, z):
+    """One rarely sampled step: its total variation, in closed form, is far below 1e-15."""
+    run = mm.Settings(sample_rate=q, steps=1, noise_multiplier=z)
+    with mpmath.workdps(60):
+        half = 1 / mpmath.mpf(z) / 2
+        exact = mpmath.mpf(q) * (mpmath.ncdf(half) - mpmath.ncdf(-half))
+        found = mm.privacy_profile(run, [0.0, 1e-6])
+        meaning = mm.meaning_of(run)
+        assert found.lower[0] <= exact <= found.upper[0]
+        assert meaning.advantage.lower <= exact <= meaning.advantage.upper
+        for rate, bound in meaning.true_positive_rates:
+            assert bound.lower <= mpmath.mpf(rate) + exact
+            assert bound.upper >= mpmath.mpf(rate)
+
+
+def test_a_blind_guess_is_rounded_down():
+    prior = 6.29943183350551e-05
+    run = mm.Settings(sample_rate=1.0, steps=1, noise_multiplier=1e300)
+    assert Fraction(mm.bayes_success(run, prior=prior).lower) <= 1 - Fraction(prior)
