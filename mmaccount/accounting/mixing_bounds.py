@@ -57,7 +57,10 @@ WIDEST = 200.0
 LARGEST_DIVERGENCE = 1000.0, 25.0
 # Divergence of a step with many and with few copies; below, the envelope takes ever more frequencies.
 SMALLEST_DIVERGENCE = 1e-3, 0.03
-NARROWED = 0.1  # the divergence that mixing which takes too long is narrowed to
+# The divergence that mixing which takes too long is narrowed to: where the largest shift is at most
+# LARGE_SHIFT, and beyond, where the envelope takes longer.
+NARROWED = 0.1, 0.6
+LARGE_SHIFT = 1.0
 NARROWINGS = 40  # halvings of the range of widths
 LARGEST_ATTACK = 30.0  # shift of one coordinate; beyond, densities underflow
 MOST_COPIES = 1e5  # coordinates of an attack; more are as good as infinitely many
@@ -302,13 +305,16 @@ def _narrowed(step: StepShape) -> StepShape:
     """
     if step.law != mixing_laws.UNIFORM:
         step = step._replace(width=min(step.width, WIDEST))
-    enough = SMALLEST_DIVERGENCE[1] if step.law == mixing_laws.UNIFORM else NARROWED
+    is_large = step.shift > LARGE_SHIFT
+    target = NARROWED[is_large]
+    at_once = step.law == mixing_laws.UNIFORM and not is_large
+    enough = SMALLEST_DIVERGENCE[1] if at_once else target
     if not _has_few_copies(step) or _divergence(step) >= enough:
         return step
     narrow, wide = 0.0, step.width
     for _ in range(NARROWINGS):
         middle = 0.5 * (narrow + wide)
-        if _divergence(step._replace(width=middle)) >= NARROWED:
+        if _divergence(step._replace(width=middle)) >= target:
             narrow = middle
         else:
             wide = middle

@@ -15,7 +15,7 @@ from mmaccount.commands.main import main
 PAPER = ["--dataset-size", "50000", "--batch-size", "1500", "--steps", "3400", "--clip-norm", "20"]
 PAPER += ["--noise-multiplier", "0.335", "--gap", "0.15", "--truncation", "100", "--delta", "1e-5"]
 PLAIN = ["--sample-rate", "0.1", "--steps", "100", "--noise-multiplier", "2", "--delta", "1e-5"]
-COSINE = ["--mixing", "4", "--mixing-law", "raised-cosine", "--truncation", "50"]
+COSINE = ["--mixing", "40", "--mixing-law", "raised-cosine", "--truncation", "50"]
 
 
 @pytest.fixture
