@@ -348,7 +348,7 @@ def test_narrowed_mixing_is_narrower_and_only_where_few_coordinates_can_be_shift
     wide = StepShape("gaussian", 1.0, 1000.0, 1.0, law)
     made = mixing_bounds._narrowed(wide)
     assert 0.0 < made.width < wide.width
-    assert mixing_bounds._divergence(made) >= mixing_bounds.NARROWED
+    assert mixing_bounds._divergence(made) >= mixing_bounds.NARROWED[0]
     many = StepShape("gaussian", 0.3, 100.0, 25.0, law)
     assert mixing_bounds._narrowed(many) == many
 
