@@ -1,39 +1,57 @@
-"""An upper bound on the profile of one unsubsampled ModelMix step, over every shift that clipping
-admits.
+"""An upper bound on the profile of one ModelMix step without sampling, over every admitted shift.
 
 Clipping and truncation admit shifts v_j with sum v_j^2 <= X and |v_j| <= s (step_moments.py). The
-    profile of one step, H_v(x) = E_0[(R - x)_+],   R = prod_j r_j,   r_j = p(x_j - v_j) / p(x_j),
-is largest for different v at different x, so no single v gives a dominating pair; any convex E >=
-sup_v H_v with E(0) = 1 does (Zhu-Dong-Wang 2022, arXiv 2106.08567, Prop. 8). This file finds one.
+profile of one step,
+
+    H_v(x) = E_0[(R - x)_+],   R = prod_j r_j,   r_j = p(x_j - v_j) / p(x_j),
+
+is largest for different v at different x, so no single v gives a dominating pair. Any convex
+E >= sup_v H_v with E(0) = 1 does (Zhu, Dong, Wang 2022, arXiv 2106.08567, Prop. 8). This file finds
+one.
 
 1. Write u = v^2, F_w(v) = E_0[r^w], psi_w(u) = log F_w(v) / u, and nu = sum_j v_j^2 delta_{u_j}: a
    measure on (0, s^2] of mass X (a smaller mass is topped up with more coordinates, which tell
-   more). E_0[R^w] = Phi_nu(w) = exp(Int psi_w dnu).
+   more). Then E_0[R^w] = Phi_nu(w) = exp(Int psi_w dnu).
+
 2. As in plain_fourier.py, with w_j = 1 + t + i j D over all integers j, H_nu(x) <= T[Phi_nu], where
-       T[f] = (D / 2 pi) sum_j f(w_j) S(w_j) x^{1 - w_j} / (w_j (w_j - 1)),   S(w) = exp(sigma^2
-       (w^2 - w) / 2):
+
+       T[f] = (D / 2 pi) sum_j f(w_j) S(w_j) x^{1 - w_j} / (w_j (w_j - 1)),
+       S(w) = exp(sigma^2 (w^2 - w) / 2):
+
    aliases of the trapezoid sum are nonnegative, and S, an independent Gaussian pair of mean sigma,
    tells more.
+
 3. psi_0 = lim_{u -> 0} psi = w (w - 1) I / 2 is a Gaussian (a spread-out gradient), psi_s =
-   psi(s^2) the p-sparse shift. Let theta = Int u dnu / (X s^2), th within d of it, and Phi_th =
-   exp(X [(1 - th) psi_0 + th psi_s]). Then
+   psi(s^2) the p-sparse shift. Let theta = Int u dnu / (X s^2), th within d of it, and
+   Phi_th = exp(X [(1 - th) psi_0 + th psi_s]). Then
+
        Phi_nu = Phi_th e^A,   A = Int rho_w dnu + (theta - th) X (psi_s - psi_0),
        rho_w(u) = psi_w(u) - (1 - u/s^2) psi_0 - (u/s^2) psi_s,
        T[Phi_nu] <= T[Phi_th] + T[Phi_th A] + T of absolute values [|Phi_th| (e^|A| - 1 - |A|)].
-   The middle term is linear in nu, so at most X sup_u T[Phi_th rho_w(u)] + d X |T[Phi_th (psi_s -
-   psi_0)]|: no absolute value inside the sum hides that shifts between the two extremes are mostly
-   *better* than both. The last one is of second order. Where |A| is not small (high frequencies),
+
+   The middle term is linear in nu, so at most
+
+       X sup_u T[Phi_th rho_w(u)] + d X |T[Phi_th (psi_s - psi_0)]|:
+
+   no absolute value inside the sum hides that shifts between the two extremes are mostly *better*
+   than both. The last term is of second order. Where |A| is not small (high frequencies),
    |Phi_nu| <= exp(X sup_u Re psi_w(u)) is used instead.
-4. Suprema over u come from a grid of shifts and what linear interpolation in v misses, (dv)^2 / 8
-       sup |h''|, h = log F: |F'| <= |w| E[|a|],   |F''| <= |w|^2 E[a^2] + |w| E[g''],   a = g'(x -
-       v),   g = -log p,
+
+4. Suprema over u come from a grid of shifts and what linear interpolation in v misses,
+   (dv)^2 / 8 sup |h''|, with h = log F and
+
+       |F'| <= |w| E[|a|],   |F''| <= |w|^2 E[a^2] + |w| E[g''],   a = g'(x - v),   g = -log p,
+
    E being the integral against p(x)^{-t} p(x - v)^{1 + t}. Each E is even and convex in v
    (substitute x -> x + v: p(x + v)^{-t} is log-convex in v), so it is largest at the far end of a
-   cell. What is interpolated is u rho; a chord of u exceeds it by up to (dv)^2 / 4, and u (psi -
-   rho) has second derivative at most 2 |psi_0| + 12 |psi_s - psi_0|.
-5. Below the first shift of the grid, |psi - psi_0| <= v^2 M_4 / 24 + J^2 / (2 v^2 (1 - J)), J = |F
-       - 1|, |F''''| <= M_4, M_4 = |w|^4 E[a^4] + 6 |w|^3 E[a^2] + 3 |w|^2 E[g''] + 12 |w|^2 E[|a|]
-       + 12 |w| E[1],
+   cell. What is interpolated is u rho; a chord of u exceeds it by up to (dv)^2 / 4, and
+   u (psi - rho) has second derivative at most 2 |psi_0| + 12 |psi_s - psi_0|.
+
+5. Below the first shift of the grid, with J = |F - 1| and |F''''| <= M_4,
+
+       |psi - psi_0| <= v^2 M_4 / 24 + J^2 / (2 v^2 (1 - J)),
+       M_4 = |w|^4 E[a^4] + 6 |w|^3 E[a^2] + 3 |w|^2 E[g''] + 12 |w|^2 E[|a|] + 12 |w| E[1],
+
    because 0 <= g'' <= 1 and the third and fourth derivatives of g are at most 3 and 12: they are
    cumulants of the mixing given x, a 1-Lipschitz image of a standard normal (Caffarelli 2000),
    whose central fourth moment is at most 6.

@@ -202,14 +202,17 @@ def rate_convex(
     mixing_energy: float,
     step_constant: float,
 ) -> float:
-    """Upper bound on E F(average of midpoints) - min F for convex, L-Lipschitz losses clipped at c
-    = L, as published:
+    """Theorem 3.1: an upper bound on E F(average of midpoints) - min F.
+
+    For convex, L-Lipschitz losses clipped at c = L, as published:
 
     (3 W^2 + sum d tau_k^2/12) / (2 g sqrt T) + g (L^2/q^2 + S/(n q)^2) / sqrt T
     + beta (12 W^2/(8 T) + 2 g W (L + sqrt S / n) / (q T^(3/2)) + 11 g^2 (L^2 + S/n^2) / (8 T q^2)).
 
     Args:
-        lipschitz: L. beta: smoothness. distance: W = sup |w - w*|.
+        lipschitz: L.
+        beta: smoothness.
+        distance: W = sup |w - w*|.
         noise_energy: S = E|Delta|^2 = d (z c)^2 of the noise on the sum.
         mixing_energy: the sum of d tau_k^2 over steps.
         step_constant: g; the learning rate is g / sqrt(T) on the averaged gradient.

@@ -18,8 +18,9 @@ OVERCHARGED = 2.0
 
 
 def tan_epsilon(plan: Plan) -> float:
-    """Epsilon by TAN's rule, mu^2 / 2 + mu sqrt(2 log(1/delta)) with mu = q sqrt(T (exp(1/z^2) -
-    1)); a check, not a bound.
+    """Epsilon by TAN's rule; a check, not a bound.
+
+        mu^2 / 2 + mu sqrt(2 log(1/delta)),    mu = q sqrt(T (exp(1/z^2) - 1)).
 
     Source: Sander, Stock, Sablayrolles (2023), arXiv 2210.03403.
     """

@@ -76,13 +76,16 @@ def _renyi(phases: Sequence[Settings]) -> Callable[[float], float]:
 def negative_binomial(
     one: Callable[[float], float], shape: float, gamma: float
 ) -> Callable[[float], float]:
-    """e'(a) = e(a) + (1 + shape) min over b > 1 of [(1 - 1/b) e(b) + log(1/gamma)/b] + log(E K)/(a
-    - 1).
+    """The Renyi divergence bound of the best of K tries, K truncated negative binomial.
+
+        e'(a) = e(a) + (1 + shape) min_b [(1 - 1/b) e(b) + log(1/gamma)/b] + log(E K)/(a - 1),
+
+    the minimum over all b > 1.
 
     Args:
         one: Renyi divergence bound e of one try, at every order above 1.
-        shape, gamma: of the law of K: P(K = k) ~ (1 - gamma)^k prod_{l < k} (l + shape)/(l + 1), k
-            = 1, 2, ...
+        shape, gamma: of the law of K, k = 1, 2, ...:
+            P(K = k) ~ (1 - gamma)^k prod_{l < k} (l + shape)/(l + 1).
 
     Source: Papernot and Steinke (2022), arXiv 2110.03620, Theorem 2.
     """
@@ -97,8 +100,11 @@ def negative_binomial(
 def poisson(
     one: Callable[[float], float], failure: Callable[[float], float], tries: float
 ) -> Callable[[float], float]:
-    """e'(a) = e(a) + tries d + log(tries)/(a - 1), d the delta of one try at epsilon = log(1 + 1/(a
-    - 1)), for tries >= 1.
+    """The Renyi divergence bound of the best of K tries, K Poisson with mean `tries` >= 1.
+
+        e'(a) = e(a) + tries d + log(tries)/(a - 1),
+
+    d the delta of one try at epsilon = log(1 + 1/(a - 1)).
 
     With K = 0, of probability exp(-tries), nothing is published. Source: arXiv 2110.03620, Theorem
     6.
