@@ -21,6 +21,7 @@ SMALLEST_NOISE = 0.05  # of a subsampled phase; below, too many nodes
 NEGLIGIBLE = 1e-7  # probability of outcomes left out, relative to delta
 AGAIN = 0.1  # of its supposed size, below which delta is looked for again,
 TRIES = 6  # so many times in all
+VANISHING = 1e-305  # an answer below which nothing narrower is looked for
 NARROW = 1e-6  # relative width that is good enough
 FARTHEST = 1e3  # std that the far peak of E[R^t] may move to where a larger t is tried
 VAGUE = (
@@ -64,6 +65,9 @@ def _both(one: TwoSided, other: TwoSided) -> TwoSided:
 
 
 def _wide(found: TwoSided) -> bool:
+    """Whether other methods are worth a try; not where the answer is at the end of float64."""
+    if found.upper <= VANISHING:
+        return False
     return found.upper == inf or found.upper - found.lower > plain_pld.NARROW * found.upper
 
 

@@ -8,6 +8,7 @@ import pytest
 from scipy.special import logsumexp
 
 import mmaccount as mm
+from mmaccount.accounting import plain_pld
 from mmaccount.analysis import tuning
 
 ORDERS = (1.5, 2.0, 3.0, 8.0)
@@ -122,3 +123,14 @@ def test_more_tries_cost_more(plain):
 def test_bad_input(plain, name, value):
     with pytest.raises(ValueError, match=name):
         mm.tune_cost(plain, **({"tries": 5, "delta": 1e-5} | {name: value}))
+
+
+def test_full_batches_are_priced_in_closed_form_at_every_epsilon(monkeypatch):
+    """Where delta ends below float64 nothing narrower is looked for, which took 20 s in all."""
+
+    def refuse(*args, **options):
+        raise AssertionError("a discretised loss was made")
+
+    monkeypatch.setattr(plain_pld, "TwoSidedPld", refuse)
+    run = Settings(sample_rate=1.0, steps=1, noise_multiplier=7450.88881189664)
+    assert min(cost.epsilon for cost in tune_cost(run, tries=25, delta=1e-5)) < 1e-3
