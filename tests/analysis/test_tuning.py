@@ -132,5 +132,5 @@ def test_full_batches_are_priced_in_closed_form_at_every_epsilon(monkeypatch):
         raise AssertionError("a discretised loss was made")
 
     monkeypatch.setattr(plain_pld, "TwoSidedPld", refuse)
-    run = Settings(sample_rate=1.0, steps=1, noise_multiplier=7450.88881189664)
-    assert min(cost.epsilon for cost in tune_cost(run, tries=25, delta=1e-5)) < 1e-3
+    run = mm.Settings(sample_rate=1.0, steps=1, noise_multiplier=7450.88881189664)
+    assert min(cost.epsilon for cost in tuning.tune_cost(run, tries=25, delta=1e-5)) < 1e-3
