@@ -72,9 +72,8 @@ BLOCK = 256  # coordinates whose squares are added in float32
 # Compiled kernels add squares in float64, in any order: n of them are off by at most n * 2^-53,
 # which is less than that for n < 2^36.
 SHRINK = 1.0 - 2.0**-15
-SMALLEST = (
-    1e-9  # clip norm; squares below 2^-149 vanish in float32, which matters only far below this
-)
+# The smallest clip norm: squares below 2^-149 vanish in float32, which matters only far below this.
+SMALLEST = 1e-9
 # A gradient from here on counts as not finite: its squares overflow float32, its factor could
 # underflow.
 LONGEST = 2.0**63
@@ -455,7 +454,9 @@ def private_step(
     phase = run.phase(step, clip_norm)
     size = w_prev.numel()
 
-    # 1. The step is charged in the ledger, on disk, before any data is looked at.
+    # 1. The step is charged in the ledger, on disk, before any data is looked at. What is done in
+    #    the first process alone is None in the others, which never use it; if it fails there, it
+    #    fails in all at the next exchange, before any gradient.
     processes.in_first(lambda: run.ledger.charge(step))
 
     # 2. Every record joins the batch by its own coin.
@@ -533,7 +534,7 @@ def own_sum(
     """
     mine, size = own(batch, execution.processes), weights.numel()
     share = torch.zeros(size + len(batch), dtype=torch.float64, device=weights.device)
-    total, norms = share[:size], share[size:]
+    total, norms = share[:size], share[size:]  # views: what is added below lands in `share`
     norms_by_chunk = [norms[:0]]
     for chunk in gradients(weights, batch[mine]):
         clipped = clip_truncate_sum(chunk, phase.clip_norm, phase.truncation, execution.passes)

@@ -24,9 +24,8 @@ TRIES = 6  # so many times in all
 VANISHING = 1e-305  # an answer below which nothing narrower is looked for
 NARROW = 1e-6  # relative width that is good enough
 FARTHEST = 1e3  # std that the far peak of E[R^t] may move to where a larger t is tried
-VAGUE = (
-    -1.0
-)  # log of M(t) e^{-t eps} between this and its negative: Chernoff says little about delta
+# Where the log of M(t) e^{-t eps} lies between this and its negative, Chernoff says little.
+VAGUE = -1.0
 
 
 def _tilt(side: LossTransform, objective: Callable[[float, float], float]) -> float:

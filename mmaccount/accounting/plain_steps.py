@@ -17,10 +17,9 @@ from mmaccount.records.settings import Settings
 
 MANY = 10**8  # steps of a phase, from which on each is integrated to more digits
 ARITHMETIC_ERROR = 1e-15  # relative, of a sum of exponents or of an angle
-FIRST_CUT, CUT_STEP = (
-    2.0,
-    0.25,
-)  # std, of the search for the outcome that others are left out beyond
+# The search for the outcome that others are left out beyond, in std.
+FIRST_CUT = 2.0
+CUT_STEP = 0.25
 FARTHEST_CUT = 60.0  # std beyond the last mean
 SPREAD = (1.0 + loss.SHARPNESS**-2) ** 0.5  # std of an outcome and of the edge together
 

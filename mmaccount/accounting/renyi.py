@@ -17,27 +17,24 @@ from mmaccount.records.settings import Settings
 CONVERSIONS = ("improved", "mironov")
 MOST_CHANGES = 128  # of one record, between neighbours
 STRETCHES = (1.0, 1.5, 2.0, 2.5, 3.0)
-# changes, beyond which moments are read off chords between orders 1 + 2^(e / PER_OCTAVE): measured
-# over 400 plain
+# Beyond so many changes moments are read off chords between orders 1 + 2^(e / PER_OCTAVE). Measured
+# over 400 plain steps: 0.004 % too large in the median and 1.3 % at worst.
 MANY = 8
-# steps, 0.004 % too large in the median and 1.3 % at worst
 PER_OCTAVE = 32
 MOST_ORDER = 2.0**16 + 1.0  # in a chain of changes; beyond, moments cost too much time
-START, LOWEST, HIGHEST = (
-    2,
-    -10,
-    16,
-)  # orders are searched at 1 + 2^e: first e, smallest (1.001), largest (65537)
+# Orders are searched at 1 + 2^e, from START on, between 1.001 and 65537.
+START = 2
+LOWEST = -10
+HIGHEST = 16
 REFINEMENTS = 24  # golden-section steps; the last bracket is 1e-5 wide in log2(order - 1)
 GOLDEN = 0.5 * (5**0.5 - 1.0)
 ROUNDING = 8.0 * float_info.epsilon  # of each term of a conversion, added to the result
 DENSE = 32  # up to which the table below holds every whole order
-TABLE = (
-    tuple(  # orders that price many epsilons at once: fractions where they pay, then whole numbers
-        [1.0 + 2.0 ** (e / 4.0) for e in range(4 * LOWEST, 0)]
-        + [float(order) for order in range(2, DENSE + 1)]
-        + [float(round(DENSE * 2.0 ** (e / 4.0))) for e in range(1, 4 * (HIGHEST - 5) + 1)]
-    )
+# Orders that price many epsilons at once: fractions where they pay, then whole numbers.
+TABLE = tuple(
+    [1.0 + 2.0 ** (e / 4.0) for e in range(4 * LOWEST, 0)]
+    + [float(order) for order in range(2, DENSE + 1)]
+    + [float(round(DENSE * 2.0 ** (e / 4.0))) for e in range(1, 4 * (HIGHEST - 5) + 1)]
 )
 
 
@@ -82,11 +79,15 @@ def log_moment(phases: Sequence[Settings], order: float) -> float:
 
 
 def _chain(phases: tuple[Settings, ...], order: float, records: int, stretch: float) -> float:
-    """The log-moment between data sets that are `records` single changes apart: with R one change
-        from P, for any p > 1, log E_Q[(P/Q)^a] <= (1/p) log E_R[(P/R)^{p a}] + (1 - 1/p) log
-        E_Q[(R/Q)^b],   b = (p a - 1)/(p - 1)
+    """The log-moment between data sets that are `records` single changes apart.
+
+    With R one change from P, for any p > 1 and b = (p a - 1)/(p - 1),
+
+        log E_Q[(P/Q)^a] <= (1/p) log E_R[(P/R)^{p a}] + (1 - 1/p) log E_Q[(R/Q)^b]
+
     (Hoelder; Mironov 2017, arXiv 1702.07476, Prop. 11). Stretch 1 is the best p if moments are
-    those of a Gaussian."""
+    those of a Gaussian.
+    """
     moment: Callable[[float], float] = (
         partial(_chord, _on_grid(phases)) if records > MANY else partial(_one_change, phases)
     )

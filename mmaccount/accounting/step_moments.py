@@ -164,6 +164,7 @@ def log_moments(step: StepShape, orders: np.ndarray) -> np.ndarray:
     Source: arXiv 2210.03843, Theorem 4.1 and Corollary 4.1, with (S) and (M) above.
     """
     orders = np.asarray(orders, dtype=float)
+    # p h_k(s), with s = step.shift; for Laplace noise sqrt(p) h_k(s).
     with np.errstate(over="ignore"):  # to inf, an upper bound
         return step.copies * step.moments(orders, step.shift) * (1.0 + MOMENT_ERROR)
 

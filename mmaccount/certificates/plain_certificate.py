@@ -49,9 +49,9 @@ from mmaccount.kernels import loss
 from mmaccount.records.settings import Settings
 
 FIELDS = ("sample_rate", "steps", "noise_multiplier", "noise")
+# Part of epsilon lost to each of three errors: the most frequencies (and 100) times nodes that it
+# may take, 1e6 a second.
 LOOSE = {1e-4: 2e6, 3e-4: 2e6, 1e-3: 2e6, 3e-3: 2e7, 1e-2: 2e7, 3e-2: 2e7, 0.1: 2e7}
-"""Part of epsilon lost to each of three errors: the most frequencies (and 100) times nodes it may
-take, 1e6 a second."""
 CLOSED = {1e-28: inf}  # the same with full batches alone, where frequencies cost nothing
 LEFT = (
     1.0,

@@ -11,9 +11,14 @@ SHRINK = 1.0 - 2.0**-50  # a few float64 roundings, on the safe side
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdaptiveClipping:
-    """Every step also releases how many gradients of its batch are at most c_k long, with noise,
-        and clips the next at c_{k+1} = c_k exp(-rate (share - quantile)),
+    """A clip norm that follows a quantile of the gradient norms.
+
+    Every step also releases how many gradients of its batch are at most c_k long, with noise, and
+    clips the next at
+
+        c_{k+1} = c_k exp(-rate (share - quantile)),
         share = 1/2 + (sum over the batch of (1[|g_i| <= c_k] - 1/2) + N(0, noise^2)) / B.
+
     Divided by the expected batch size B, not by the realised one, share is a function of the noisy
     count alone; on average it is the share of records with gradients of at most c_k. c_{k+1}
     depends on released values only.

@@ -1,37 +1,39 @@
-"""Whole runs. Traps that trainers fall into, and the tests that hold them (here, or in the file
-named):
+"""Whole runs, and the traps that trainers fall into.
 
-1, 2 shuffling, dependent coins: test_mechanism::test_every_record_has_its_own_coin
-3 workers with the same or different seeds: test_processes::test_the_same_coins_give...,
-test_several_processes_without... 4 division by the realised batch:
-test_mechanism::test_noise_is_added_once..., ::test_neighbours...
-5 rounded rate or steps: test_mechanism::test_the_rate_is_rounded_down,
-test_records::test_ledger_merges...
-6 coupling: test_gradients::test_coupled_records_are_refused, ::test_layers_are_refused_by_type...,
-   ::test_coupling_is_also_looked_for..., test_inputs_that_depend_on_the_batch_are_refused
-7 a record twice in a batch: test_gradients::test_views_are_averaged_before_clipping,
-test_a_record_is_in_a_batch_once 8 clipping undone:
-test_mechanism::test_clip_truncate_sum_is_its_definition..., ::test_neighbours...
-9 momentum or Adam while mixing: test_adam_is_refused_while_mixing,
-test_momentum_is_a_function_of_published_iterates 10 noise per microbatch:
-test_mechanism::test_result_does_not_depend_on_the_microbatch, ::test_noise_is_added_once... 11 a
-partial sum after an early exit: test_a_step_that_fails_is_charged_and_leaves_nothing
-12 empty batches: test_mechanism::test_empty_batches_are_steps_of_noise
-13 not finite, bad labels: test_mechanism::test_a_record_that_is_not_finite...,
-   ::test_no_record_is_too_long..., test_data::test_labels_are_checked...
-14 best checkpoint on private data: test_the_last_iterate_is_released
-15 choice among runs, 25 claim against code:
-test_report_agrees_with_ledger_and_says_what_it_does_not_cover
-16 statistics of private data: test_normalisation_and_checks_do_not_look_at_records
-17 published batch sizes: test_private_numbers_stay_in_the_private_file
-18 seeds: test_mechanism::test_streams_are_fresh_or_repeatable..., test_seeded_runs_say_so,
-   test_probing::test_private_histogram_has_the_noise_it_says
-19 rollback: test_many_kills, test_a_ledger_that_was_moved_back_is_refused
-20 changed on resume: test_resume_refuses_what_changed
-21 finite precision: test_mechanism::test_noise_reaches_beyond_what_float32_can,
-   test_gradients::test_a_record_has_the_same_gradient_to_the_bit...
-22 parameters without noise: test_every_parameter_gets_noise_and_nothing_else_moves
-23 loop against accountant, 24 adaptive steps: test_phases_are_followed_and_priced
+Each trap and the tests that hold it, here or in the file named (... stands for the rest of a name):
+
+1. Shuffling, 2. dependent coins: test_mechanism::test_every_record_has_its_own_coin.
+3. Workers with the same or different seeds: test_processes::test_the_same_coins_give...,
+   test_several_processes_without...
+4. Division by the realised batch: test_mechanism::test_noise_is_added_once..., ::test_neighbours...
+5. Rounded rate or steps: test_mechanism::test_the_rate_is_rounded_down,
+   test_records::test_ledger_merges...
+6. Coupling: test_gradients::test_coupled_records_are_refused, ::test_layers_are_refused_by_type...,
+   ::test_coupling_is_also_looked_for..., test_inputs_that_depend_on_the_batch_are_refused.
+7. A record twice in a batch: test_gradients::test_views_are_averaged_before_clipping,
+   test_a_record_is_in_a_batch_once.
+8. Clipping undone: test_mechanism::test_clip_truncate_sum_is_its_definition..., ::test_neighbours...
+9. Momentum or Adam while mixing: test_adam_is_refused_while_mixing,
+   test_momentum_is_a_function_of_published_iterates.
+10. Noise per microbatch: test_mechanism::test_result_does_not_depend_on_the_microbatch,
+    ::test_noise_is_added_once...
+11. A partial sum after an early exit: test_a_step_that_fails_is_charged_and_leaves_nothing.
+12. Empty batches: test_mechanism::test_empty_batches_are_steps_of_noise.
+13. Not finite, bad labels: test_mechanism::test_a_record_that_is_not_finite...,
+    ::test_no_record_is_too_long..., test_data::test_labels_are_checked...
+14. Best checkpoint on private data: test_the_last_iterate_is_released.
+15. Choice among runs, 25. claim against code:
+    test_report_agrees_with_ledger_and_says_what_it_does_not_cover.
+16. Statistics of private data: test_normalisation_and_checks_do_not_look_at_records.
+17. Published batch sizes: test_private_numbers_stay_in_the_private_file.
+18. Seeds: test_mechanism::test_streams_are_fresh_or_repeatable..., test_seeded_runs_say_so,
+    test_probing::test_private_histogram_has_the_noise_it_says.
+19. Rollback: test_many_kills, test_a_ledger_that_was_moved_back_is_refused.
+20. Changed on resume: test_resume_refuses_what_changed.
+21. Finite precision: test_mechanism::test_noise_reaches_beyond_what_float32_can,
+    test_gradients::test_a_record_has_the_same_gradient_to_the_bit...
+22. Parameters without noise: test_every_parameter_gets_noise_and_nothing_else_moves.
+23. Loop against accountant, 24. adaptive steps: test_phases_are_followed_and_priced.
 """
 
 import json
@@ -472,9 +474,9 @@ def test_many_kills(tmp_path, kills):
     made = json.loads(done.stdout)
     assert made["status"] == 0
     assert made["lives"] == kills + 1
-    assert sorted(set(made["visible"])) == [
-        step for step in range(1, 301) if step in set(made["visible"])
-    ]
+    assert set(made["visible"]) <= set(
+        range(1, 301)
+    )  # the last result of a killed life may be missing
     assert made["visible"][-1] == 300
     charged = [count for count, _ in made["charged"]]
     assert charged == sorted(charged)
