@@ -89,8 +89,7 @@ def refuse_unless_poisson(sampling: str, settings: Settings, *, delta: float) ->
     >>> refuse_unless_poisson("shuffle", run, delta=1e-6)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    ValueError: `sampling` shuffle is not Poisson sampling: ... epsilon <= 4.88658 at delta 1e-06;
-    in one epoch an attack ...
+    ValueError: `sampling` shuffle is not Poisson sampling: ... epsilon <= 4.88658 at delta 1e-06; ...
     """
     if validate.choice("sampling", sampling, SAMPLINGS) == "poisson":
         return

@@ -3,14 +3,14 @@
 Why it never under-reports:
 
 1. A step is charged before it looks at any data (step 1 of `private_step` in trainer/mechanism.py;
-   tests/trainer/test_mechanism.py::test_the_charge_comes_first_and_a_failed_charge_stops_the_step).
+   tests/training/test_mechanism.py::test_the_charge_comes_first_and_a_failed_charge_stops_the_step).
 2. `LedgerFile.charge` returns when the step is on disk: the file is written aside, flushed, put in
    place by one rename, and its folder is flushed (files.write; tests/records/test_records.py::
    test_file_is_written_before_charge_returns_and_only_grows). A crash leaves the old file or the new
    one. That a disk keeps what it was told to flush is assumed, not tested.
 3. One process writes: another one, or a changed file, stops the run (test_another_process_is_kept_out).
 4. A run that is resumed refuses a ledger that holds less than its last checkpoint knows of, and
-   charges steps that it does again once more (tests/trainer/test_training.py::test_many_kills,
+   charges steps that it does again once more (tests/training/test_training.py::test_many_kills,
    test_a_ledger_that_was_moved_back_is_refused). Steps charged since that checkpoint, whose results
    nobody kept, are not missed if somebody takes them out by hand.
 """

@@ -10,7 +10,7 @@ import pytest
 
 import mmaccount as mm
 from mmaccount import AdaptiveClipping
-from mmaccount.advice import advisor, histogram, reasons, schedule, sensitivity
+from mmaccount.advice import advisor, histogram, probe, reasons, schedule, sensitivity
 from mmaccount.commands import main
 from mmaccount.records import mixing_laws
 from mmaccount.records.bound import Infeasible
@@ -48,7 +48,7 @@ def test_the_target_is_met_by_the_accountant_and_hardly_undershot(advice):
 
 def test_what_it_says(gradients, advice):
     assert (
-        f"cosine {mm.probe.from_gradients(gradients).cosine(advice.plan.phases[0].clip_norm):.4f}"
+        f"cosine {probe.from_gradients(gradients).cosine(advice.plan.phases[0].clip_norm):.4f}"
         in advice.reasons["clip_norm"]
     )
     assert {row["noise_multiplier"] for row in advice.curve()} == {
@@ -348,7 +348,7 @@ def test_a_release_that_costs_more_than_the_target_is_refused(private):
 
 
 def test_a_private_gram_matrix_is_refused(gradients):
-    made = replace(mm.probe.from_gradients(gradients), public=False)
+    made = replace(probe.from_gradients(gradients), public=False)
     with pytest.raises(ValueError, match="private records"):
         mm.advise(made, **COMMON)
 

@@ -1,6 +1,6 @@
 """The Triton kernels by Triton's interpreter; used by test_clip_kernels.py. By hand:
 
-    PYTHONPATH=.:tests:tests/trainer TRITON_INTERPRET=1 python tests/helpers/interpreted.py
+    PYTHONPATH=.:tests:tests/training TRITON_INTERPRET=1 python tests/helpers/interpreted.py
 
 The variable has to be set before triton is loaded, so this is a process of its own.
 """
