@@ -154,6 +154,7 @@ def test_bad_input_ends_in_one_line(capsys, options):
     assert len(error.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_the_headline_run_in_small(tmp_path):
     script = [sys.executable, "tests/bench/resnet.py", str(tmp_path), "--smoke", "--epsilon", "8"]
     done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=False)
