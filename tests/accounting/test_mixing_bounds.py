@@ -324,6 +324,7 @@ def test_few_copies_no_shift_exceeds_the_envelope(case, data):
     )
 
 
+@pytest.mark.slow
 def test_complex_moments_of_large_shifts_stay_within_the_error_that_is_granted():
     width, shift, tilt, spacing = 10.0, 4.0, 2.5, 0.7
     made, _ = lines_of_moments(np.array([shift]), width, np.array([tilt]), spacing, 4)

@@ -206,6 +206,7 @@ def test_every_change_is_seen(name, tmp_path):
     see_every_change(verify_renyi.check, SHOWN[name](), changed, tmp_path)
 
 
+@pytest.mark.slow
 def test_changes_of_a_mixed_run_are_seen(tmp_path):
     made = certify(runs(MIXED), delta=1e-5)
     for name, value in [
