@@ -176,9 +176,9 @@ def _growing(start: int, stop: int, factor: float) -> np.ndarray:
 
 def _orders(step: StepShape, size: int) -> np.ndarray:
     """The orders from 2 up to `size` at which moments are computed."""
-    dense = np.arange(2, min(size, DENSE_ORDERS) + 1, dtype=float)
     if size <= DENSE_ORDERS or step.width == 0.0:
         return np.arange(2, size + 1, dtype=float)
+    dense = np.arange(2, DENSE_ORDERS + 1, dtype=float)
     growth = SPARSE_GROWTH if step.law == mixing_laws.UNIFORM else LAW_GROWTH
     near = _growing(DENSE_ORDERS, min(size, SPARSE_ORDERS), DENSE_GROWTH)
     far = _growing(SPARSE_ORDERS, size, growth)
