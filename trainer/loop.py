@@ -1,6 +1,5 @@
 """The training loop: what `python -m trainer` does, from plan to report."""
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from mmaccount.records import metrics
 from mmaccount.records.bound import Bound, up
 from mmaccount.records.plan import Plan
 from trainer import models, processes, run_report
@@ -186,8 +186,7 @@ def _add_metrics(trainer: PrivateTrainer, step: int, epsilon: float, held_out: f
     row = {"step": step, "epsilon": epsilon, "accuracy": held_out}
     if trainer.plan.adaptive:
         row["clip_norm"] = float(trainer.state["clip_norm"])
-    with (trainer.out / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    metrics.add(trainer.out, row)
 
 
 def _with(trainer: PrivateTrainer) -> nn.Module:

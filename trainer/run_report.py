@@ -4,12 +4,11 @@ Everything here is public.
 """
 
 import hashlib
-import json
 from pathlib import Path
 
 import torch
 
-from mmaccount.records import files
+from mmaccount.records import files, metrics
 from trainer.data import Dataset
 from trainer.engine import PrivateTrainer
 
@@ -29,7 +28,7 @@ def finish(trainer: PrivateTrainer, data: Dataset, accuracy: float) -> dict[str,
     trainer.layout.load(trainer.module, trainer.released())
     state = {name: value.cpu() for name, value in trainer.module.state_dict().items()}
     torch.save(state, trainer.out / "model.pt")
-    rows = evaluations(trainer.out / "metrics.jsonl")
+    rows = metrics.load(trainer.out)
     released = "all iterates" + (" and their exponential average" if trainer.update.ema else "")
     released += ", clip norms" if trainer.plan.adaptive else ""
     report: dict[str, object] = {
@@ -58,17 +57,6 @@ def finish(trainer: PrivateTrainer, data: Dataset, accuracy: float) -> dict[str,
     files.write(trainer.out / "report.json", report)
     picture(trainer.out / "curve.png", rows)
     return report
-
-
-def evaluations(path: Path) -> list[dict[str, float]]:
-    """The rows of metrics.jsonl; a last line cut short by a crash is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
 
 
 def picture(path: Path, rows: list[dict[str, float]]) -> None:

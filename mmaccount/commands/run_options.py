@@ -40,6 +40,7 @@ COMMON_OPTIONS = (
     "group_size",
 )
 TRAINING_OPTIONS = ("dataset_size", "batch_size", "clip_norm", "gap")
+NOT_IN_PLANS = ("sample_rate", "mixing", "noise", "group_size")
 RUN_OPTIONS = (*TRAINING_OPTIONS, "sample_rate", "mixing", *COMMON_OPTIONS)
 
 add_number = partial(argparse.ArgumentParser.add_argument, type=float, required=True)
@@ -128,9 +129,20 @@ def options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Add the options that describe a run."""
-    run = parser.add_argument_group(
-        "the run, either with --dataset-size and --batch-size or with --sample-rate"
-    )
+    _add_run(parser, "the run, either with --dataset-size and --batch-size or with --sample-rate")
+
+
+def add_planned_run(parser: argparse.ArgumentParser) -> None:
+    """Add the options that describe a run; out of the help stay those that a plan refuses, in words
+    of its own."""
+    _add_run(parser, "the run")
+    for action in parser._actions:
+        if action.dest in NOT_IN_PLANS:
+            action.help = argparse.SUPPRESS
+
+
+def _add_run(parser: argparse.ArgumentParser, title: str) -> None:
+    run = parser.add_argument_group(title)
     _add_sampling(run)
     _add_gap(run)
     _add_step(run)

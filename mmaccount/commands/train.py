@@ -12,8 +12,8 @@ from mmaccount.commands.run_options import (
     Command,
     add_delta,
     add_number,
+    add_planned_run,
     add_plans_delta,
-    add_run,
     dashed,
     options,
     settings,
@@ -118,7 +118,7 @@ def _add_plan(command: Command) -> None:
     text = "A plan for python -m trainer, priced; with --target-epsilon the noise is solved for."
     example = f"{RUN} --learning-rate 0.15 --delta 1e-5 --out plan.json"
     parser = command("plan", _plan, text, example)
-    add_run(parser)
+    add_planned_run(parser)
     advise.add_adaptive(parser)
     add_number(
         parser,

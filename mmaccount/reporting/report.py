@@ -19,6 +19,7 @@ from mmaccount.analysis.attacker import meaning_of
 from mmaccount.analysis.comparison import effective_noise_multiplier, of_equal_energy
 from mmaccount.plots import DPI, HEIGHT, RATES, WIDTH, Progress, equal_energy, trade_off_curve
 from mmaccount.records.bound import Bound, up
+from mmaccount.records.metrics import number
 from mmaccount.records.plan import Plan
 from mmaccount.records.settings import Settings
 from mmaccount.reporting.html_page import (
@@ -30,7 +31,7 @@ from mmaccount.reporting.html_page import (
     section,
     table,
 )
-from mmaccount.reporting.run_folder import Source, number, spent
+from mmaccount.reporting.run_folder import Source, spent
 from mmaccount.reporting.wording import RELATIONS, conditions, settings_rows, words
 
 if TYPE_CHECKING:

@@ -4,21 +4,17 @@ From the folder of a run are read `ledger.json`, and where they exist `metrics.j
 and `audit.json`; never `private.jsonl`, which the guarantee does not cover.
 """
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from mmaccount.accounting.accountant import epsilon
-from mmaccount.records import files
+from mmaccount.records import files, metrics
 from mmaccount.records.bound import Bound
 from mmaccount.records.ledger import Ledger
 from mmaccount.records.plan import Plan
 
 NOTHING = Bound(upper=0.0, lower=0.0, method="nothing released")
-METRICS = ("step", "epsilon", "accuracy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +60,7 @@ def load(path: str | Path) -> Source:
         name=path.resolve().name,
         plan=ledger.plan,
         ledger=ledger,
-        metrics=tuple(_metrics(path / "metrics.jsonl")),
+        metrics=tuple(metrics.load(path)),
         said=said,
         audit=_optional(path / "audit.json"),
     )
@@ -72,27 +68,6 @@ def load(path: str | Path) -> Source:
 
 def _optional(path: Path) -> dict[str, Any] | None:
     return files.read(path, "record") if path.exists() else None
-
-
-def _metrics(path: Path) -> Iterator[dict[str, float]]:
-    """Rows that hold the numbers a curve needs; others (a last line cut short by a crash) are left
-    out."""
-    if not path.exists():
-        return
-    for line in path.read_text(errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(row, dict) and all(number(row.get(name)) is not None for name in METRICS):
-            yield row
-
-
-def number(value: object) -> float | None:
-    """The value as a float if it is a finite number; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if isfinite(value) else None
 
 
 def spent(ledger: Ledger, *, delta: float, tight: bool = True) -> Bound:

@@ -29,12 +29,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import mmaccount as mm
+from mmaccount.records import metrics
 from mmaccount.records.bound import up
 from trainer import data, memory, probe
 from trainer.bench import measure
 from trainer.loop import Options, losses, train
 from trainer.gradients.precision import DTYPE
-from trainer.run_report import evaluations
 
 DELTA = 1e-5
 STEPS, SAMPLE_RATE, NOISE = (
@@ -105,7 +105,7 @@ def one_run(
     start = time.monotonic()
     made = train(plan, records, out, options, seed=seed, resume=(out / "checkpoint.pt").exists())
     seconds = time.monotonic() - start
-    curve = [[row["step"], row["accuracy"]] for row in evaluations(out / "metrics.jsonl")]
+    curve = [[row["step"], row["accuracy"]] for row in metrics.load(out)]
     kept = (
         "epsilon",
         "held_out_accuracy",
