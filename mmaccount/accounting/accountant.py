@@ -34,17 +34,17 @@ SPREAD_OUT = "gradient spread over ever more coordinates"
 
 # Where Renyi moments without mixing are more than this times those with it, exact accounting
 # without mixing is not tried at first.
-WORTH = 2.0
+SKIP_EXACT_FROM_RATIO = 2.0
 # Where the exact upper bound is more than this times the lower one, the envelope is tried for
 # neighbours that differ in several records.
-WIDE = 1.01
-LOOSE = 1.5  # upper over lower bound, from which a note says which side is believed loose
-CROSSING = 1e-9  # relative, by which rounding of a search may let bounds cross
+ENVELOPE_FROM_RATIO = 1.01
+NOTE_FROM_RATIO = 1.5  # upper over lower bound, from which a note says which side is believed loose
+CROSSING_TOLERANCE = 1e-9  # relative, by which rounding of a search may let bounds cross
 
 
 def crossed(lower: float, upper: float, what: str) -> None:
     """Raise BoundError if the lower bound, of the attack `what`, is above the upper one."""
-    if lower > upper * (1.0 + CROSSING):
+    if lower > upper * (1.0 + CROSSING_TOLERANCE):
         raise BoundError(f"the lower bound {lower!r} ({what}) is above the upper bound {upper!r}.")
 
 
@@ -56,7 +56,7 @@ def mixing_decides(phases: Phases, question: Question, by_moments: float) -> boo
     if not is_mixed(phases):
         return False
     plain = methods.renyi_moments(methods.without_mixing(phases), question)
-    return plain.upper > WORTH * by_moments
+    return plain.upper > SKIP_EXACT_FROM_RATIO * by_moments
 
 
 def _smaller(best: Bound, upper: float, method: str) -> Bound:
@@ -64,7 +64,7 @@ def _smaller(best: Bound, upper: float, method: str) -> Bound:
 
 
 def _is_loose(upper: float, lower: float) -> bool:
-    return upper > LOOSE * lower and upper > 0.0
+    return upper > NOTE_FROM_RATIO * lower and upper > 0.0
 
 
 def _upper(phases: Phases, question: Question, best: Bound, tight: bool) -> tuple[Bound, TwoSided]:
@@ -82,7 +82,7 @@ def _upper(phases: Phases, question: Question, best: Bound, tight: bool) -> tupl
     if not mixed:
         crossed(exact.lower, min(exact.upper, best.upper), OWN_ATTACK)
     best = _smaller(best, exact.upper, NOT_CREDITED if mixed else EXACT)
-    several = changes(phases[0]) > 1 and exact.upper > WIDE * exact.lower
+    several = changes(phases[0]) > 1 and exact.upper > ENVELOPE_FROM_RATIO * exact.lower
     if tight and (mixed or several):
         upper = methods.envelope(phases, question).upper
         best = _smaller(best, upper, ENVELOPE if mixed else EXACT)

@@ -24,7 +24,7 @@ from mmaccount.kernels.coupling import walk
 
 # Of all outcomes; each half goes past the middle: no rounding may leave one out.
 HALF = 0.5 * (1.0 + 1e-11)
-SMALL = 0.5  # sum of excesses, up to which its log1p is more accurate than the log of the sum
+LOG1P_BELOW = 0.5  # sum of excesses, up to which its log1p is more accurate than the log of the sum
 Weighted = Sequence[tuple[float, Atoms | None]]
 
 
@@ -74,7 +74,9 @@ def coupled(stay: float, plus: Weighted, minus: Weighted) -> Atoms:
         with np.errstate(divide="ignore"):
             logs.append(
                 np.where(
-                    np.abs(excess) < SMALL, np.log1p(np.maximum(excess, -SMALL)), np.log(value)
+                    np.abs(excess) < LOG1P_BELOW,
+                    np.log1p(np.maximum(excess, -LOG1P_BELOW)),
+                    np.log(value),
                 )
             )
     lost = [

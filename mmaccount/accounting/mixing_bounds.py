@@ -18,7 +18,7 @@ from mmaccount.accounting.mixing_envelope import envelope
 from mmaccount.accounting.mixing_tight import smaller_pairs
 from mmaccount.accounting.pld import (
     MOST_STEPS,
-    TINY,
+    TINY_MASS,
     Atoms,
     Composed,
     GridPld,
@@ -35,6 +35,7 @@ from mmaccount.accounting.pld import (
     window,
 )
 from mmaccount.accounting.renyi import epsilon_at, log_delta_at, minimise_over_orders
+from mmaccount.accounting.roots import TINY_DELTA
 from mmaccount.accounting.search import safe_end
 from mmaccount.accounting.step_moments import StepShape, log_moments, step_shape
 from mmaccount.kernels import smooth_density, smooth_mixing
@@ -42,38 +43,37 @@ from mmaccount.kernels.pld import LOSS_ERROR, coordinate_cells
 from mmaccount.records import mixing_laws
 from mmaccount.records.settings import Settings
 
-CELL = 0.02  # width of a cell of outcomes of one coordinate, in std of the noise
-ATTACK_CELL = 0.01  # width of a cell for attacks
-COORDINATE_PARTS = 80.0  # grid points per shift of one coordinate
-PARTS = 40.0  # grid points per standard deviation of a step's loss
+CELL_WIDTH = 0.02  # width of a cell of outcomes of one coordinate, in std of the noise
+ATTACK_CELL_WIDTH = 0.01  # width of a cell for attacks
+POINTS_PER_SHIFT = 80.0  # grid points per shift of one coordinate
+POINTS_PER_STD = 40.0  # grid points per standard deviation of a step's loss
 MOST_POINTS = 2**20  # of a grid; above, spacing grows
-FINER = 4.0  # by which spacing may shrink to meet a loss
+MOST_REFINEMENT = 4.0  # by which spacing may shrink to meet a loss
 # Shifts of the largest size, from which on the envelope is nearly as small as the worst of them.
 FEWEST_COPIES = 8.0
-SMALLEST_SHIFT, LARGEST_SHIFT = 1e-4, 4.0  # where the envelope is worth its time
+SMALLEST_ENVELOPE_SHIFT, LARGEST_ENVELOPE_SHIFT = 1e-4, 4.0  # where the envelope is worth its time
 # Width of mixing by other laws than the uniform, for which the envelope takes time in proportion.
-WIDEST = 200.0
+WIDEST_OTHER_LAW = 200.0
 # Divergence of one step, up to which a grid of its loss, and the envelope, are tried.
 LARGEST_DIVERGENCE = 1000.0, 25.0
 # Divergence of a step with many and with few copies; below, the envelope takes ever more frequencies.
 SMALLEST_DIVERGENCE = 1e-3, 0.03
 # The divergence that mixing which takes too long is narrowed to: where the largest shift is at most
 # LARGE_SHIFT, and beyond, where the envelope takes longer.
-NARROWED = 0.1, 0.6
+NARROWED_DIVERGENCE = 0.1, 0.6
 LARGE_SHIFT = 1.0
 NARROWINGS = 40  # halvings of the range of widths
-LARGEST_ATTACK = 30.0  # shift of one coordinate; beyond, densities underflow
+LARGEST_ATTACK_SHIFT = 30.0  # shift of one coordinate; beyond, densities underflow
 MOST_COPIES = 1e5  # coordinates of an attack; more are as good as infinitely many
-FACTORS = 1, 4, 16  # coordinates of an attack over the fewest that truncation allows
-LARGEST_SUM = 20.0  # Gaussian shift of a sum of gradients that is looked at
+COPIES_FACTORS = 1, 4, 16  # coordinates of an attack over the fewest that truncation allows
+LARGEST_SUM_SHIFT = 20.0  # Gaussian shift of a sum of gradients that is looked at
 MOST_RECORDS = 8  # gradients with mixing in a sum that is looked at
-CUT = 1e-36  # probability of outcomes beyond the cells
-CHEAP = 30.0  # steps for each step that an auxiliary mechanism is worth
-SPLIT = 0.1  # relative, by which splitting may raise epsilon
-FAR = 0.5  # of the first guess, below which epsilon is searched for again
-BACK = 0.9  # over the last epsilon tried, looking for one that an attack reaches
-ROOT = 1e-6  # relative tolerance of the search for epsilon
-TINY_DELTA = 1e-320  # stands in for delta = 0 in logarithms
+CUT_PROBABILITY = 1e-36  # probability of outcomes beyond the cells
+STEPS_PER_WORTH = 30.0  # steps for each step that an auxiliary mechanism is worth
+LARGEST_SPLIT_RISE = 0.1  # relative, by which splitting may raise epsilon
+RETRY_BELOW = 0.5  # of the first guess, below which epsilon is searched for again
+WALK_DOWN_FACTOR = 0.9  # over the last epsilon tried, looking for one that an attack reaches
+EPSILON_TOLERANCE = 1e-6  # relative tolerance of the search for epsilon
 
 
 @lru_cache(maxsize=64)
@@ -85,7 +85,7 @@ def _coordinate(shift: float, width: float, law: str, cell: float) -> Atoms:
         without, with_shift, losses = smooth_mixing.coordinate_masses(
             shift, smooth_density.named(law, width), cell
         )
-    held = (without > TINY) & (with_shift > TINY)
+    held = (without > TINY_MASS) & (with_shift > TINY_MASS)
     return Atoms(losses[held], without[held])
 
 
@@ -95,7 +95,7 @@ def shifted(
     width: float,
     copies: int,
     law: str = mixing_laws.UNIFORM,
-    cell: float = ATTACK_CELL,
+    cell: float = ATTACK_CELL_WIDTH,
     *,
     remove: bool = True,
 ) -> Atoms:
@@ -109,17 +109,17 @@ def shifted(
     largest = float(np.max(np.abs(pair.losses)))
     pair = pair._replace(losses=pair.losses - LOSS_ERROR * largest)
     if copies > 1:
-        pair = power(merge(pair, shift / COORDINATE_PARTS), copies, upper=False).atoms()
+        pair = power(merge(pair, shift / POINTS_PER_SHIFT), copies, upper=False).atoms()
     return pair if remove else reverse(pair)
 
 
 @lru_cache(maxsize=64)
-def gaussian(shift: float, cell: float = CELL) -> Atoms:
+def gaussian(shift: float, cell: float = CELL_WIDTH) -> Atoms:
     """A pair that tells at least as much as N(shift, 1) against N(0, 1)."""
     low, high, without, with_shift, losses = coordinate_cells(shift, 0.0, cell)
-    held = (without > TINY) & (with_shift > TINY)
-    infinite = float(np.sum(with_shift[~held])) + CUT
-    absent = float(np.sum(without[~held])) + CUT
+    held = (without > TINY_MASS) & (with_shift > TINY_MASS)
+    infinite = float(np.sum(with_shift[~held])) + CUT_PROBABILITY
+    absent = float(np.sum(without[~held])) + CUT_PROBABILITY
     inside = np.clip(losses[held], low[held], high[held])
     atoms = Atoms(inside, without[held], infinite, absent)
     pair = split(atoms, shift * cell, (low[held], high[held])).atoms()
@@ -166,14 +166,14 @@ class OneSidedPld:
         count_all = sum(count for _, count in self.steps)
         low, high = window(self.steps, 1.0 + tilt)
         widest = max(float(np.ptp(atoms.losses)) for atoms, _ in self.steps)
-        by_deviation = (variance / count_all) ** 0.5 / PARTS
+        by_deviation = (variance / count_all) ** 0.5 / POINTS_PER_STD
         spacing = max(by_deviation, (high - low) / MOST_POINTS, widest / MOST_POINTS)
         if spacing == 0.0:  # one loss alone
             spacing = 1.0
         # The smallest loss of a step, where much mass may sit, becomes a point.
         lowest = [-float(np.min(atoms.losses)) for atoms, count in self.steps if count > 1]
         smallest = max(lowest, default=0.0)
-        if smallest > spacing / FINER:
+        if smallest > spacing / MOST_REFINEMENT:
             spacing = smallest / ceil(smallest / spacing)
         return float(spacing)
 
@@ -202,7 +202,7 @@ class OneSidedPld:
         if not 0.0 < start < inf:
             return inf if self.upper else 0.0
         first = self._root(delta, start, order - 1.0)
-        if not first < FAR * start:
+        if not first < RETRY_BELOW * start:
             return first
         # Far from where Renyi moments led, another tilt sees more.
         closer = max(2.0 * first, start / 16.0)
@@ -225,12 +225,12 @@ class OneSidedPld:
 
 def _upper_root(above: Callable[[float], float], start: float) -> float:
     """An epsilon at which `above`, log of delta over the one wanted, is not positive; +inf if none."""
-    smallest, largest = 1e-6 * start, (1.0 + SPLIT) * start
+    smallest, largest = 1e-6 * start, (1.0 + LARGEST_SPLIT_RISE) * start
     if above(largest) > 0.0:
         return inf
     if above(smallest) <= 0.0:
         return smallest
-    return safe_end(above, largest, smallest, tolerance=ROOT)
+    return safe_end(above, largest, smallest, tolerance=EPSILON_TOLERANCE)
 
 
 def _lower_root(above: Callable[[float], float], start: float) -> float:
@@ -240,12 +240,12 @@ def _lower_root(above: Callable[[float], float], start: float) -> float:
     """
     if above(start) >= 0.0:
         return start
-    unsafe, safe = start, BACK * start
+    unsafe, safe = start, WALK_DOWN_FACTOR * start
     while above(safe) < 0.0:
-        unsafe, safe = safe, BACK * safe
+        unsafe, safe = safe, WALK_DOWN_FACTOR * safe
         if safe < 1e-6 * start:
             return 0.0
-    return safe_end(lambda epsilon: -above(epsilon), safe, unsafe, tolerance=ROOT)
+    return safe_end(lambda epsilon: -above(epsilon), safe, unsafe, tolerance=EPSILON_TOLERANCE)
 
 
 def _both_directions(
@@ -261,7 +261,7 @@ def _moved(step: StepShape, times: int) -> Atoms | None:
     """
     moved = step._replace(shift=times * step.shift)
     if step.width == 0.0:
-        return dominating(moved) if moved.shift * moved.copies**0.5 <= LARGEST_SUM else None
+        return dominating(moved) if moved.shift * moved.copies**0.5 <= LARGEST_SUM_SHIFT else None
     fits = moved.copies >= FEWEST_COPIES and _divergence(moved) < LARGEST_DIVERGENCE[1]
     return dominating(moved) if fits and times <= MOST_RECORDS else None
 
@@ -304,9 +304,9 @@ def _narrowed(step: StepShape) -> StepShape:
     By (M) of step_moments.py. With many copies Renyi moments are smaller than that.
     """
     if step.law != mixing_laws.UNIFORM:
-        step = step._replace(width=min(step.width, WIDEST))
+        step = step._replace(width=min(step.width, WIDEST_OTHER_LAW))
     is_large = step.shift > LARGE_SHIFT
-    target = NARROWED[is_large]
+    target = NARROWED_DIVERGENCE[is_large]
     at_once = step.law == mixing_laws.UNIFORM and not is_large
     enough = SMALLEST_DIVERGENCE[1] if at_once else target
     if not _has_few_copies(step) or _divergence(step) >= enough:
@@ -327,8 +327,8 @@ def _worthwhile(step: StepShape) -> bool:
         return False
     if step.width == 0.0:
         return True
-    small = step.shift < SMALLEST_SHIFT or _divergence(step) < _smallest_divergence(step)
-    return not small and step.copies >= 1.0 and step.shift <= LARGEST_SHIFT
+    small = step.shift < SMALLEST_ENVELOPE_SHIFT or _divergence(step) < _smallest_divergence(step)
+    return not small and step.copies >= 1.0 and step.shift <= LARGEST_ENVELOPE_SHIFT
 
 
 def attacks(
@@ -342,7 +342,7 @@ def attacks(
     """
     if sum(phase.steps for phase in phases) > MOST_STEPS:
         return
-    for factor in FACTORS:
+    for factor in COPIES_FACTORS:
         directions = [_attack(phases, factor, remove=remove) for remove in (True, False)]
         removal, addition = directions
         if removal is None or addition is None:
@@ -361,7 +361,7 @@ def _attack(phases: Sequence[Settings], factor: int, *, remove: bool) -> OneSide
         shift = 1.0 / phase.noise_multiplier / copies**0.5
         width = phase.mixing / phase.noise_multiplier
         step = StepShape("gaussian", shift, width, copies, phase.mixing_law)
-        if shift > LARGEST_ATTACK or not _divergence(step) < LARGEST_DIVERGENCE[0]:
+        if shift > LARGEST_ATTACK_SHIFT or not _divergence(step) < LARGEST_DIVERGENCE[0]:
             return None
         pair = shifted(shift, width, copies, phase.mixing_law, remove=remove)
         pairs.append((pair, phase.sample_rate, phase.steps))
@@ -386,7 +386,11 @@ def dominated_tightly(phases: Sequence[Settings]) -> list[OneSidedPld]:
         if step.width == 0.0:
             pairs.append((dominating(step), q, count))
             continue
-        fitting = [smaller for smaller in smaller_pairs(step, q) if smaller.worth * CHEAP <= count]
+        fitting = [
+            smaller
+            for smaller in smaller_pairs(step, q)
+            if smaller.worth * STEPS_PER_WORTH <= count
+        ]
         if not fitting:
             return []
         whole += [(fitting[0].pair.atoms(), count), (fitting[0].auxiliary.atoms(), 1)]

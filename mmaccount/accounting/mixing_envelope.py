@@ -76,22 +76,22 @@ from mmaccount.kernels.complex_moments import lines_of_moments, lines_of_moments
 from mmaccount.kernels.pld import hull
 from mmaccount.records import mixing_laws
 
-TILTS = (1.0, 2.5)
+INVERSION_TILTS = (1.0, 2.5)
 SMOOTHING = 0.07  # sigma over the standard deviation of the loss
-FREQUENCY = 7.5  # highest frequency times sigma; beyond, S is below e^-28
-SMALLEST = 80.0  # s over the first shift of the grid
-RATIO = 0.035  # of neighbouring shifts at most, as a logarithm
-DENSER = 1.5  # power by which the grid is denser towards s
-CELLS = 8  # of theta
-PARTS = 20  # grid points per standard deviation of the loss
+HIGHEST_FREQUENCY = 7.5  # times sigma; beyond, S is below e^-28
+GRID_SPAN = 80.0  # s over the first shift of the grid
+SHIFT_LOG_RATIO = 0.035  # of neighbouring shifts at most, as a logarithm
+GRID_POWER = 1.5  # power by which the grid is denser towards s
+THETA_CELLS = 8  # into which [0, 1] is cut
+POINTS_PER_STD = 20  # grid points per standard deviation of the loss
 # Error of F(w), relative to |w| F(Re w), as errors of log r count, and to s^2 where s > 1; measured
 # below 1e-16.
-MOMENT_ERROR = 1e-15
+COMPLEX_MOMENT_ERROR = 1e-15
 SUM_ERROR = 1e-11  # relative, of sums over frequencies, added to every value
-LEFT_OUT = 1e-20  # size of terms, relative to the largest, that are only bounded
-NEGLIGIBLE = 1e-20  # probability, beyond which the profile is constant
-FARTHEST = 50.0  # |A| up to which Phi_nu is compared with Phi_th
-LARGEST = 700.0  # log of a moment; beyond, nothing is said
+NEGLIGIBLE_TERM = 1e-20  # size of terms, relative to the largest, that are only bounded
+NEGLIGIBLE_DELTA = 1e-20  # below which the profile is constant
+LARGEST_EXPANSION = 50.0  # |A| up to which Phi_nu is compared with Phi_th
+LARGEST_LOG_MOMENT = 700.0  # log of a moment; beyond, nothing is said
 LEAST_MODULUS = (
     0.05  # of F between grid shifts; where it may be smaller, its logarithm is not trusted
 )
@@ -134,13 +134,13 @@ def inversion_terms(
     sigma: float,
     period: float,
     *,
-    ratio: float = RATIO,
-    frequency: float = FREQUENCY,
+    ratio: float = SHIFT_LOG_RATIO,
+    frequency: float = HIGHEST_FREQUENCY,
 ) -> list[InversionTerms]:
     """The terms for a grid of shifts, neighbours differing by at most about `ratio`, at each tilt;
     frequencies up to `frequency` / sigma."""
-    size = ceil(DENSER * log(SMALLEST) / ratio)
-    grid = step.shift * np.exp(-log(SMALLEST) * np.linspace(1.0, 0.0, size + 1) ** DENSER)
+    size = ceil(GRID_POWER * log(GRID_SPAN) / ratio)
+    grid = step.shift * np.exp(-log(GRID_SPAN) * np.linspace(1.0, 0.0, size + 1) ** GRID_POWER)
     spacing = 2.0 * pi / period
     count = ceil(frequency / sigma / spacing) + 1
     shifts = np.concatenate([[0.0], grid])
@@ -241,7 +241,7 @@ def _between_shifts(
     divisor = np.maximum(lowest, LEAST_MODULUS)
     curvature = second / divisor + (first / divisor) ** 2 + straight
 
-    error = MOMENT_ERROR * max(1.0, shift**2) * size * integrals.one[-1]  # of F
+    error = COMPLEX_MOMENT_ERROR * max(1.0, shift**2) * size * integrals.one[-1]  # of F
     log_error = error / np.maximum(np.min(lowest, axis=0), LEAST_MODULUS)
     missed = gaps**2 / 8.0 * curvature + 2.0 * log_error  # rho has the error of psi_s too
 
@@ -306,7 +306,7 @@ class Expander:
         self.decay = np.exp(-terms.tilt * epsilons)
         self.waves = np.exp(-1j * np.outer(epsilons, terms.frequencies)) * self.decay[:, None]
         log_any = budget * terms.log_largest
-        self.any_shift = np.exp(np.where(log_any < LARGEST, log_any, inf))
+        self.any_shift = np.exp(np.where(log_any < LARGEST_LOG_MOMENT, log_any, inf))
         # S falls by e^{-(highest frequency * sigma)^2 / count} a step, or faster
         last = 2.0 * abs(terms.kernel[-1])
         self.beyond = float(self.any_shift[0] * last * terms.frequencies.size)
@@ -322,15 +322,15 @@ class Expander:
         terms, budget, size = self.terms, self.budget, np.abs(self.terms.kernel)
         doubt = SUM_ERROR + budget * terms.doubt
         largest = largest + budget * terms.doubt
-        moderate = (budget * exponent).real < LARGEST - 2.0 * FARTHEST
+        moderate = (budget * exponent).real < LARGEST_LOG_MOMENT - 2.0 * LARGEST_EXPANSION
         reference = np.exp(np.where(moderate, budget * exponent, 0.0))
-        modulus, bounded = np.abs(reference), np.minimum(largest, FARTHEST)
+        modulus, bounded = np.abs(reference), np.minimum(largest, LARGEST_EXPANSION)
         remainder = modulus * (np.expm1(bounded) - bounded)
 
         # Frequencies at which Phi_nu is compared with the reference, and those of them that count.
-        usable = terms.trusted & moderate & (largest < FARTHEST)
+        usable = terms.trusted & moderate & (largest < LARGEST_EXPANSION)
         used = usable & (remainder < self.any_shift + modulus)
-        kept = used & (size * modulus > LEFT_OUT * np.max(size * modulus * used))
+        kept = used & (size * modulus > NEGLIGIBLE_TERM * np.max(size * modulus * used))
         others = np.where(used, remainder + modulus * (1.0 + bounded), self.any_shift)
         rest = float(np.sum(size * np.where(kept, remainder, others))) + self.beyond
 
@@ -359,15 +359,15 @@ def largest_between(values: np.ndarray, missed: np.ndarray, ratio: float) -> np.
 
 def _bound(terms: InversionTerms, budget: float, epsilons: np.ndarray) -> np.ndarray:
     """E(e^epsilon) from the terms at one tilt."""
-    if budget * np.max(terms.log_largest) > LARGEST:
+    if budget * np.max(terms.log_largest) > LARGEST_LOG_MOMENT:
         return np.full(epsilons.size, inf)
-    expander, half = Expander(terms, budget, epsilons), 0.5 / CELLS
+    expander, half = Expander(terms, budget, epsilons), 0.5 / THETA_CELLS
     difference, rho = terms.difference, terms.rho
     inner = largest_between(np.abs(rho).T, terms.missed.T, terms.ratio)
     zero = terms.near_zero + terms.parts[0] * np.abs(difference)
     largest = np.maximum(np.max(inner, axis=1), zero) + half * np.abs(difference)
     bound = np.zeros(epsilons.size)
-    for theta in (np.arange(CELLS) + 0.5) / CELLS:
+    for theta in (np.arange(THETA_CELLS) + 0.5) / THETA_CELLS:
         exponent = terms.psi_0 + theta * difference
         around = expander.around(exponent, budget * largest, rho, difference)
         slope = np.abs(around.along)
@@ -392,14 +392,14 @@ def profile(step: StepShape) -> tuple[np.ndarray, np.ndarray]:
     """(epsilons from 0 on, E(e^epsilon)): a bound on the profile of the step at every admitted shift."""
     budget = step.copies * step.shift**2
     spread = float(step.copies * step.moments(np.array([2.0]), step.shift)[0]) ** 0.5
-    spacing = spread / PARTS
-    reach = spacing * np.arange(1, 400 * PARTS)
+    spacing = spread / POINTS_PER_STD
+    reach = spacing * np.arange(1, 400 * POINTS_PER_STD)
     tail = _chernoff(step, reach)
-    last = int(np.searchsorted(-tail, -NEGLIGIBLE)) + 1
+    last = int(np.searchsorted(-tail, -NEGLIGIBLE_DELTA)) + 1
     epsilons = np.concatenate([[0.0], reach[:last]])
     upper = _chernoff(step, epsilons)
     period = 2.0 * float(epsilons[-1]) + 10.0
-    for terms in inversion_terms(step, TILTS, SMOOTHING * spread, period):
+    for terms in inversion_terms(step, INVERSION_TILTS, SMOOTHING * spread, period):
         bound = _bound(terms, budget, epsilons)
         upper = np.minimum(upper, np.where(np.isfinite(bound), bound, inf))
     return epsilons, upper

@@ -19,9 +19,9 @@ cell, next to the p-sparse shift, and from the envelope where that is small; the
 be below it once M has smoothed both. They are, since their second moments are smaller ((S) in
 step_moments.py) and M hides the rest.
 
-M has a normal body, WIDTHS standard deviations of a step wide, and an exponential left tail of rate
-RATES / q: if outcomes could become unlikely ever faster, a spread-out shift would tell more than
-the sparse one at the far left.
+M has a normal body, BODY_WIDTHS standard deviations of a step wide, and an exponential left tail of
+rate TAIL_RATES / q: if outcomes could become unlikely ever faster, a spread-out shift would tell
+more than the sparse one at the far left.
 
 The cells are bounded as in mixing_envelope.py, with two additions:
 - theta in [a, b] near 1 is also expanded around the p-sparse shift itself:
@@ -34,7 +34,7 @@ The cells are bounded as in mixing_envelope.py, with two additions:
   c^2 (s + c) / (v^2 (s + v)), a factor between 1 and c^2 (s + c) / (2 s^3), and four times `missed`
   over 1 - c^2/s^2.
 - elsewhere rho(u) is written as f(u) rho(u*) and a rest, 0 <= f, at most about 1, u f linear in v
-  between grid shifts. The range of Int f dnu / X, up to 1 + ratio^2, is cut into AMPLITUDES parts,
+  between grid shifts. The range of Int f dnu / X, up to 1 + ratio^2, is cut into AMPLITUDE_PARTS,
   and A is expanded around the middle of each.
 """
 
@@ -57,31 +57,32 @@ from mmaccount.accounting.pld import Atoms, GridPld, split, subsampled
 from mmaccount.accounting.step_moments import StepShape, log_moments
 
 # Edges of the cells of theta: coarse ones, and finer ones next to the p-sparse shift.
-COARSE = (0.0, 0.0625, 0.125, 0.25, 0.375, 0.5, 0.6, 0.7, 0.775)
-THETA = (*COARSE, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 1.0)
-SPARSE_END = 0.6  # theta from which cells are also expanded around the p-sparse shift
-AMPLITUDES = 3
-RATIO = 0.03  # of neighbouring shifts at most, as a logarithm
-TILTS = (1.0, 2.0)
+COARSE_THETA_EDGES = (0.0, 0.0625, 0.125, 0.25, 0.375, 0.5, 0.6, 0.7, 0.775)
+THETA_EDGES = (*COARSE_THETA_EDGES, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 1.0)
+SPARSE_FROM = 0.6  # theta from which cells are also expanded around the p-sparse shift
+AMPLITUDE_PARTS = 3
+SHIFT_LOG_RATIO = 0.03  # of neighbouring shifts at most, as a logarithm
+INVERSION_TILTS = (1.0, 2.0)
 SMOOTHING = 0.05  # sigma over the standard deviation of the loss
-FREQUENCY = 5.5  # highest frequency times sigma; E_cell of SMALL and more does not need the others
-SMALL = 1e-4  # probability, below which all cells are as large as the envelope
+# Times sigma; E_cell of SMALLEST_E_CELL and more does not need the frequencies beyond.
+HIGHEST_FREQUENCY = 5.5
+SMALLEST_E_CELL = 1e-4  # probability, below which all cells are as large as the envelope
 # The smaller pair is the bound on the last cell, and a share of what the cells from this theta on
 # exceed it by.
 PAIR_FROM = 0.85
-SHARES = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
-POINTS = 15.0  # grid points per standard deviation of a step
-WIDTHS = (4.0, 6.0, 9.0)
-RATES = (0.8, 0.5, 0.35, 0.25)
-TAIL = 90.0  # exponents, after which the exponential tail of the auxiliary mechanism ends
-BODY = 9.5  # standard deviations of its normal body
+EXCESS_SHARES = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
+POINTS_PER_STD = 15.0  # grid points per standard deviation of a step
+BODY_WIDTHS = (4.0, 6.0, 9.0)
+TAIL_RATES = (0.8, 0.5, 0.35, 0.25)
+TAIL_REACH = 90.0  # the exponent at which the exponential tail of the auxiliary mechanism ends
+BODY_REACH = 9.5  # standard deviations of its normal body
 # Standard deviation of the ratio of a step; beyond, an auxiliary mechanism that is worth many steps
 # would tell too much.
 MOST_DEVIATION = 1.0
-EXTRA = 1e-34  # probability granted per step, for what is smaller than that
+GRANTED_PROBABILITY = 1e-34  # probability granted per step, for what is smaller than that
 # Relative, of profiles. Masses of the smaller pair are raised by twice that, for where rounding is the
 # only difference.
-TOLERANCE = 1e-10
+PROFILE_TOLERANCE = 1e-10
 CELL_MASS_ERROR = 1e-12  # of a mass, absolute or relative
 
 
@@ -140,7 +141,7 @@ def _anywhere(
 ) -> np.ndarray:
     """E_cell of theta in [a, b], cut by amplitude."""
     theta, half = 0.5 * (a + b), 0.5 * (b - a)
-    part = 0.5 * (1.0 + terms.ratio**2) / AMPLITUDES
+    part = 0.5 * (1.0 + terms.ratio**2) / AMPLITUDE_PARTS
     difference, first = terms.difference, terms.parts[0]
     shares, top = _shape_of_rho(terms, budget, theta)
     rest_of_rho = terms.rho - shares[:, None] * top
@@ -151,7 +152,7 @@ def _anywhere(
     largest = budget * (largest + half * np.abs(difference) + part * np.abs(top))
 
     bound = np.zeros(expander.decay.size)
-    for share in (2.0 * np.arange(AMPLITUDES) + 1.0) * part:
+    for share in (2.0 * np.arange(AMPLITUDE_PARTS) + 1.0) * part:
         exponent = terms.psi_0 + theta * difference + share * top
         around = expander.around(exponent, largest, np.vstack([rest_of_rho, top]), difference)
         rows, along_top = around.rows[:, :-1], np.abs(around.rows[:, -1])
@@ -164,18 +165,23 @@ def _anywhere(
 
 
 def _cells(step: StepShape) -> tuple[np.ndarray, np.ndarray]:
-    """(epsilons, E_cell): cells x epsilons, the envelope where that is smaller or below SMALL."""
+    """(epsilons, E_cell): cells x epsilons.
+
+    The envelope where that is smaller, or below SMALLEST_E_CELL.
+    """
     budget = step.copies * step.shift**2
     epsilons, upper = mixing_envelope.profile(step)
-    near = int(np.searchsorted(-upper, -SMALL))
-    best = np.repeat(upper[None, :], len(THETA) - 1, axis=0)
-    sigma = SMOOTHING * float(epsilons[1]) * mixing_envelope.PARTS
+    near = int(np.searchsorted(-upper, -SMALLEST_E_CELL))
+    best = np.repeat(upper[None, :], len(THETA_EDGES) - 1, axis=0)
+    sigma = SMOOTHING * float(epsilons[1]) * mixing_envelope.POINTS_PER_STD
     period = 1.5 * float(epsilons[-1]) + 5.0
-    for terms in inversion_terms(step, TILTS, sigma, period, ratio=RATIO, frequency=FREQUENCY):
+    for terms in inversion_terms(
+        step, INVERSION_TILTS, sigma, period, ratio=SHIFT_LOG_RATIO, frequency=HIGHEST_FREQUENCY
+    ):
         expander = Expander(terms, budget, epsilons[:near])
-        for cell, (a, b) in enumerate(pairwise(THETA)):
+        for cell, (a, b) in enumerate(pairwise(THETA_EDGES)):
             bounds = [_anywhere(terms, expander, budget, a, b)] if b < 1.0 else []
-            if a >= SPARSE_END:
+            if a >= SPARSE_FROM:
                 bounds.append(_near_sparse(terms, expander, budget, a, b))
             for bound in bounds:
                 best[cell, :near] = np.fmin(best[cell, :near], bound)
@@ -188,9 +194,9 @@ def _auxiliary(sigma: float, rate: float, spacing: float) -> GridPld:
     Any law of e^loss with mean one will do: its mean is moved there, off the grid, and atoms are
     split.
     """
-    reach = floor(BODY * sigma / spacing)
+    reach = floor(BODY_REACH * sigma / spacing)
     body = np.arange(-reach, reach + 1) * spacing
-    tail = np.arange(-floor(TAIL / rate / spacing), 1) * spacing
+    tail = np.arange(-floor(TAIL_REACH / rate / spacing), 1) * spacing
     normal = np.exp(-((body + 0.5 * sigma**2) ** 2) / (2.0 * sigma**2))
     masses = np.convolve(normal, np.exp(rate * tail))
     masses = masses / np.sum(masses)
@@ -247,15 +253,15 @@ def _dominated(cell: GridPld, pair: GridPld, auxiliary: GridPld) -> bool:
     first, less = _difference(cell, pair)
     spacing = auxiliary.spacing
     forward = less * np.exp((first + np.arange(less.size)) * spacing)
-    if max(np.sum(less), np.sum(forward)) > TOLERANCE:
+    if max(np.sum(less), np.sum(forward)) > PROFILE_TOLERANCE:
         return False
     start, size = round(auxiliary.start / spacing), auxiliary.masses.size
     points = np.arange(-(start + size) - (first + less.size), 2 - start - first)
     wide = np.arange(points[0] + first, points[-1] + first + less.size)
-    small = EXTRA * np.minimum(1.0, np.exp(points * spacing))
+    small = GRANTED_PROBABILITY * np.minimum(1.0, np.exp(points * spacing))
     far, own = _calls_and_puts(auxiliary, wide), _calls_and_puts(auxiliary, points)
     for values, allowed in zip(far, own, strict=True):
-        if np.any(np.correlate(values, less, "valid") > TOLERANCE * allowed + small):
+        if np.any(np.correlate(values, less, "valid") > PROFILE_TOLERANCE * allowed + small):
             return False
     return True
 
@@ -266,8 +272,8 @@ def _law(epsilons: np.ndarray, values: np.ndarray, q: float, spacing: float) -> 
 
 
 def _spacing(deviation: float, q: float) -> float:
-    """POINTS a standard deviation; with q < 1 the smallest loss, log(1 - q), is a point."""
-    spacing = deviation / POINTS
+    """POINTS_PER_STD points a standard deviation; with q < 1 the smallest loss, log(1 - q), is a point."""
+    spacing = deviation / POINTS_PER_STD
     if q == 1.0:
         return spacing
     lowest = -log1p(-q)
@@ -277,8 +283,8 @@ def _spacing(deviation: float, q: float) -> float:
 def _auxiliaries(deviation: float, q: float, spacing: float) -> list[tuple[float, GridPld]]:
     """(worth, mechanism), those worth the fewest steps first."""
     mechanisms = []
-    for width in WIDTHS:
-        for rate in RATES:
+    for width in BODY_WIDTHS:
+        for rate in TAIL_RATES:
             worth = width**2 + (q / rate / deviation) ** 2
             mechanisms.append((worth, _auxiliary(width * deviation, rate / q, spacing)))
     return sorted(mechanisms, key=lambda pair: pair[0])
@@ -287,9 +293,9 @@ def _auxiliaries(deviation: float, q: float, spacing: float) -> list[tuple[float
 def _raised(law: GridPld) -> GridPld:
     """The law with what the check of domination tolerates added."""
     return law._replace(
-        masses=law.masses * (1.0 + 2.0 * TOLERANCE),
-        infinite=law.infinite + EXTRA,
-        absent=law.absent + EXTRA,
+        masses=law.masses * (1.0 + 2.0 * PROFILE_TOLERANCE),
+        infinite=law.infinite + GRANTED_PROBABILITY,
+        absent=law.absent + GRANTED_PROBABILITY,
     )
 
 
@@ -308,11 +314,11 @@ def smaller_pairs(step: StepShape, q: float) -> tuple[SmallerPair, ...]:
     upper = np.max(bounds, axis=0)
     cells = [_law(epsilons, values, q, spacing) for values in bounds]
     mechanisms = _auxiliaries(deviation, q, spacing)
-    least, most = bounds[-1], np.max(bounds[THETA.index(PAIR_FROM) :], axis=0)
+    least, most = bounds[-1], np.max(bounds[THETA_EDGES.index(PAIR_FROM) :], axis=0)
 
     pairs: list[SmallerPair] = []
-    for share in SHARES:
-        values = np.where(upper < SMALL, upper, least + share * (most - least))
+    for share in EXCESS_SHARES:
+        values = np.where(upper < SMALLEST_E_CELL, upper, least + share * (most - least))
         law = _law(epsilons, values, q, spacing)
         for worth, auxiliary in mechanisms:
             if pairs and worth >= pairs[-1].worth:

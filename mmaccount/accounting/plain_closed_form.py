@@ -19,8 +19,8 @@ from mmaccount.kernels.logspace import erfcx
 from mmaccount.records.bound import TwoSided
 from mmaccount.records.settings import Settings
 
-SPECIAL = 4e-14  # relative error of the terms: erfcx is good to 1e-14
-UNIT = (
+TERM_ERROR = 4e-14  # relative error of the terms: erfcx is good to 1e-14
+ARGUMENT_ERROR = (
     16.0 * float_info.epsilon
 )  # the same per (1 + distance in std)^2, for the rounding of arguments
 
@@ -34,7 +34,11 @@ def _gaussian(epsilon: float, mu: float) -> tuple[float, float, float]:
     height = 0.5 * exp(-0.5 * a * a)  # e^eps e^{-b^2 / 2} = e^{-a^2 / 2}
     first = height * erfcx(a / sqrt(2.0)) if a > 0.0 else 0.5 * erfc(a / sqrt(2.0))
     second = height * erfcx(b / sqrt(2.0))
-    return first - second, (SPECIAL + UNIT * (1.0 + b) ** 2) * (first + second), first + second
+    return (
+        first - second,
+        (TERM_ERROR + ARGUMENT_ERROR * (1.0 + b) ** 2) * (first + second),
+        first + second,
+    )
 
 
 def _enclosed(value: float, error: float) -> TwoSided:
@@ -52,13 +56,13 @@ def _removal(epsilon: float, mu: float, q: float) -> TwoSided:
 
 
 def _addition(epsilon: float, mu: float, q: float) -> TwoSided:
-    if q < 1.0 and epsilon >= -log1p(-q) * (1.0 + UNIT):
+    if q < 1.0 and epsilon >= -log1p(-q) * (1.0 + ARGUMENT_ERROR):
         return TwoSided(0.0, 0.0)
     left = q - (1.0 - q) * expm1(epsilon) if q < 1.0 else 1.0
     if not left > 0.0:
-        return _enclosed(0.0, UNIT * q)
+        return _enclosed(0.0, ARGUMENT_ERROR * q)
     value, error, terms = _gaussian(epsilon + log(q) - log(left), mu)
-    return _enclosed(left * value, left * error + UNIT * q * terms)
+    return _enclosed(left * value, left * error + ARGUMENT_ERROR * q * terms)
 
 
 def direction(phases: Sequence[Settings], *, remove: bool) -> Profile | None:

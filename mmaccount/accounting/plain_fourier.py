@@ -35,20 +35,20 @@ from mmaccount.accounting.plain_steps import (
 )
 from mmaccount.records.bound import BoundError, TwoSided
 
-TAIL = 15.0  # aliases and frequencies left out shall be below e^-15 of delta
-BEYOND = (1.1, 1.25, 1.5, 2.0, 3.0, 5.0)  # other t, relative, at which Chernoff bounds the aliases
+LOG_ACCURACY = 15.0  # aliases and frequencies left out shall be below e^-15 of delta
+CHERNOFF_FACTORS = (1.1, 1.25, 1.5, 2.0, 3.0, 5.0)  # times t, where Chernoff bounds the aliases
 # Ways to cut the nodes into cells, whose uniform parts bound the characteristic function.
-CELLS = (96, 48, 24, 12, 6)
-ROUNDED = 1e-9  # relative, of densities in cells
-# Other t, relative, where the first needs more than FEW frequencies, but not where the integrand is
-# e^HIGHER times larger: cancellation costs digits.
-LEFT = (0.8, 0.65, 0.5, 0.35, 0.25)
-FEW = 100
-HIGHER = 10.0
+CELL_COUNTS = (96, 48, 24, 12, 6)
+DENSITY_ERROR = 1e-9  # relative, of densities in cells
+# Times t, tried where t itself needs more than FEW_FREQUENCIES, but not taken where the integrand is
+# e^LARGEST_LOG_RISE times larger: cancellation costs digits.
+SMALLER_T_FACTORS = (0.8, 0.65, 0.5, 0.35, 0.25)
+FEW_FREQUENCIES = 100
+LARGEST_LOG_RISE = 10.0
 MOST_FREQUENCIES = 4000
 MOST_TERMS = 1e7  # frequencies times nodes of one inversion, about 0.1 s
-FEW_TERMS = 3e6  # frequencies times nodes in a hurry
-NARROW = 1e-3  # half angle up to which 1 - |sin(u)/u| is a series
+MOST_TERMS_HURRIED = 3e6  # frequencies times nodes in a hurry
+SERIES_HALF_ANGLE = 1e-3  # half angle up to which 1 - |sin(u)/u| is a series
 
 
 def _sinc_loss(u: np.ndarray) -> np.ndarray:
@@ -58,7 +58,9 @@ def _sinc_loss(u: np.ndarray) -> np.ndarray:
     """
     side_lobes = np.minimum(0.21724, 1.0 / np.maximum(u, 1.0))
     highest = np.maximum(np.where(u < 3.0, np.sinc(u / pi), 0.0), side_lobes)
-    return np.asarray(np.where(u < NARROW, u**2 / 6.0 * (1.0 - u**2 / 20.0), 1.0 - highest))
+    return np.asarray(
+        np.where(u < SERIES_HALF_ANGLE, u**2 / 6.0 * (1.0 - u**2 / 20.0), 1.0 - highest)
+    )
 
 
 def _uniform_parts(
@@ -79,10 +81,10 @@ def _uniform_parts(
     log_ratio, log_weight = nodes
     tilted = log_weight + order * log_ratio
     tilted = np.exp(tilted - np.max(tilted))
-    tilted *= exp(-turn - max(0.0, order) * turn**2 / 32.0) * (1.0 - ROUNDED) / np.sum(tilted)
+    tilted *= exp(-turn - max(0.0, order) * turn**2 / 32.0) * (1.0 - DENSITY_ERROR) / np.sum(tilted)
     rises = np.maximum(np.diff(log_ratio), float_info.min)
     parts = []
-    for cells in CELLS:
+    for cells in CELL_COUNTS:
         edges = np.linspace(0, rises.size, cells + 1).astype(int)
         first = np.minimum(edges[:-1], rises.size - 1)
         lowest = np.minimum(np.minimum.reduceat(tilted, first), tilted[edges[1:]])
@@ -150,12 +152,12 @@ class LossTransform:
         None where M is not finite or the rule takes too long.
         """
         here = self.log_moment(t)
-        others = [(u, self.log_moment(u)) for u in (t * part for part in BEYOND)]
+        others = [(u, self.log_moment(u)) for u in (t * part for part in CHERNOFF_FACTORS)]
         others = [(u, moment) for u, moment in others if isfinite(moment)]
         if not isfinite(here) or not others:
             return None
         height = here - t * epsilon
-        wanted = height - 2.0 * log1p(t) - TAIL
+        wanted = height - 2.0 * log1p(t) - LOG_ACCURACY
         above = min((moment - u * epsilon - wanted) / (u - t) for u, moment in others)
         period = max(-wanted / t, above)
         if not isfinite(period):
@@ -171,7 +173,7 @@ class LossTransform:
         count = 8
         while left_out(count) - t * epsilon > wanted and count < MOST_FREQUENCIES:
             count = ceil(1.2 * count)
-        if self.hurried and self.terms(t, count * spacing) * count > FEW_TERMS:
+        if self.hurried and self.terms(t, count * spacing) * count > MOST_TERMS_HURRIED:
             return None
         while count > 1 and (terms := self.terms(t, count * spacing) * count) > MOST_TERMS:
             # Far out nodes are about as many as frequencies.
@@ -195,13 +197,13 @@ class LossTransform:
         There a loss with rare large values needs far fewer frequencies.
         """
         best = first = self.rule(t, epsilon)
-        for part in LEFT:
-            if best is not None and best.count <= FEW:
+        for part in SMALLER_T_FACTORS:
+            if best is not None and best.count <= FEW_FREQUENCIES:
                 continue
             other = self.rule(part * t, epsilon)
             if other is None:
                 continue
-            if first is not None and other.log_height > first.log_height + HIGHER:
+            if first is not None and other.log_height > first.log_height + LARGEST_LOG_RISE:
                 continue
             if best is None or other.count < best.count:
                 best = other

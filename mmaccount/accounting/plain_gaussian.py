@@ -18,14 +18,14 @@ from mmaccount.records.bound import TwoSided
 from mmaccount.records.settings import Settings
 
 SMALLEST_NOISE = 0.05  # of a subsampled phase; below, too many nodes
-NEGLIGIBLE = 1e-7  # probability of outcomes left out, relative to delta
-AGAIN = 0.1  # of its supposed size, below which delta is looked for again,
-TRIES = 6  # so many times in all
-VANISHING = 1e-305  # an answer below which nothing narrower is looked for
-NARROW = 1e-6  # relative width that is good enough
-FARTHEST = 1e3  # std that the far peak of E[R^t] may move to where a larger t is tried
+NEGLIGIBLE_SHARE = 1e-7  # probability of outcomes left out, relative to delta
+RETRY_BELOW = 0.1  # of its supposed size, below which delta is looked for again,
+MOST_TRIES = 6  # so many times in all
+VANISHING_BOUND = 1e-305  # an answer below which nothing narrower is looked for
+GOOD_RELATIVE_WIDTH = 1e-6  # relative width that is good enough
+FARTHEST_PEAK = 1e3  # std that the far peak of E[R^t] may move to where a larger t is tried
 # Where the log of M(t) e^{-t eps} lies between this and its negative, Chernoff says little.
-VAGUE = -1.0
+VAGUE_LOG_BOUND = -1.0
 
 
 def _tilt(side: LossTransform, objective: Callable[[float, float], float]) -> float:
@@ -52,7 +52,10 @@ def _side_epsilon(side: LossTransform, delta: float) -> TwoSided:
             return found
         fresh = epsilons(inversion.upper, inversion.lower, delta, start)
         found = _both(found, fresh)
-        if not isfinite(found.upper) or found.upper - found.lower <= NARROW * found.upper:
+        if (
+            not isfinite(found.upper)
+            or found.upper - found.lower <= GOOD_RELATIVE_WIDTH * found.upper
+        ):
             return found
         start = found.upper
         t = _tilt(side, partial(log_delta_at, epsilon=start))
@@ -65,9 +68,12 @@ def _both(one: TwoSided, other: TwoSided) -> TwoSided:
 
 def _wide(found: TwoSided) -> bool:
     """Whether other methods are worth a try; not where the answer is at the end of float64."""
-    if found.upper <= VANISHING:
+    if found.upper <= VANISHING_BOUND:
         return False
-    return found.upper == inf or found.upper - found.lower > plain_pld.NARROW * found.upper
+    return (
+        found.upper == inf
+        or found.upper - found.lower > plain_pld.GOOD_RELATIVE_WIDTH * found.upper
+    )
 
 
 def _within_reach(phases: Sequence[Settings]) -> bool:
@@ -89,32 +95,35 @@ def epsilon(phases: Sequence[Settings], delta: float) -> TwoSided:
         return found
     if not _within_reach(phases):
         return TwoSided(0.0, inf)
-    laws = [steps_of(phase, NEGLIGIBLE * delta / len(phases)) for phase in phases]
+    laws = [steps_of(phase, NEGLIGIBLE_SHARE * delta / len(phases)) for phase in phases]
     grids = plain_pld.within_reach(phases)
     removal = _side_epsilon(LossTransform(laws, remove=True, hurried=grids), delta)
     if grids and _wide(removal):
         removal = _both(
-            removal, plain_pld.TwoSidedPld(phases, NEGLIGIBLE * delta, remove=True).epsilon(delta)
+            removal,
+            plain_pld.TwoSidedPld(phases, NEGLIGIBLE_SHARE * delta, remove=True).epsilon(delta),
         )
     if phases[0].neighbours == "replace-one":  # the other direction is its mirror image
         return removal
     addition = _side_epsilon(LossTransform(laws, remove=False, hurried=grids), delta)
     addition = _both(addition, TwoSided(0.0, _pure(phases)))
     if grids and addition.upper > removal.lower and _wide(addition):
-        more = plain_pld.TwoSidedPld(phases, NEGLIGIBLE * delta, remove=False).epsilon(
+        more = plain_pld.TwoSidedPld(phases, NEGLIGIBLE_SHARE * delta, remove=False).epsilon(
             delta, removal.lower
         )
         addition = _both(addition, more)
     return TwoSided(max(removal.lower, addition.lower), max(removal.upper, addition.upper))
 
 
-def delta(phases: Sequence[Settings], epsilon: float, about: float, tries: int = TRIES) -> TwoSided:
+def delta(
+    phases: Sequence[Settings], epsilon: float, about: float, tries: int = MOST_TRIES
+) -> TwoSided:
     """Bounds on the delta of plain Gaussian phases at epsilon >= 0; `about` is its rough size."""
     removal, addition = (
         direction(phases, epsilon, about, remove=remove)(epsilon) for remove in (True, False)
     )
     found = TwoSided(max(removal.lower, addition.lower), max(removal.upper, addition.upper))
-    if tries > 1 and _wide(found) and found.upper < AGAIN * about:  # too much was negligible
+    if tries > 1 and _wide(found) and found.upper < RETRY_BELOW * about:  # too much was negligible
         return _both(found, delta(phases, epsilon, found.upper, tries - 1))
     return found
 
@@ -133,7 +142,7 @@ def direction(
         return lambda _: TwoSided(0.0, 1.0)
     remove = remove or phases[0].neighbours == "replace-one"  # its two directions are mirror images
     laws, reach = (
-        [steps_of(phase, NEGLIGIBLE * about / len(phases)) for phase in phases],
+        [steps_of(phase, NEGLIGIBLE_SHARE * about / len(phases)) for phase in phases],
         plain_pld.within_reach(phases),
     )
     side = LossTransform(laws, remove=remove, hurried=reach)
@@ -147,13 +156,14 @@ def direction(
         default=0.0,
     )
     while (
-        t * shift < FARTHEST and VAGUE <= side.log_moment(2.0 * t) - 2.0 * t * epsilon <= -VAGUE
+        t * shift < FARTHEST_PEAK
+        and VAGUE_LOG_BOUND <= side.log_moment(2.0 * t) - 2.0 * t * epsilon <= -VAGUE_LOG_BOUND
     ):  # delta is not small: a larger t is cheaper
         t *= 2.0
     inversion = side.inversion(t, epsilon)
     pure = inf if remove else _pure(phases)
     grids = cache(
-        lambda: plain_pld.TwoSidedPld(phases, NEGLIGIBLE * about, remove=remove).near(
+        lambda: plain_pld.TwoSidedPld(phases, NEGLIGIBLE_SHARE * about, remove=remove).near(
             epsilon, about
         )
     )

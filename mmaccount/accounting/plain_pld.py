@@ -29,9 +29,9 @@ import numpy as np
 from mmaccount.accounting import neighbours
 from mmaccount.accounting.mixing_bounds import gaussian, shifted
 from mmaccount.accounting.pld import (
+    LOSS_ROUNDING,
     MASS_ERROR,
     MOST_STEPS,
-    UNIT,
     Atoms,
     Composed,
     GridPld,
@@ -50,18 +50,18 @@ from mmaccount.accounting.roots import epsilons
 from mmaccount.records.bound import TwoSided
 from mmaccount.records.settings import Settings
 
-CELL = 0.0025  # width of a cell of outcomes, in std of the noise
-LARGEST_SHIFT = 30.0  # 1 / noise multiplier
-FIRST, MOST = 2.0**13, 2.0**18  # points of a grid
-MOST_COMPOSED = 2.0**20  # points that the composed loss may take, where projection has spread it
-NARROW = 1e-4  # relative width that is good enough
-ROUGH = 1024.0  # points of the grid that tilts are compared on
+CELL_WIDTH = 0.0025  # width of a cell of outcomes, in std of the noise
+LARGEST_GRID_SHIFT = 30.0  # 1 / noise multiplier
+FEWEST_POINTS, MOST_POINTS = 2.0**13, 2.0**18  # points of a grid
+MOST_COMPOSED_POINTS = 2.0**20  # of the composed loss, where projection has spread it
+GOOD_RELATIVE_WIDTH = 1e-4  # relative width that is good enough
+ROUGH_POINTS = 1024.0  # points of the grid that tilts are compared on
 # Over the Chernoff tilt; the one whose window is narrowest is taken.
-TILTS = (1.0, 0.5, 0.25, 0.1, 0.04, 0.016, 0.0)
-SMALL = 1e-3  # over a rough delta: the smallest that rounding is kept away from
+TILT_SHARES = (1.0, 0.5, 0.25, 0.1, 0.04, 0.016, 0.0)
+SMALLEST_DELTA_SHARE = 1e-3  # over a rough delta: the smallest that rounding is kept away from
 # Logarithm of what the integrand may exceed delta by; the rounding of transforms is below e^-28 of it.
-NOISE = 9.0
-ROOT = 1e-7  # relative tolerance of the search for epsilon
+LARGEST_LOG_EXCESS = 9.0
+EPSILON_TOLERANCE = 1e-7  # relative tolerance of the search for epsilon
 SMALLEST_RANGE = 1e-9  # of losses, that a grid is made for
 
 Parts = list[tuple[Atoms, int]]
@@ -128,7 +128,7 @@ def within_reach(phases: Sequence[Settings]) -> bool:
         or sum(count for _, _, count in steps) > MOST_STEPS
     ):
         return False
-    return max(shift for shift, _, _ in steps) <= LARGEST_SHIFT
+    return max(shift for shift, _, _ in steps) <= LARGEST_GRID_SHIFT
 
 
 class TwoSidedPld:
@@ -141,14 +141,14 @@ class TwoSidedPld:
         lost = negligible / sum(count for _, _, count in steps)
         self.parts: dict[bool, Parts] = {True: [], False: []}
         for shift, q, count in steps:
-            less = shifted(shift, 0.0, 1, cell=CELL, remove=remove)
-            for upper, pair in ((True, gaussian(shift, CELL)), (False, less)):
+            less = shifted(shift, 0.0, 1, cell=CELL_WIDTH, remove=remove)
+            for upper, pair in ((True, gaussian(shift, CELL_WIDTH)), (False, less)):
                 step = subsampled(pair, q)
                 self.parts[upper].append(
                     (trimmed(step if remove else reverse(step), lost, upper=upper), count)
                 )
         self.rough = [
-            (split(atoms, self._range() / ROUGH), count) for atoms, count in self.parts[True]
+            (split(atoms, self._range() / ROUGH_POINTS), count) for atoms, count in self.parts[True]
         ]
 
     def log_moment(self, order: float) -> float:
@@ -174,11 +174,11 @@ class TwoSidedPld:
             - 1.0
         )
         found = []
-        for share in TILTS:
+        for share in TILT_SHARES:
             tilt = share * chernoff
             height = self.log_moment(1.0 + tilt) - tilt * epsilon
             width = span(self.rough, 1.0 + tilt)
-            drowned = height > log(delta) + NOISE
+            drowned = height > log(delta) + LARGEST_LOG_EXCESS
             found.append((drowned, height if drowned else width, tilt, width))
         return min(found)[2:]
 
@@ -193,28 +193,34 @@ class TwoSidedPld:
         merged = merged_low if self.remove else merged_high
         below = [(merged(atoms, spacing), count) for atoms, count in self.parts[False]]
         above = [(raised(atoms, spacing), count) for atoms, count in self.parts[True]]
-        if max(span(parts, 1.0 + tilt) for parts in (below, above)) > MOST_COMPOSED * spacing:
+        if (
+            max(span(parts, 1.0 + tilt) for parts in (below, above))
+            > MOST_COMPOSED_POINTS * spacing
+        ):
             return None
         return _Between(compose(below, tilt), compose(above, tilt))
 
     def epsilon(self, delta: float, enough: float = 0.0) -> TwoSided:
         """Bounds on epsilon at delta; an answer below `enough` need not be narrow."""
         tops = [(float(atoms.losses[-1]), count) for atoms, count in self.parts[True]]
-        largest = sum(count * (top + UNIT * abs(top)) for top, count in tops)
+        largest = sum(count * (top + LOSS_ROUNDING * abs(top)) for top, count in tops)
         infinite = sum(count * atoms.infinite for atoms, count in self.parts[True])
         start, _ = minimise_over_orders(
             lambda order: epsilon_at(max(0.0, self.log_moment(order)), order, delta)
         )
-        found, points = TwoSided(0.0, max(0.0, largest) if infinite <= delta else inf), FIRST
+        found, points = (
+            TwoSided(0.0, max(0.0, largest) if infinite <= delta else inf),
+            FEWEST_POINTS,
+        )
         while largest > 0.0:
             about = min(start, largest, found.upper)
             pair = self._between(about, delta, points)
             if pair is None:
                 break
             holds = about if about > 0.0 and pair.upper(about) <= delta else largest
-            fresh = epsilons(pair.upper, pair.lower, delta, holds, ROOT)
+            fresh = epsilons(pair.upper, pair.lower, delta, holds, EPSILON_TOLERANCE)
             found = TwoSided(max(found.lower, fresh.lower), min(found.upper, fresh.upper))
-            if found.upper <= enough or points >= MOST or _gap(found) <= NARROW:
+            if found.upper <= enough or points >= MOST_POINTS or _gap(found) <= GOOD_RELATIVE_WIDTH:
                 break
             points = _more(points, _gap(found))
         return found
@@ -225,13 +231,15 @@ class TwoSidedPld:
         `about` is the rough size of delta there.
         """
         bounds: Callable[[float], TwoSided] = lambda _: TwoSided(0.0, 1.0)  # noqa: E731
-        found, points = bounds(epsilon), FIRST
+        found, points = bounds(epsilon), FEWEST_POINTS
         while True:
-            pair = self._between(epsilon, max(found.lower, SMALL * min(about, found.upper)), points)
+            pair = self._between(
+                epsilon, max(found.lower, SMALLEST_DELTA_SHARE * min(about, found.upper)), points
+            )
             if pair is None:
                 return bounds
             bounds, found = pair.delta, pair.delta(epsilon)
-            if points >= MOST or _gap(found) <= NARROW:
+            if points >= MOST_POINTS or _gap(found) <= GOOD_RELATIVE_WIDTH:
                 return bounds
             points = _more(points, _gap(found))
 
@@ -245,5 +253,5 @@ def _gap(found: TwoSided) -> float:
 
 
 def _more(points: float, gap: float) -> float:
-    """Points for an answer that shall be NARROW: its width falls with the square of the spacing."""
-    return min(MOST, points * min(32.0, max(2.0, 1.3 * sqrt(gap / NARROW))))
+    """Points for an answer of GOOD_RELATIVE_WIDTH: its width falls with the square of the spacing."""
+    return min(MOST_POINTS, points * min(32.0, max(2.0, 1.3 * sqrt(gap / GOOD_RELATIVE_WIDTH))))

@@ -15,13 +15,13 @@ from mmaccount.accounting import neighbours
 from mmaccount.kernels import loss, mixture
 from mmaccount.records.settings import Settings
 
-MANY = 10**8  # steps of a phase, from which on each is integrated to more digits
+MANY_STEPS = 10**8  # steps of a phase, from which on each is integrated to more digits
 ARITHMETIC_ERROR = 1e-15  # relative, of a sum of exponents or of an angle
 # The search for the outcome that others are left out beyond, in std.
 FIRST_CUT = 2.0
 CUT_STEP = 0.25
 FARTHEST_CUT = 60.0  # std beyond the last mean
-SPREAD = (1.0 + loss.SHARPNESS**-2) ** 0.5  # std of an outcome and of the edge together
+STD_WITH_EDGE = (1.0 + loss.SHARPNESS**-2) ** 0.5  # std of an outcome and of the edge together
 
 
 class OnLine:
@@ -67,7 +67,7 @@ class SubsampledSteps(ABC):
     def __init__(self, phase: Settings, farthest_mean: float, negligible: float) -> None:
         """Outcomes left out have probability `negligible` at most, in all steps."""
         self.steps = phase.steps
-        self.digits = loss.DIGITS if phase.steps < MANY else loss.MORE_DIGITS
+        self.digits = loss.DIGITS if phase.steps < MANY_STEPS else loss.MORE_DIGITS
         self.cut = FIRST_CUT
         most = FARTHEST_CUT + farthest_mean
         while self.beyond(self.cut) > negligible / phase.steps and self.cut < most:
@@ -128,8 +128,8 @@ class OneRecord(SubsampledSteps):
 
     def beyond(self, cut: float) -> float:
         """P(x + spread of the edge > cut), x an outcome with the record."""
-        without = erfc(cut / SPREAD / sqrt(2.0))
-        with_record = erfc((cut - 1.0 / self.z) / SPREAD / sqrt(2.0))
+        without = erfc(cut / STD_WITH_EDGE / sqrt(2.0))
+        with_record = erfc((cut - 1.0 / self.z) / STD_WITH_EDGE / sqrt(2.0))
         return 0.5 * ((1.0 - self.q) * without + self.q * with_record)
 
     def nodes(self, order: float, frequency: float) -> tuple[np.ndarray, np.ndarray]:
@@ -162,7 +162,7 @@ class SeveralRecords(SubsampledSteps):
     def beyond(self, cut: float) -> float:
         """P(x + spread of the edge > cut), x an outcome with the records."""
         return 0.5 * sum(
-            exp(log_weight) * erfc((cut - mean) / SPREAD / sqrt(2.0))
+            exp(log_weight) * erfc((cut - mean) / STD_WITH_EDGE / sqrt(2.0))
             for log_weight, mean in zip(self.log_a, self.means, strict=True)
         )
 

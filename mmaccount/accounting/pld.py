@@ -43,20 +43,20 @@ roundings a term): in all 5.3, 6.3, 9.3 and 17.7 u, where 8 u log2(radix) is 8, 
 less at one frequency. Lengths have no other factor. Assumed, not proven: that numpy.fft is that
 algorithm.
 """
-UNIT = 8.0 * 2.0**-53  # relative, of a loss and of a grid point: some roundings
+LOSS_ROUNDING = 8.0 * 2.0**-53  # relative, of a loss and of a grid point: some roundings
 # Steps of a run; beyond, the rounding of transforms, which is raised to that power, says all there is.
 MOST_STEPS = 10**10
 # Tilts at which powers are taken; per atom the one with the smallest error counts.
-TILTS = (0.0, 0.5, 1.0, 2.0)
+POWER_TILTS = (0.0, 0.5, 1.0, 2.0)
 # Chernoff exponents tried, over the standard deviation and over the span.
-SCALES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
-OUTSIDE = 40.0  # e^-40 of the tilted mass may lie outside of a window
-ALIGNED = 1e-9  # of a spacing, by which the smallest loss may miss its point
+CHERNOFF_SCALES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
+OUTSIDE_EXPONENT = 40.0  # e^-40 of the tilted mass may lie outside of a window
+ALIGNMENT_TOLERANCE = 1e-9  # of a spacing, by which the smallest loss may miss its point
 ANCHORINGS = 4  # rounds of moving the grid point that most of the mass lies at
 ODD_FACTORS = (1, 3, 5, 9, 15, 25, 27, 45, 75, 81, 125)  # of the length of a transform
-HIGH = 700.0  # loss whose exponential is near the end of float64
-FAR = 600.0  # distance of grid points from which on an atom is moved up whole
-TINY = 1e-300  # stands in for zero masses in logarithms
+HIGH_LOSS = 700.0  # loss whose exponential is near the end of float64
+FAR_DISTANCE = 600.0  # distance of grid points from which on an atom is moved up whole
+TINY_MASS = 1e-300  # stands in for zero, in logarithms and divisions
 
 
 class Atoms(NamedTuple):
@@ -102,7 +102,7 @@ def subsampled(pair: Atoms, q: float) -> Atoms:
     2106.08567, Theorem 11)."""
     if q == 1.0:
         return pair
-    high = pair.losses > HIGH
+    high = pair.losses > HIGH_LOSS
     rise = q * np.expm1(np.where(high, 0.0, pair.losses))
     rest = (1.0 - q) + q * np.exp(
         np.where(high, 0.0, pair.losses)
@@ -127,12 +127,13 @@ def split(
     above = np.maximum(np.ceil((highs - offset) / spacing).astype(np.int64), below + 1)
     low, high = offset + below * spacing, offset + above * spacing
     share = np.clip(
-        np.expm1(np.minimum(atoms.losses - low, FAR)) / np.expm1(np.minimum(high - low, FAR)),
+        np.expm1(np.minimum(atoms.losses - low, FAR_DISTANCE))
+        / np.expm1(np.minimum(high - low, FAR_DISTANCE)),
         0.0,
         1.0,
     )
     share = np.where(
-        (high - low < FAR) | (atoms.losses <= low), share, 1.0
+        (high - low < FAR_DISTANCE) | (atoms.losses <= low), share, 1.0
     )  # a smaller share could round to 0
     count = int(above.max()) + 1
     masses = np.bincount(above, share * atoms.masses, count) + np.bincount(
@@ -147,7 +148,7 @@ def merge(atoms: Atoms, spacing: float) -> GridPld:
     order = np.argsort(atoms.losses)
     losses = atoms.losses[order]
     start = (
-        floor(losses[0] / spacing + ALIGNED) - 1
+        floor(losses[0] / spacing + ALIGNMENT_TOLERANCE) - 1
     ) * spacing  # a point below every loss, to fall to
     masses = fuse(losses, atoms.masses[order], start, spacing)
     return nudged(GridPld(start, spacing, masses * (1.0 - MASS_ERROR)), upper=False)
@@ -159,7 +160,7 @@ def nudged(grid: GridPld, *, upper: bool) -> GridPld:
     Also what it may have done to means of groups of losses.
     """
     most = max(abs(grid.start), abs(grid.start + grid.masses.size * grid.spacing))
-    move = POINT_TOLERANCE * grid.spacing + UNIT * most
+    move = POINT_TOLERANCE * grid.spacing + LOSS_ROUNDING * most
     return grid._replace(start=grid.start + (move if upper else -move))
 
 
@@ -234,7 +235,7 @@ def merged_high(atoms: Atoms, spacing: float) -> GridPld:
 
 def tilted(pair: Atoms | GridPld, order: float) -> tuple[np.ndarray, float]:
     """Masses times e^(order * loss), over their total, and the log of that."""
-    exponents = np.log(np.maximum(pair.masses, TINY)) + order * pair.losses
+    exponents = np.log(np.maximum(pair.masses, TINY_MASS)) + order * pair.losses
     top = float(np.max(exponents))
     weights = np.exp(exponents - top)
     total = float(np.sum(weights))
@@ -249,19 +250,23 @@ def moments(pair: Atoms | GridPld, order: float) -> tuple[float, float, float]:
 
 
 def window(parts: Sequence[tuple[Atoms | GridPld, int]], order: float) -> tuple[float, float]:
-    """Losses between which all but e^-OUTSIDE of the tilted composed law lies, on each side
-    (Chernoff)."""
+    """Losses beyond which at most e^-OUTSIDE_EXPONENT of the tilted composed law lies, on each side.
+
+    By Chernoff.
+    """
     found = [(steps, *moments(pair, order)) for pair, steps in parts]
     here, mean, variance = (sum(steps * values[i] for steps, *values in found) for i in range(3))
     span = max(float(np.ptp(pair.losses)) for pair, _ in parts)
     low, high = -inf, inf
     for unit in {
-        1.0 / max(variance, TINY) ** 0.5,
-        1.0 / max(span, TINY),
+        1.0 / max(variance, TINY_MASS) ** 0.5,
+        1.0 / max(span, TINY_MASS),
     }:  # bulk, and rare large losses
-        for move in (side * scale * unit for scale in SCALES for side in (-1.0, 1.0)):
+        for move in (side * scale * unit for scale in CHERNOFF_SCALES for side in (-1.0, 1.0)):
             bound = (
-                sum(steps * tilted(pair, order + move)[1] for pair, steps in parts) - here + OUTSIDE
+                sum(steps * tilted(pair, order + move)[1] for pair, steps in parts)
+                - here
+                + OUTSIDE_EXPONENT
             )
             if move > 0.0:
                 high = min(high, bound / move)
@@ -324,8 +329,8 @@ def _composed(
         weights, log_sum = tilted(grid, order)
         weights = np.bincount(np.arange(weights.size) % size, weights, size)
         transform = rfft(weights)
-        modulus = np.maximum(np.abs(transform), TINY)
-        log_transform += steps * np.log(np.where(modulus > TINY, transform, TINY))
+        modulus = np.maximum(np.abs(transform), TINY_MASS)
+        log_transform += steps * np.log(np.where(modulus > TINY_MASS, transform, TINY_MASS))
         rounding += steps * np.log1p((unit + FFT_ERROR) / modulus)
         together += (size * float(np.sum(weights**2))) ** 0.5
         log_total += steps * log_sum
@@ -337,8 +342,8 @@ def _composed(
     whole = float(np.sum(size_of**2)) ** 0.5
     mean = min(float(np.sum(kept)), together * float(np.linalg.norm(spent))) / size
     root = min(float(np.linalg.norm(kept)), together * float(np.max(spent)))
-    largest = 2.0 * (mean + unit * whole / size**0.5 + exp(-OUTSIDE))
-    norm = 2.0 * ((root + unit * whole) / size**0.5 + exp(-OUTSIDE))
+    largest = 2.0 * (mean + unit * whole / size**0.5 + exp(-OUTSIDE_EXPONENT))
+    norm = 2.0 * ((root + unit * whole) / size**0.5 + exp(-OUTSIDE_EXPONENT))
     return masses, _Error(largest, norm), log_total
 
 
@@ -366,17 +371,17 @@ def power(grid: GridPld, copies: int, *, upper: bool) -> GridPld:
     """The law of the sum of `copies` independent losses, each mass on the chosen side of the true
     one."""
     parts = [(grid, copies)]
-    spans = [window(parts, tilt) for tilt in TILTS]
+    spans = [window(parts, tilt) for tilt in POWER_TILTS]
     first, losses = _points(parts, min(low for low, _ in spans), max(high for _, high in spans))
     size = losses.size
     best, smallest = np.zeros(size), np.full(size, inf)
-    for tilt in TILTS:
+    for tilt in POWER_TILTS:
         masses, error, log_total = _composed(parts, tilt, first, size)
         scale = np.exp(np.minimum(700.0, log_total - tilt * losses))
         better = error.largest * scale < smallest
         best[better], smallest[better] = (masses * scale)[better], (error.largest * scale)[better]
     if upper:
-        outside = 4.0 * exp(-OUTSIDE)  # of P above, of Q below the window
+        outside = 4.0 * exp(-OUTSIDE_EXPONENT)  # of P above, of Q below the window
         infinite = _ever([(grid.infinite, copies)]) + outside
         absent = _ever([(grid.absent, copies)]) + outside
         return GridPld(losses[0], grid.spacing, np.maximum(0.0, best + smallest), infinite, absent)
@@ -396,7 +401,9 @@ class Composed:
 
     def delta(self, epsilon: float, *, upper: bool) -> float:
         """A bound on delta(epsilon) from the chosen side."""
-        slack = UNIT * (abs(epsilon) + abs(float(self.losses[0])) + abs(float(self.losses[-1])))
+        slack = LOSS_ROUNDING * (
+            abs(epsilon) + abs(float(self.losses[0])) + abs(float(self.losses[-1]))
+        )
         first = int(
             np.searchsorted(self.losses, epsilon - slack if upper else epsilon, side="right")
         )
@@ -405,7 +412,7 @@ class Composed:
         worth = np.exp(-self.tilt * over) * -np.expm1(-over)
         height = exp(min(700.0, self.log_total - self.tilt * epsilon))
         value = height * float(np.sum(self.masses[first:] * worth))
-        error = height * (self.error.of(worth) + 2.0 * exp(-OUTSIDE)) + 1e-12 * abs(value)
+        error = height * (self.error.of(worth) + 2.0 * exp(-OUTSIDE_EXPONENT)) + 1e-12 * abs(value)
         if upper:
             return min(1.0, value + error + self.infinite)
         return min(1.0, max(0.0, value - error))

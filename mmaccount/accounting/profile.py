@@ -11,10 +11,12 @@ from mmaccount.accounting.pld import compose
 from mmaccount.records.bound import TwoSided
 from mmaccount.records.settings import Settings
 
-NARROW = 1e-4  # relative width of a bracket that is good enough
-DEPTH = 5  # of the search for contours; spent faster where even the epsilon aimed at stays wide
-SMALLEST = 1e-100  # delta, up to which Renyi moments bound it alone
-TYPICAL = 1e-5  # delta at which it is decided whether the answer without mixing may help
+GOOD_RELATIVE_WIDTH = 1e-4  # relative width that is good enough
+SEARCH_DEPTH = (
+    5  # of the search for contours; spent faster where even the epsilon aimed at stays wide
+)
+RENYI_ONLY_BELOW = 1e-100  # delta, up to which Renyi moments bound it alone
+TYPICAL_DELTA = 1e-5  # delta at which it is decided whether the answer without mixing may help
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +73,12 @@ def _priced(
         for i in wanted:
             found = bounds(float(epsilons[i]))
             lower[i], upper[i] = max(lower[i], found.lower), min(upper[i], found.upper)
-        wide = [i for i in wanted if not upper[i] - lower[i] <= NARROW * upper[i]]
+        wide = [i for i in wanted if not upper[i] - lower[i] <= GOOD_RELATIVE_WIDTH * upper[i]]
         depth -= 3 if middle in wide else 1
         fill([i for i in wide if i < middle], depth)
         fill([i for i in wide if i > middle], depth)
 
-    fill([i for i in range(epsilons.size) if about[i] > SMALLEST], DEPTH)
+    fill([i for i in range(epsilons.size) if about[i] > RENYI_ONLY_BELOW], SEARCH_DEPTH)
     return Curve(
         np.maximum.accumulate(lower[::-1])[::-1], np.minimum.accumulate(upper)
     )  # delta is nonincreasing
@@ -103,7 +105,7 @@ def _exact(phases: Sequence[Settings], epsilons: np.ndarray) -> tuple[Curve, Cur
 def _on_grid(side: mixing_bounds.OneSidedPld, epsilons: np.ndarray, about: np.ndarray) -> Curve:
     """The pair that a side stands for (`side` says on which side of the true one it is)."""
     grids = side.grids(
-        side.tilt(float(epsilons[np.sum(about > SMALLEST) // 2]))
+        side.tilt(float(epsilons[np.sum(about > RENYI_ONLY_BELOW) // 2]))
     )  # one pair for all epsilons
 
     def near(i: int) -> Callable[[float], TwoSided]:
@@ -133,7 +135,7 @@ def _uppers(
     """Proven upper bounds on delta, one array a direction (remove, add), for phases with mixing."""
     best = [np.ones(epsilons.size)] * 2
     gaussian = methods.is_gaussian(phases)
-    typical = methods.EpsilonAt(TYPICAL)
+    typical = methods.EpsilonAt(TYPICAL_DELTA)
     by_moments = typical.by_moments(phases).upper
     if gaussian and not accountant.mixing_decides(phases, typical, by_moments):
         best = [curve.upper for curve in _exact(methods.without_mixing(phases), epsilons)]
@@ -148,8 +150,8 @@ def profile(phases: tuple[Settings, ...], epsilons: np.ndarray, *, tight: bool =
     """The Profile of a run at ascending epsilons >= 0; bounds, attacks and errors as
     `accountant.delta`.
 
-    Every value is a bound by itself. Without mixing brackets are at most NARROW wide where the
-    exact method reaches that; `lower` is 0 where delta is below SMALLEST.
+    Every value is a bound by itself. Without mixing the two bounds are at most GOOD_RELATIVE_WIDTH
+    apart where the exact method reaches that; `lower` is 0 where delta is below RENYI_ONLY_BELOW.
     """
     gaussian = methods.is_gaussian(phases)
     moments = renyi.deltas(phases, epsilons)

@@ -17,24 +17,27 @@ from mmaccount.records.settings import Settings
 CONVERSIONS = ("improved", "mironov")
 MOST_CHANGES = 128  # of one record, between neighbours
 STRETCHES = (1.0, 1.5, 2.0, 2.5, 3.0)
-# Beyond so many changes moments are read off chords between orders 1 + 2^(e / PER_OCTAVE). Measured
-# over 400 plain steps: 0.004 % too large in the median and 1.3 % at worst.
-MANY = 8
-PER_OCTAVE = 32
-MOST_ORDER = 2.0**16 + 1.0  # in a chain of changes; beyond, moments cost too much time
-# Orders are searched at 1 + 2^e, from START on, between 1.001 and 65537.
-START = 2
-LOWEST = -10
-HIGHEST = 16
+# Beyond so many changes moments are read off chords between orders 1 + 2^(e / ORDERS_PER_OCTAVE).
+# Measured over 400 plain steps: 0.004 % too large in the median and 1.3 % at worst.
+MANY_CHANGES = 8
+ORDERS_PER_OCTAVE = 32
+LARGEST_CHAIN_ORDER = 2.0**16 + 1.0  # in a chain of changes; beyond, moments cost too much time
+# Orders are searched at 1 + 2^e, from START_EXPONENT on, between 1.001 and 65537.
+START_EXPONENT = 2
+LOWEST_EXPONENT = -10
+HIGHEST_EXPONENT = 16
 REFINEMENTS = 24  # golden-section steps; the last bracket is 1e-5 wide in log2(order - 1)
-GOLDEN = 0.5 * (5**0.5 - 1.0)
-ROUNDING = 8.0 * float_info.epsilon  # of each term of a conversion, added to the result
-DENSE = 32  # up to which the table below holds every whole order
+GOLDEN_SECTION = 0.5 * (5**0.5 - 1.0)
+CONVERSION_ERROR = 8.0 * float_info.epsilon  # of each term of a conversion, added to the result
+DENSE_TABLE_ORDERS = 32  # up to which the table below holds every whole order
 # Orders that price many epsilons at once: fractions where they pay, then whole numbers.
-TABLE = tuple(
-    [1.0 + 2.0 ** (e / 4.0) for e in range(4 * LOWEST, 0)]
-    + [float(order) for order in range(2, DENSE + 1)]
-    + [float(round(DENSE * 2.0 ** (e / 4.0))) for e in range(1, 4 * (HIGHEST - 5) + 1)]
+TABLE_ORDERS = tuple(
+    [1.0 + 2.0 ** (e / 4.0) for e in range(4 * LOWEST_EXPONENT, 0)]
+    + [float(order) for order in range(2, DENSE_TABLE_ORDERS + 1)]
+    + [
+        float(round(DENSE_TABLE_ORDERS * 2.0 ** (e / 4.0)))
+        for e in range(1, 4 * (HIGHEST_EXPONENT - 5) + 1)
+    ]
 )
 
 
@@ -89,12 +92,14 @@ def _chain(phases: tuple[Settings, ...], order: float, records: int, stretch: fl
     those of a Gaussian.
     """
     moment: Callable[[float], float] = (
-        partial(_chord, _on_grid(phases)) if records > MANY else partial(_one_change, phases)
+        partial(_chord, _on_grid(phases))
+        if records > MANY_CHANGES
+        else partial(_one_change, phases)
     )
     total, part = 0.0, 1.0
     for left in range(records, 0, -1):
         p = 1.0 + stretch * (left - 1) * (order - 1.0) / order
-        if not p * order <= MOST_ORDER:
+        if not p * order <= LARGEST_CHAIN_ORDER:
             return inf
         total += part / p * moment(p * order)
         if left > 1:
@@ -104,8 +109,8 @@ def _chain(phases: tuple[Settings, ...], order: float, records: int, stretch: fl
 
 def _chord(on_grid: Callable[[int], float], order: float) -> float:
     """A bound on `_one_change`, which is convex, from orders of a grid around this one."""
-    exponent = floor(PER_OCTAVE * log2(order - 1.0))
-    low, high = (1.0 + 2.0 ** (e / PER_OCTAVE) for e in (exponent, exponent + 1))
+    exponent = floor(ORDERS_PER_OCTAVE * log2(order - 1.0))
+    low, high = (1.0 + 2.0 ** (e / ORDERS_PER_OCTAVE) for e in (exponent, exponent + 1))
     left, right = on_grid(exponent), on_grid(exponent + 1)
     return (
         left + (right - left) * min(1.0, max(0.0, (order - low) / (high - low)))
@@ -116,7 +121,7 @@ def _chord(on_grid: Callable[[int], float], order: float) -> float:
 
 @lru_cache(maxsize=16)
 def _on_grid(phases: tuple[Settings, ...]) -> Callable[[int], float]:
-    return cache(lambda exponent: _one_change(phases, 1.0 + 2.0 ** (exponent / PER_OCTAVE)))
+    return cache(lambda exponent: _one_change(phases, 1.0 + 2.0 ** (exponent / ORDERS_PER_OCTAVE)))
 
 
 def _one_change(phases: Iterable[Settings], order: float) -> float:
@@ -137,7 +142,7 @@ def epsilon_at(moment: float, order: float, delta: float, conversion: str = "imp
     terms = [moment / (order - 1.0), -log(delta) / (order - 1.0)]
     if conversion == "improved":
         terms += [log1p(-1.0 / order), -log(order) / (order - 1.0)]
-    value = sum(terms) + ROUNDING * sum(map(abs, terms))
+    value = sum(terms) + CONVERSION_ERROR * sum(map(abs, terms))
     return inf if isnan(value) else max(0.0, value)
 
 
@@ -148,7 +153,7 @@ def log_delta_at(
     terms = [moment, -(order - 1.0) * epsilon]
     if conversion == "improved":
         terms += [(order - 1.0) * log1p(-1.0 / order), -log(order)]
-    value = sum(terms) + ROUNDING * sum(map(abs, terms))
+    value = sum(terms) + CONVERSION_ERROR * sum(map(abs, terms))
     return 0.0 if isnan(value) else min(0.0, value)
 
 
@@ -170,14 +175,14 @@ def minimise_over_orders(objective: Callable[[float], float]) -> tuple[float, fl
     def at(exponent: float) -> float:
         return value(1.0 + 2.0**exponent)
 
-    centre = START
-    while centre > LOWEST and at(centre - 1) <= at(centre):
+    centre = START_EXPONENT
+    while centre > LOWEST_EXPONENT and at(centre - 1) <= at(centre):
         centre -= 1
-    while centre < HIGHEST and at(centre + 1) < at(centre):
+    while centre < HIGHEST_EXPONENT and at(centre + 1) < at(centre):
         centre += 1
-    low, high = float(max(LOWEST, centre - 1)), float(min(HIGHEST, centre + 1))
+    low, high = float(max(LOWEST_EXPONENT, centre - 1)), float(min(HIGHEST_EXPONENT, centre + 1))
     for _ in range(REFINEMENTS):
-        left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
+        left, right = high - GOLDEN_SECTION * (high - low), low + GOLDEN_SECTION * (high - low)
         low, high = (low, right) if at(left) <= at(right) else (left, high)
     best = min(seen, key=lambda order: seen[order])
     for whole in (float(int(best)), float(int(best) + 1)):
@@ -260,14 +265,16 @@ def delta(
 
 
 def deltas(phases: Sequence[Settings], epsilons: np.ndarray) -> np.ndarray:
-    """Upper bounds on delta at many ascending epsilons >= 0 at once, from orders of TABLE; errors
-    as `delta`."""
+    """Upper bounds on delta at many ascending epsilons >= 0 at once, from TABLE_ORDERS.
+
+    Errors as `delta`.
+    """
     moments: list[tuple[float, float]] = []
     best, largest = inf, float(epsilons[-1])
-    for order in TABLE:
+    for order in TABLE_ORDERS:
         moments.append((log_moment(phases, order), order))
         last = log_delta_at(*moments[-1], largest)
-        if order > DENSE and last >= best:  # smaller epsilons have lower best orders
+        if order > DENSE_TABLE_ORDERS and last >= best:  # smaller epsilons have lower best orders
             break
         best = min(best, last)
     found = [
@@ -281,5 +288,5 @@ def deltas(phases: Sequence[Settings], epsilons: np.ndarray) -> np.ndarray:
 
 def _rounded_up(log_delta: float) -> float:
     return min(
-        1.0, max(float_info.min, exp(log_delta) * (1.0 + ROUNDING))
+        1.0, max(float_info.min, exp(log_delta) * (1.0 + CONVERSION_ERROR))
     )  # never rounded down to 0

@@ -6,9 +6,9 @@ from math import inf, log
 from mmaccount.accounting.search import safe_end
 from mmaccount.records.bound import TwoSided
 
-ROOT = 1e-10  # relative tolerance
-SMALLEST = 1e-9  # over the epsilon at which the search starts; below that it ends
-TINY = 1e-320  # stands in for delta = 0 in logarithms
+EPSILON_TOLERANCE = 1e-10  # relative tolerance
+SMALLEST_EPSILON = 1e-9  # over the epsilon at which the search starts; below that it ends
+TINY_DELTA = 1e-320  # stands in for delta = 0 in logarithms
 
 
 def epsilons(
@@ -16,7 +16,7 @@ def epsilons(
     lower: Callable[[float], float],
     delta: float,
     start: float,
-    tolerance: float = ROOT,
+    tolerance: float = EPSILON_TOLERANCE,
 ) -> TwoSided:
     """The epsilons next to where the bounds `upper` and `lower` on delta(epsilon) cross `delta`,
     each on its own safe side: both have been evaluated. (0, inf) where `upper` does not hold delta
@@ -24,17 +24,17 @@ def epsilons(
     log_delta = log(delta)
 
     def above(epsilon: float) -> float:
-        return log(max(TINY, upper(epsilon))) - log_delta
+        return log(max(TINY_DELTA, upper(epsilon))) - log_delta
 
     def below(epsilon: float) -> float:
-        return log_delta - log(max(TINY, lower(epsilon)))
+        return log_delta - log(max(TINY_DELTA, lower(epsilon)))
 
     if not above(start) <= 0.0:
         return TwoSided(0.0, inf)
     safe, part = start, 0.9
     while above(part * safe) <= 0.0:
         safe, part = part * safe, part**2
-        if safe <= SMALLEST * start:  # also a start of 0
+        if safe <= SMALLEST_EPSILON * start:  # also a start of 0
             return TwoSided(0.0, 0.0 if above(0.0) <= 0.0 else safe)
     safe, part = safe_end(above, safe, part * safe, tolerance=tolerance), tolerance
     while part < 1.0:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from math import inf, log
 
-TOLERANCE = 1e-9  # relative width of the last bracket
+DEFAULT_TOLERANCE = 1e-9  # relative width of the last bracket
 
 
 def safe_end(
@@ -12,7 +12,7 @@ def safe_end(
     unsafe: float,
     *,
     whole: bool = False,
-    tolerance: float = TOLERANCE,
+    tolerance: float = DEFAULT_TOLERANCE,
 ) -> float:
     """The value next to the sign change of `excess` on its safe side (excess <= 0), between `safe`
     and `unsafe` > 0.

@@ -85,7 +85,10 @@ from mmaccount.records.bound import BoundError
 from mmaccount.records.settings import Settings
 
 Kernel = Callable[[np.ndarray, float, float], np.ndarray]
-KERNELS: dict[str, Kernel] = {"gaussian": gaussian.log_moments, "laplace": laplace.log_moments}
+MOMENT_KERNELS: dict[str, Kernel] = {
+    "gaussian": gaussian.log_moments,
+    "laplace": laplace.log_moments,
+}
 # The power of the norm that clipping bounds: sum |v_j|^power <= 1/z^power.
 POWER = {"gaussian": 2, "laplace": 1}
 
@@ -105,8 +108,8 @@ LARGEST_LAW_WIDTH = 1e5  # whose wider L count as this
 MOST_LAW_ORDER = 2.0**14 + 1.0  # beyond, mixing by such a law is not credited
 
 # Plain DP-SGD at fractional orders: quadrature, or a bound by a norm where that is nearly exact.
-SMALLEST_NOISE = 0.05  # below, by a norm,
-FARTHEST = 2000.0  # and beyond this order over the noise multiplier
+SMALLEST_QUADRATURE_NOISE = 0.05  # noise multiplier; below, by a norm,
+LARGEST_QUADRATURE_ORDER = 2000.0  # and beyond this order over the noise multiplier
 
 # Orders of the tables of moments. Between them moments are read off chords (F), which are at most
 # a relative 1e-4 (up to SPARSE_ORDERS) and 1e-3 (beyond) too large; for other laws up to 3 %.
@@ -116,7 +119,7 @@ SPARSE_ORDERS = 1024  # then growing by DENSE_GROWTH up to here, by SPARSE_GROWT
 DENSE_GROWTH = 1.02
 SPARSE_GROWTH = 1.05
 LAW_GROWTH = 1.1  # instead of SPARSE_GROWTH for laws other than the uniform, which take longer
-EXPONENTS = 1.0 + 2.0 ** (-np.arange(0, 161) / 16.0)  # beta of the AM-GM bound: 2 down to 1.001
+AM_GM_ORDERS = 1.0 + 2.0 ** (-np.arange(0, 161) / 16.0)  # beta of the AM-GM bound: 2 down to 1.001
 
 
 class StepShape(NamedTuple):
@@ -133,7 +136,7 @@ class StepShape(NamedTuple):
     def moments(self, orders: np.ndarray, shift: float) -> np.ndarray:
         """h_k(shift) at real orders k > 1, not rounded to a side."""
         if self.law == mixing_laws.UNIFORM or self.width == 0.0:
-            return KERNELS[self.noise](orders, shift, self.width)
+            return MOMENT_KERNELS[self.noise](orders, shift, self.width)
         return smooth_mixing.log_moments(orders, shift, smooth_density.named(self.law, self.width))
 
 
@@ -213,7 +216,7 @@ def _table(step: StepShape, size: int) -> np.ndarray:
 
 @lru_cache(maxsize=256)
 def _between_one_and_two(step: StepShape) -> np.ndarray:
-    return log_moments(step, EXPONENTS)
+    return log_moments(step, AM_GM_ORDERS)
 
 
 def _integer_order(settings: Settings, order: int) -> float:
@@ -235,7 +238,7 @@ def am_gm(settings: Settings, order: float) -> tuple[float, float]:
     Bregman gaps at 1.
     """
     moments = _between_one_and_two(step_shape(settings))
-    log_excess, beta = subsampling.am_gm(order, settings.sample_rate, EXPONENTS, moments)
+    log_excess, beta = subsampling.am_gm(order, settings.sample_rate, AM_GM_ORDERS, moments)
     return softplus(log_excess), beta
 
 
@@ -247,7 +250,7 @@ def _chord(settings: Settings, order: float) -> float:
 
 def _plain_gaussian(settings: Settings, order: float) -> float:
     z, q = settings.noise_multiplier, settings.sample_rate
-    if z >= SMALLEST_NOISE and order <= FARTHEST * z:
+    if z >= SMALLEST_QUADRATURE_NOISE and order <= LARGEST_QUADRATURE_ORDER * z:
         return gaussian.subsampled_log_moment(order, z, q)
     # Minkowski: the norm of order a of 1-q+qr is at most 1-q+q times that of r.
     return order * softplus(log(q) + log_expm1(0.5 * (order - 1.0) / z / z))

@@ -14,12 +14,12 @@ from mmaccount.kernels.sweep import best_integer_orders
 from mmaccount.records import mixing_laws, validate
 from mmaccount.records.settings import Settings
 
-CHUNK = 64  # runs between two calls of `progress`
-MOST = 256  # largest order of the fast path
-CLEARLY = (
-    2.0 * accountant.WORTH
+RUNS_PER_CHUNK = 64  # runs between two calls of `progress`
+LARGEST_FAST_ORDER = 256  # largest order of the fast path
+SURE_SKIP_FROM_RATIO = (
+    2.0 * accountant.SKIP_EXACT_FROM_RATIO
 )  # Renyi bound without mixing over the one with it, from which the exact one need not be tried
-ERRORS = np.array([MOMENT_ERROR, STEP_ERROR, ORDER_ERROR, renyi.ROUNDING])
+ERRORS = np.array([MOMENT_ERROR, STEP_ERROR, ORDER_ERROR, renyi.CONVERSION_ERROR])
 
 Progress = Callable[[int, int], None]
 
@@ -46,9 +46,11 @@ def _priced(runs: Sequence[Settings], delta: float, exact: bool) -> list[float]:
             ]
         )
         for i, epsilon, order, plain in zip(
-            fast, *best_integer_orders(rows, log(delta), MOST, ERRORS), strict=True
+            fast, *best_integer_orders(rows, log(delta), LARGEST_FAST_ORDER, ERRORS), strict=True
         ):
-            if exact and not (2 < order < MOST and plain > CLEARLY * epsilon):
+            if exact and not (
+                2 < order < LARGEST_FAST_ORDER and plain > SURE_SKIP_FROM_RATIO * epsilon
+            ):
                 continue
             best = min(float(epsilon), float(plain))  # mixing is post-processing
             found[i] = best if order > 2 else min(best, renyi.epsilon(runs[i], delta=delta).upper)
@@ -90,7 +92,7 @@ def sweep(
         renyi.as_phases(listed[:1])
     if not all(isinstance(run, Settings) for run in listed):
         raise TypeError("`runs` must be a sequence of Settings.")
-    chunks = [listed[i : i + CHUNK] for i in range(0, len(listed), CHUNK)]
+    chunks = [listed[i : i + RUNS_PER_CHUNK] for i in range(0, len(listed), RUNS_PER_CHUNK)]
     found: list[float] = []
     with ThreadPoolExecutor(cpu_count()) as pool:
         for part in pool.map(lambda chunk: _priced(chunk, delta, exact), chunks):

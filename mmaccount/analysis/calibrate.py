@@ -8,7 +8,7 @@ from math import log
 from typing import Any
 
 from mmaccount.accounting.accountant import upper_epsilon
-from mmaccount.accounting.search import TOLERANCE, safe_end
+from mmaccount.accounting.search import DEFAULT_TOLERANCE, safe_end
 from mmaccount.records import validate
 from mmaccount.records.adaptive_clipping import AdaptiveClipping
 from mmaccount.records.bound import Infeasible
@@ -104,7 +104,7 @@ def solve_for(
     def excess(x: float, tight: bool = False) -> float:
         return log(max(TINY, upper_epsilon([*besides, build(x)], delta, tight=tight)) / epsilon)
 
-    found = _edge(excess, knob, start, TOLERANCE)
+    found = _edge(excess, knob, start, DEFAULT_TOLERANCE)
     here = knob.private if found is None else found
     if tight and build(here).mixing > 0.0 and here != knob.useful:
         end = (

@@ -47,7 +47,7 @@ from mmaccount.records import validate
 from mmaccount.records.bound import Bound, BoundError
 from mmaccount.records.settings import Settings
 
-FIELDS = (
+RENYI_FIELDS = (
     "sample_rate",
     "steps",
     "noise_multiplier",
@@ -55,8 +55,8 @@ FIELDS = (
     "truncation",
     "noise",
 )  # that the checker knows
-SAME = 1e-9  # relative, up to which a certified bound is the reported one
-MOST_ORDER = 128  # of the rule "binomial"; higher ones take the checker minutes
+SAME_TOLERANCE = 1e-9  # relative, up to which a certified bound is the reported one
+LARGEST_BINOMIAL_ORDER = 128  # of the rule "binomial"; higher ones take the checker minutes
 
 Rule = str | float
 
@@ -69,7 +69,7 @@ def _rule(phase: Settings, order: float) -> tuple[float, Rule]:
     """The smallest log-moment of a step that the checker can prove, and the rule for it."""
     found: list[tuple[float, Rule]] = [(step_log_moment(_plain(phase), order), "plain")]
     if phase.mixing > 0.0 and (
-        phase.sample_rate == 1.0 or (order == floor(order) and order <= MOST_ORDER)
+        phase.sample_rate == 1.0 or (order == floor(order) and order <= LARGEST_BINOMIAL_ORDER)
     ):
         found.append((step_log_moment(phase, order), "binomial"))
     elif phase.mixing > 0.0 and order < 2.0:
@@ -88,7 +88,7 @@ def _renyi(phases: Sequence[Settings], delta: float) -> tuple[float, float, list
             order,
             float(floor(order)),
             floor(order) + 1.0,
-            min(order, float(MOST_ORDER)),
+            min(order, float(LARGEST_BINOMIAL_ORDER)),
         } - {1.0}
 
     def at(order: float) -> tuple[float, float, list[Rule]]:
@@ -122,7 +122,7 @@ def certify(settings: Settings | Iterable[Settings], *, delta: float) -> dict[st
         other = sorted(
             name
             for name, value in phase.to_dict().items()
-            if name not in FIELDS and value != getattr(_DEFAULT, name)
+            if name not in RENYI_FIELDS and value != getattr(_DEFAULT, name)
         )
         if phase.noise != "gaussian" or other:
             raise ValueError(
@@ -144,7 +144,7 @@ def _renyi_certificate(
     phases: Sequence[Settings], delta: float, order: float, rules: list[Rule]
 ) -> dict[str, Any]:
     shown = [
-        {name: value for name, value in phase.to_dict().items() if name in FIELDS}
+        {name: value for name, value in phase.to_dict().items() if name in RENYI_FIELDS}
         for phase in phases
     ]
     made: dict[str, Any] = {"schema": 1, "phases": shown, "delta": delta}
@@ -182,7 +182,7 @@ def note(made: dict[str, Any], reported: Bound) -> str | None:
     """How the bound of a certificate differs from the reported one, and why; None where they are
     the same."""
     certified = float(made["values"]["epsilon"])
-    if certified <= reported.upper * (1.0 + SAME):
+    if certified <= reported.upper * (1.0 + SAME_TOLERANCE):
         return None
     above = (
         f"{100.0 * (certified / reported.upper - 1.0):.2g} % above"

@@ -48,12 +48,13 @@ from mmaccount.certificates import verify_plain
 from mmaccount.kernels import loss
 from mmaccount.records.settings import Settings
 
-FIELDS = ("sample_rate", "steps", "noise_multiplier", "noise")
+PLAIN_FIELDS = ("sample_rate", "steps", "noise_multiplier", "noise")
 # Part of epsilon lost to each of three errors: the most frequencies (and 100) times nodes that it
 # may take, 1e6 a second.
-LOOSE = {1e-4: 2e6, 3e-4: 2e6, 1e-3: 2e6, 3e-3: 2e7, 1e-2: 2e7, 3e-2: 2e7, 0.1: 2e7}
-CLOSED = {1e-28: inf}  # the same with full batches alone, where frequencies cost nothing
-LEFT = (
+LOOSENESS_TRIED = {1e-4: 2e6, 3e-4: 2e6, 1e-3: 2e6, 3e-3: 2e7, 1e-2: 2e7, 3e-2: 2e7, 0.1: 2e7}
+# With full batches alone, where frequencies cost nothing.
+LOOSENESS_WITHOUT_SAMPLING = {1e-28: inf}
+T_FACTORS = (
     1.0,
     0.8,
     0.65,
@@ -66,15 +67,17 @@ LEFT = (
     1e-3,
     1e-4,
 )  # times the best t, where less may do
-BEYOND = (1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)  # times t, where Chernoff bounds the aliases
-MOST = 99_999.0  # frequencies, and 20 t or the largest frequency over the noise multiplier
-DIGITS = 60  # to which the root is found
-MOST_STEPS = 100
-NARROW = 1e-40  # relative, of the last step
-MARGIN = Decimal("1.000000000000000000000000001")  # what is claimed over the root
+# Times t, where Chernoff bounds the aliases.
+CHERNOFF_FACTORS = (1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
+# Number of frequencies, and 20 t or the largest frequency over the noise multiplier.
+LARGEST_FOR_CHECKER = 99_999.0
+ROOT_DIGITS = 60  # to which the root is found
+MOST_NEWTON_STEPS = 100
+LAST_NEWTON_STEP = 1e-40  # relative, of the last step
+CLAIM_FACTOR = Decimal("1.000000000000000000000000001")  # what is claimed over the root
 
 mp = MPContext()
-mp.dps = DIGITS
+mp.dps = ROOT_DIGITS
 Number = Any  # a number of `mp`
 
 
@@ -104,7 +107,10 @@ class _Way(NamedTuple):
         about the slope of log delta."""
         wanted = log(delta) + min(0.0, log(loose * max(1.0, best * epsilon)))
         here = self.log_moment(t) - t * epsilon
-        others = ((u, self.log_moment(u) - u * epsilon) for u in (t * factor for factor in BEYOND))
+        others = (
+            (u, self.log_moment(u) - u * epsilon)
+            for u in (t * factor for factor in CHERNOFF_FACTORS)
+        )
         period = max(-wanted / t, min((moment - wanted) / (u - t) for u, moment in others))
         normal = sum(
             phase.steps / phase.noise_multiplier**2
@@ -122,13 +128,15 @@ class _Way(NamedTuple):
             > wanted
         ):
             count = ceil(1.1 * count)
-            if count > MOST:
+            if count > LARGEST_FOR_CHECKER:
                 return inf, {}
         reach, sampled = (
             count * spacing,
             [phase for phase in self.phases if phase.sample_rate < 1.0],
         )
-        if any(max(20.0 * t, reach) > MOST * phase.noise_multiplier for phase in sampled):
+        if any(
+            max(20.0 * t, reach) > LARGEST_FOR_CHECKER * phase.noise_multiplier for phase in sampled
+        ):
             return inf, {}
         nodes = sum(self.nodes(phase, t, reach) for phase in sampled)
         return (count + 100.0) * max(1.0, nodes), {
@@ -158,7 +166,7 @@ class _Way(NamedTuple):
         best = order - 1.0
         for part, most in loose.items():
             cost, found = min(
-                (self.contour(f * best, best, epsilon, delta, part) for f in LEFT),
+                (self.contour(f * best, best, epsilon, delta, part) for f in T_FACTORS),
                 key=lambda pair: pair[0],
             )
             if cost <= most:
@@ -187,14 +195,14 @@ def _root(
     low, high, epsilon, wanted = mp.zero, mp.inf, mp.mpf(start), mp.mpf(repr(delta))
     if at(low)[0] <= wanted:
         return low
-    for _ in range(MOST_STEPS):
+    for _ in range(MOST_NEWTON_STEPS):
         value, fall = at(epsilon)
         low, high = (epsilon, high) if value > wanted else (low, epsilon)
         move = mp.log(value / wanted) * value / fall if value > 0 and fall > 0 else mp.zero
         if not low <= epsilon + move <= high:
             move = (low + high) / 2 - epsilon if high < mp.inf else epsilon + wanted
         epsilon += move
-        if abs(move) <= NARROW * epsilon:
+        if abs(move) <= LAST_NEWTON_STEP * epsilon:
             return epsilon
     return mp.inf
 
@@ -203,17 +211,18 @@ def certify(phases: Sequence[Settings], delta: float, start: float) -> dict[str,
     """The certificate of plain Gaussian phases (mixing, if any, is not credited), ready for JSON;
     None if there is none.
 
-    `start` is about epsilon. The claim is larger by about three times the part of `LOOSE` that was
-    fast enough.
+    `start` is about epsilon. The claim is larger by about three times the part of `LOOSENESS_TRIED`
+    that was fast enough.
     """
     shown: list[dict[str, Any]] = [
-        {name: phase.to_dict()[name] for name in FIELDS} for phase in phases
+        {name: phase.to_dict()[name] for name in PLAIN_FIELDS} for phase in phases
     ]
     made: dict[str, Any] = {"schema": 2, "phases": shown, "delta": delta, "contours": {}}
     closed, claim = all(phase.sample_rate == 1.0 for phase in phases), mp.zero
+    tried = [LOOSENESS_WITHOUT_SAMPLING if closed else LOOSENESS_TRIED]
     for name in ("remove", "add"):
         way, root = _Way(phases, name == "remove"), mp.inf
-        for loose in [CLOSED] if closed else [LOOSE] if way.remove else [{0.1: 2e7}, LOOSE]:
+        for loose in tried if way.remove or closed else [{0.1: 2e7}, *tried]:
             contour = way.best(max(start, float(claim)), delta, loose)
             if contour and root > claim:
                 made["contours"][name] = contour
@@ -222,7 +231,12 @@ def certify(phases: Sequence[Settings], delta: float, start: float) -> dict[str,
     if claim == mp.inf:
         return None
     return _filled(
-        made, str(Context(30, ROUND_CEILING).multiply(MARGIN, Decimal(mp.nstr(claim, DIGITS - 10))))
+        made,
+        str(
+            Context(30, ROUND_CEILING).multiply(
+                CLAIM_FACTOR, Decimal(mp.nstr(claim, ROOT_DIGITS - 10))
+            )
+        ),
     )
 
 
@@ -230,7 +244,9 @@ def just_below(made: dict[str, Any]) -> str:
     """A decimal less than the claim by its last digits, at which the bound on delta is proven to be
     above delta; or 0."""
     way = Context(30, ROUND_FLOOR)
-    lower = str(way.divide(way.divide(Decimal(made["values"]["epsilon"]), MARGIN), MARGIN))
+    lower = str(
+        way.divide(way.divide(Decimal(made["values"]["epsilon"]), CLAIM_FACTOR), CLAIM_FACTOR)
+    )
     values = _filled(made, lower)["values"]
     above = any(
         mp.mpf(values[f"{name}: log delta"][0]) > mp.log(mp.mpf(repr(made["delta"])))

@@ -102,7 +102,7 @@ def test_wide_mixing_leaves_no_attack(law, width, p):
         truncation=p,
         mixing_law=law,
     )
-    for factor, (_, sides) in zip(mixing_bounds.FACTORS, mixing_bounds.attacks([run])):
+    for factor, (_, sides) in zip(mixing_bounds.COPIES_FACTORS, mixing_bounds.attacks([run])):
         assert spread(run, p * factor) < 1e-5
         assert [side.epsilon(1e-5) for side in sides] == [0.0, 0.0]
 
@@ -162,10 +162,10 @@ def delta(pair, epsilon, remove):
 @pytest.mark.parametrize("width", [0.3, 33.6, 1e4, 1e9])
 def test_a_coordinate_tells_at_most_what_its_cells_do_in_either_direction(law, width, remove):
     """Merging lowers losses in the direction that it is for, and raised them in the other."""
-    cells = mixing_bounds._coordinate(0.3, width, law, mixing_bounds.ATTACK_CELL)
+    cells = mixing_bounds._coordinate(0.3, width, law, mixing_bounds.ATTACK_CELL_WIDTH)
     alone, merged = (mixing_bounds.shifted(0.3, width, 1, law, remove=remove) for _ in range(2))
     merged = merge(
-        cells if remove else reverse(cells), 0.3 / mixing_bounds.COORDINATE_PARTS
+        cells if remove else reverse(cells), 0.3 / mixing_bounds.POINTS_PER_SHIFT
     ).atoms()
     merged = merged if remove else reverse(merged)
     for epsilon in (0.0, 1e-6, 1e-3, 0.1, 0.3, 1.0):

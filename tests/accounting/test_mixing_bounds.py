@@ -13,7 +13,7 @@ from scipy.stats import norm
 
 import mmaccount as mm
 from mmaccount.accounting import mixing_bounds, mixing_tight
-from mmaccount.accounting.mixing_envelope import MOMENT_ERROR, envelope
+from mmaccount.accounting.mixing_envelope import COMPLEX_MOMENT_ERROR, envelope
 from mmaccount.accounting.pld import Atoms, GridPld, lowered, merge, power, split, subsampled
 from mmaccount.accounting.step_moments import StepShape
 from mmaccount.kernels.gaussian import log_moments
@@ -255,7 +255,9 @@ def _any_shift(levels, width):
     """A pair below that of the shifts {v: count}."""
     masses, spacing, start = None, min(levels) / 60.0, 0.0
     for shift, count in levels.items():
-        _, _, without, moved, _ = mixing_bounds.coordinate_cells(shift, width, mixing_bounds.CELL)
+        _, _, without, moved, _ = mixing_bounds.coordinate_cells(
+            shift, width, mixing_bounds.CELL_WIDTH
+        )
         held = (without > 0) & (moved > 0)
         law = power(
             merge(Atoms(np.log(moved[held] / without[held]), without[held]), spacing),
@@ -341,7 +343,7 @@ def test_complex_moments_of_large_shifts_stay_within_the_error_that_is_granted()
         for j in (0, 3):
             w = mpmath.mpc(1 + tilt, j * spacing)
             error = abs(moment(w) - 1 - mpmath.mpmathify(complex(made[0, 0, j])))
-            assert error < MOMENT_ERROR * shift**2 * abs(w) * moment(1 + tilt)
+            assert error < COMPLEX_MOMENT_ERROR * shift**2 * abs(w) * moment(1 + tilt)
 
 
 @pytest.mark.parametrize("law", ["uniform", "beta-4", "raised-cosine"])
@@ -349,7 +351,7 @@ def test_narrowed_mixing_is_narrower_and_only_where_few_coordinates_can_be_shift
     wide = StepShape("gaussian", 1.0, 1000.0, 1.0, law)
     made = mixing_bounds._narrowed(wide)
     assert 0.0 < made.width < wide.width
-    assert mixing_bounds._divergence(made) >= mixing_bounds.NARROWED[0]
+    assert mixing_bounds._divergence(made) >= mixing_bounds.NARROWED_DIVERGENCE[0]
     many = StepShape("gaussian", 0.3, 100.0, 25.0, law)
     assert mixing_bounds._narrowed(many) == many
 

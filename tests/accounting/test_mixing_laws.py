@@ -143,16 +143,16 @@ def test_density_and_score_agree(law, width):
 def test_cells_of_a_coordinate(shift, width):
     for law in LAWS:
         without, moved, _ = smooth_mixing.coordinate_masses(
-            shift, smooth_density.named(law, width), mixing_bounds.CELL
+            shift, smooth_density.named(law, width), mixing_bounds.CELL_WIDTH
         )
         assert np.sum(without) == pytest.approx(1.0, abs=1e-12)
         assert np.sum(moved) == pytest.approx(1.0, abs=1e-12)
         second = np.log(np.sum(moved[without > 0] ** 2 / without[without > 0]))
         exact = moments(law, width, [2.0], shift)[0]
         assert exact * (1 - 1e-3) < second <= exact * (1 + 1e-9)
-    _, _, *expected, _ = coordinate_cells(shift, width, mixing_bounds.CELL)
+    _, _, *expected, _ = coordinate_cells(shift, width, mixing_bounds.CELL_WIDTH)
     found = smooth_mixing.coordinate_masses(
-        shift, smooth_density.named("uniform", width), mixing_bounds.CELL
+        shift, smooth_density.named("uniform", width), mixing_bounds.CELL_WIDTH
     )
     chi = [np.sum(p[1][p[0] > 1e-30] ** 2 / p[0][p[0] > 1e-30]) for p in (expected, found)]
     assert chi[0] == pytest.approx(chi[1], rel=1e-3)
@@ -229,7 +229,7 @@ def _any_shift(levels, law, width):
     masses, spacing, start = None, min(levels) / 60.0, 0.0
     for shift, count in levels.items():
         without, moved, _ = smooth_mixing.coordinate_masses(
-            shift, smooth_density.named(law, width), mixing_bounds.CELL
+            shift, smooth_density.named(law, width), mixing_bounds.CELL_WIDTH
         )
         held = (without > 0) & (moved > 0)
         made = power(

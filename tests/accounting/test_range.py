@@ -94,9 +94,9 @@ def test_delta_is_not_searched_for_without_end():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plain_gaussian, "direction", shrinking)
         found = plain_gaussian.delta([run(0.01, 10, 1.0)], 3.0, 1.0)
-    assert len(seen) == 2 * plain_gaussian.TRIES
-    assert found == TwoSided(0.0, 1e-3**plain_gaussian.TRIES) or found.upper == pytest.approx(
-        1e-3**plain_gaussian.TRIES
+    assert len(seen) == 2 * plain_gaussian.MOST_TRIES
+    assert found == TwoSided(0.0, 1e-3**plain_gaussian.MOST_TRIES) or found.upper == pytest.approx(
+        1e-3**plain_gaussian.MOST_TRIES
     )
 
 
@@ -114,7 +114,7 @@ def test_far_moments_by_the_norm_are_above_the_quadrature(order, monkeypatch):
 
     settings = run(0.01, 1, 0.3)
     exact = step_moments._plain_gaussian(settings, order)
-    monkeypatch.setattr(step_moments, "FARTHEST", 0.0)
+    monkeypatch.setattr(step_moments, "LARGEST_QUADRATURE_ORDER", 0.0)
     assert exact * (1.0 - 1e-12) <= step_moments._plain_gaussian(settings, order)
 
 

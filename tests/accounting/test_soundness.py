@@ -59,7 +59,7 @@ def test_uniform_parts_fit_under_the_density_of_the_loss(q, z, order):
     slope = within / (1 - q + within) / z
     density = norm.pdf(x) * (1 - q + within) ** order / total / slope
     for cells, (weights, widths) in zip(
-        plain_fourier.CELLS, plain_fourier._uniform_parts(nodes, order, step / z), strict=True
+        plain_fourier.CELL_COUNTS, plain_fourier._uniform_parts(nodes, order, step / z), strict=True
     ):
         edges = 16 * np.linspace(0, int(count), cells + 1).astype(int)
         lowest = [np.min(density[i : j + 1]) for i, j in itertools.pairwise(edges)]
@@ -70,7 +70,7 @@ def test_uniform_parts_fit_under_the_density_of_the_loss(q, z, order):
 
 def test_masses_of_cells_far_out():
     """Three nodes a cell lost 1e-11 of the mass at 8 standard deviations, more than MASS_ERROR."""
-    low, _, without, moved, _ = coordinate_cells(2.0, 0.0, mixing_bounds.CELL)
+    low, _, without, moved, _ = coordinate_cells(2.0, 0.0, mixing_bounds.CELL_WIDTH)
     for at in (0.0, 4.0, 8.0, 12.0):
         i = int(np.searchsorted(low, 2.0 * (at - 1.0)))
         with mpmath.workdps(40):
@@ -161,7 +161,7 @@ def test_no_frequency_is_compared_too_far(monkeypatch):
         StepShape("gaussian", shift, width, copies), (1.0,), 0.07, 25.0
     )
     far = envelopes._bound(terms, copies * shift**2, epsilons)
-    monkeypatch.setattr(envelopes, "FARTHEST", 5.0)
+    monkeypatch.setattr(envelopes, "LARGEST_EXPANSION", 5.0)
     near = envelopes._bound(terms, copies * shift**2, epsilons)
     assert np.all(near >= far * (1 - 1e-12))
 
@@ -193,7 +193,7 @@ def test_moments_at_high_frequencies_keep_their_error():
             ratio /= here
             total += weight * here * (mpmath.exp(w * mpmath.log(ratio)) - 1 - w * (ratio - 1))
         off = abs(complex(total - mpmath.mpc(complex(made[0, 0, -1]))))
-    assert off <= envelopes.MOMENT_ERROR * abs(w) * real[0, 0, 0]
+    assert off <= envelopes.COMPLEX_MOMENT_ERROR * abs(w) * real[0, 0, 0]
 
 
 def test_the_bound_next_to_the_sparse_shift_covers_a_function_that_dips():

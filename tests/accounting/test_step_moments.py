@@ -120,7 +120,7 @@ def test_integer_orders_follow_from_the_definition_of_the_worst_product_pair(noi
 def test_no_way_to_spread_a_gradient_costs_more(noise, width, shift, order, cuts):
     """(S): sum_j h_k(v_j) <= copies * h_k(s) whenever |v_j| <= s and sum |v_j|^power is within the
     budget."""
-    power, kernel = step_moments.POWER[noise], step_moments.KERNELS[noise]
+    power, kernel = step_moments.POWER[noise], step_moments.MOMENT_KERNELS[noise]
     parts = shift * np.array(cuts)
     copies = np.sum((parts / shift) ** power)
     spread = sum(kernel(np.array([order]), part, width)[0] for part in parts)
@@ -136,7 +136,7 @@ def test_no_way_to_spread_a_gradient_costs_more(noise, width, shift, order, cuts
     order=st.floats(1.01, 60),
 )
 def test_a_wider_uniform_never_costs_more(noise, width, more, shift, order):
-    kernel = step_moments.KERNELS[noise]
+    kernel = step_moments.MOMENT_KERNELS[noise]
     narrow = kernel(np.array([order]), shift, width)[0]
     assert kernel(np.array([order]), shift, width + more)[0] <= narrow * (1 + 1e-12)
 
@@ -243,7 +243,7 @@ def test_overflow_is_infinite_not_nan():
 def test_worst_shift_check_raises_when_spreading_out_is_worse(resnet, monkeypatch):
     check_worst_shift(resnet, 4)
     monkeypatch.setitem(
-        step_moments.KERNELS, "gaussian", lambda orders, shift, width: orders * shift**1.9
+        step_moments.MOMENT_KERNELS, "gaussian", lambda orders, shift, width: orders * shift**1.9
     )
     with pytest.raises(BoundError, match="costs more"):
         check_worst_shift(resnet, 4)

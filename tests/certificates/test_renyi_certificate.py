@@ -12,7 +12,7 @@ from tampering import as_read, run_alone, see_every_change, status_of, tampered
 import mmaccount as mm
 from mmaccount.certificates import certificate, verify_plain, verify_renyi
 from mmaccount.commands import main
-from mmaccount.certificates.certificate import FIELDS, certify, enclosure
+from mmaccount.certificates.certificate import RENYI_FIELDS, certify, enclosure
 
 CHECKER = ROOT / "mmaccount" / "certificates" / "verify_renyi.py"
 PLAIN = {"sample_rate": 0.01, "steps": 10_000, "noise_multiplier": 1.0}
@@ -41,7 +41,9 @@ def runs(*phases: dict) -> list[mm.Settings]:
 def filled(phase: dict, delta: float, order: float, rule) -> dict:
     """A certificate with an order and a rule of our choosing."""
     shown = {
-        name: value for name, value in mm.Settings(**phase).to_dict().items() if name in FIELDS
+        name: value
+        for name, value in mm.Settings(**phase).to_dict().items()
+        if name in RENYI_FIELDS
     }
     made = {"schema": 1, "phases": [shown], "delta": delta, "order": order, "rules": [rule]}
     return made | {"values": verify_renyi.recompute(as_read(made))}
