@@ -32,8 +32,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", (0, (6, 2)), (0, (3, 1.5, 1, 1.5)), (0, (1, 1.5)))
 SHADE = 0.15  # opacity between two bounds
-POINTS = 17  # of a sweep
-APART = 0.05  # of the markers on a curve of many points, in heights of the picture
+SWEEP_POINTS = 17  # of a sweep
+MARKER_DISTANCE = 0.05  # of the markers on a curve of many points, in heights of the picture
 LABELS = {
     "steps": "steps",
     "noise_multiplier": "noise multiplier (std of the noise / clip norm)",
@@ -47,7 +47,7 @@ FIGURE_3_RANGE = 0.5, 100.0  # epsilon; leaves room for the legend
 FAST = " (fast: Renyi moments)"
 GAP_LABEL = "gap (mixing threshold / learning rate)"
 KINDS = ("profile", "trade-off", "steps", "noise", "gap", "truncation", "equal-energy", "figure-3")
-RATES = (
+CURVE_RATES = (
     0.0,
     *(10.0 ** (e / 10.0) for e in range(-40, -20)),
     *(rate / 100.0 for rate in range(1, 101)),
@@ -60,7 +60,7 @@ def _draw(
     ax: "Axes", x: np.ndarray, y: np.ndarray, label: str, i: int = 0, *, dashed: bool = False
 ) -> None:
     """Curve number i, in its colour, marker and dash."""
-    every = None if x.size <= 2 * POINTS else APART
+    every = None if x.size <= 2 * SWEEP_POINTS else MARKER_DISTANCE
     ax.plot(
         x,
         y,
@@ -251,14 +251,16 @@ def _around(settings: Settings, name: str) -> list[float]:
     """Values of a setting that show where the run stands."""
     here = float(getattr(settings, name))
     if name == "steps":
-        return [float(count) for count in np.unique(np.ceil(np.linspace(0.0, here, POINTS)[1:]))]
+        return [
+            float(count) for count in np.unique(np.ceil(np.linspace(0.0, here, SWEEP_POINTS)[1:]))
+        ]
     if name == "mixing":
-        return [float(value) for value in np.linspace(0.0, 2.0 * here or 10.0, POINTS)]
+        return [float(value) for value in np.linspace(0.0, 2.0 * here or 10.0, SWEEP_POINTS)]
     low, high = {
         "noise_multiplier": (0.5 * here, 4.0 * here),
         "truncation": (1.0, max(100.0, 4.0 * here)),
     }[name]
-    return [float(value) for value in np.geomspace(low, high, POINTS)]
+    return [float(value) for value in np.geomspace(low, high, SWEEP_POINTS)]
 
 
 def _epsilons(settings: Settings) -> list[float]:
@@ -297,7 +299,9 @@ def figure(
     if kind == "figure-3":
         gaps = sorted({gap for gap, _ in FIGURE_3})
         whole = Figure(figsize=(WIDTH * len(gaps) * 0.8, HEIGHT), dpi=DPI, layout="constrained")
-        steps = [int(count) for count in np.linspace(0, figure_3(gaps[0], 1).steps, POINTS)[1:]]
+        steps = [
+            int(count) for count in np.linspace(0, figure_3(gaps[0], 1).steps, SWEEP_POINTS)[1:]
+        ]
         for ax, gap in zip(whole.subplots(1, len(gaps), sharey=True), progress(gaps), strict=True):
             figure_3_panel(ax, gap, steps).label_outer()
         return whole
@@ -310,7 +314,7 @@ def figure(
             if kind == "profile":
                 profile(ax, run, _epsilons(run), tight=tight)
             else:
-                trade_off_curve(ax, run, RATES, tight=tight)
+                trade_off_curve(ax, run, CURVE_RATES, tight=tight)
         return whole
     if delta is None:
         raise ValueError(f"`delta` is missing: {kind} shows epsilon at a delta.")

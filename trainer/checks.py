@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from mmaccount.records.plan import Plan
 from trainer.gradients.per_record import Fast, Loss, Oracle, best
-from trainer.mechanism import SMALLEST
+from trainer.mechanism import SMALLEST_CLIP_NORM
 
 BATCH_STATISTICS = (nn.modules.batchnorm._BatchNorm,)
 RANDOM = (nn.modules.dropout._DropoutNd,)
-TOLERANCE = 1e-4  # relative to the largest gradient coordinate; float32
-ROUNDING = 0.05  # likewise, of bfloat16 too
-ROWS = 8
-TRIES = 3
+GRADIENT_TOLERANCE = 1e-4  # relative to the largest gradient coordinate; float32
+PLACE_TOLERANCE = 0.05  # likewise, of bfloat16 too
+EXAMPLE_ROWS = 8
+AGREEMENT_TRIES = 3
 RANDOMNESS = "`module` gives different gradients for the same input twice: remove its randomness."
 COUPLED = (
     "one record's gradient depends on the other records of the batch: "
@@ -103,7 +103,7 @@ def rowwise(prepare: Callable[[Tensor], Tensor], x: Tensor) -> None:
         )
     for other in (changed, x[:1]):
         moved = (prepare(other.clone())[0].double() - reference[0].double()).abs().max()
-        if not float(moved) <= TOLERANCE * float(reference[0].abs().max()):
+        if not float(moved) <= GRADIENT_TOLERANCE * float(reference[0].abs().max()):
             raise ValueError(
                 "`prepare` makes of a record what depends on others, or on chance: "
                 "it may use constants only."
@@ -120,7 +120,7 @@ def isolated(model: nn.Module, loss: Loss, example: Example) -> None:
     """
     model = perturbed(model)
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    (x, y), (other_x, other_y) = example(ROWS), example(ROWS)
+    (x, y), (other_x, other_y) = example(EXAMPLE_ROWS), example(EXAMPLE_ROWS)
     other_x[0], other_y[0] = x[0], y[0]
     reference = _gradient_of_first(model, loss, x, y)
     for reason, (changed_x, changed_y) in (
@@ -129,7 +129,7 @@ def isolated(model: nn.Module, loss: Loss, example: Example) -> None:
         (COUPLED, (x[:1], y[:1])),
     ):
         moved = (_gradient_of_first(model, loss, changed_x, changed_y) - reference).abs().max()
-        if not float(moved) <= TOLERANCE * float(reference.abs().max()):
+        if not float(moved) <= GRADIENT_TOLERANCE * float(reference.abs().max()):
             raise ValueError(reason)
     for name, buffer in model.named_buffers():
         if not torch.equal(buffer, before[name]):
@@ -148,13 +148,13 @@ def per_record(
     returned in the given precision.
     """
     oracle, fastest = Oracle(model, loss), best(model, loss)
-    agree = any(_agree(oracle, fastest, model, example) for _ in range(TRIES))
+    agree = any(_agree(oracle, fastest, model, example) for _ in range(AGREEMENT_TRIES))
     chosen = fastest if agree else oracle
     return type(chosen)(model, loss, precision)
 
 
 def _agree(oracle: Oracle, fastest: Fast | Oracle, model: nn.Module, example: Example) -> bool:
-    x, y = example(ROWS)
+    x, y = example(EXAMPLE_ROWS)
     weights = oracle.layout.flat(perturbed(model))
     expected, gradients = oracle(weights, x, y)[0], fastest(weights, x, y)[0]
     return all(_near(one, other) for one, other in zip(expected, gradients, strict=True))
@@ -163,7 +163,7 @@ def _agree(oracle: Oracle, fastest: Fast | Oracle, model: nn.Module, example: Ex
 def _near(expected: Tensor, gradient: Tensor) -> bool:
     if expected.shape != gradient.shape:
         return False
-    most = TOLERANCE * max(float(expected.abs().max()), 1e-3)
+    most = GRADIENT_TOLERANCE * max(float(expected.abs().max()), 1e-3)
     return float((expected - gradient).abs().max()) <= most
 
 
@@ -182,7 +182,7 @@ def same_anywhere(gradients: Fast | Oracle, weights: Tensor, example: Example, r
     beside = [one[0].clone() for one in gradients(weights, other_x, other_y)[0]]
     forwards, backwards = gradients(weights, x, y)[0], gradients(weights, x.flip(0), y.flip(0))[0]
     moved = [one[0] - other for one, other in zip(forwards, beside, strict=True)]
-    if not _largest(moved) <= ROUNDING * _largest(beside):
+    if not _largest(moved) <= PLACE_TOLERANCE * _largest(beside):
         raise ValueError(COUPLED)
     turned = all(
         torch.equal(one, other.flip(0)) for one, other in zip(forwards, backwards, strict=True)
@@ -192,8 +192,8 @@ def same_anywhere(gradients: Fast | Oracle, weights: Tensor, example: Example, r
 
 def data(plan: Plan, x: Tensor, y: Tensor, classes: int | None) -> None:
     """Refuse data that are not what the plan was made for, and what would stop a step half-way."""
-    if not min(phase.clip_norm for phase in plan.phases) >= SMALLEST:
-        raise ValueError(f"`clip_norm` of the plan must be at least {SMALLEST:g}.")
+    if not min(phase.clip_norm for phase in plan.phases) >= SMALLEST_CLIP_NORM:
+        raise ValueError(f"`clip_norm` of the plan must be at least {SMALLEST_CLIP_NORM:g}.")
     if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
         raise ValueError(
             f"`data` must be a pair of tensors, got {type(x).__name__} and {type(y).__name__}."

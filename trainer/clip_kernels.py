@@ -6,17 +6,17 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
-from trainer.mechanism import BLOCK, ONE, PLAIN, Passes, Processes
+from trainer.mechanism import NORM_BLOCK, ONE, PLAIN, Passes, Processes
 from trainer.processes import everywhere
 
-KERNELS = {  # by device: module, compiler
+KERNEL_MODULES = {  # by device: module, compiler
     "cpu": ("trainer.gradients.clip_numba", "numba"),
     "cuda": ("trainer.gradients.clip_triton", "Triton"),
 }
 # Rows and columns: edges of the kernels' tiles, and the sizes of Resnet-20.
-SHAPES = ((1, 1), (3, 16), (130, 2305), (129, 36_864), (257, 4))
-CLOSE = 1e-12  # of sums of the same float32 numbers in float64
-NORMS_CLOSE = (BLOCK + 4) * 2.0**-24  # the plain norms are that much off, at most
+TRIED_SHAPES = ((1, 1), (3, 16), (130, 2305), (129, 36_864), (257, 4))
+SUMS_TOLERANCE = 1e-12  # of sums of the same float32 numbers in float64
+NORMS_TOLERANCE = (NORM_BLOCK + 4) * 2.0**-24  # the plain norms are that much off, at most
 
 
 def chosen(device: torch.device | str, processes: Processes = ONE) -> tuple[Passes, str]:
@@ -32,7 +32,7 @@ def chosen(device: torch.device | str, processes: Processes = ONE) -> tuple[Pass
 def _tried(device: torch.device | str) -> tuple[Passes, str]:
     compiler = "compiled"
     try:
-        module, compiler = KERNELS[torch.device(device).type]
+        module, compiler = KERNEL_MODULES[torch.device(device).type]
         kernels = import_module(module)
         passes = Passes(norms=kernels.norms, clipped_sum=kernels.clipped_sum)
         agree(passes, device)
@@ -48,7 +48,7 @@ def agree(passes: Passes, device: torch.device | str) -> None:
     Raises:
         ValueError: they disagree.
     """
-    for shape in SHAPES:
+    for shape in TRIED_SHAPES:
         _agree_on(passes, _random(shape, device))
 
 
@@ -59,7 +59,7 @@ def _agree_on(passes: Passes, row: Tensor) -> None:
         raise ValueError("norms that are not finite are other ones")
     if not torch.equal(passes.norms(row[:1]), norms[:1]):
         raise ValueError("norms depend on how many there are")
-    _close("norms", norms[finite], expected[finite], NORMS_CLOSE * expected[finite])
+    _close("norms", norms[finite], expected[finite], NORMS_TOLERANCE * expected[finite])
 
     rows, columns = row.shape
     row = torch.where(finite[:, None], row, 0.0)
@@ -67,8 +67,8 @@ def _agree_on(passes: Passes, row: Tensor) -> None:
     bound = float(torch.tensor(0.3 / columns**0.5, dtype=torch.float32))
     total, lengths = passes.clipped_sum(row, factor, bound)
     total_expected, lengths_expected = PLAIN.clipped_sum(row, factor, bound)
-    _close("sums", total, total_expected, torch.full_like(total, CLOSE * bound * rows))
-    _close("lengths", lengths, lengths_expected, CLOSE * lengths_expected)
+    _close("sums", total, total_expected, torch.full_like(total, SUMS_TOLERANCE * bound * rows))
+    _close("lengths", lengths, lengths_expected, SUMS_TOLERANCE * lengths_expected)
 
 
 def _random(shape: tuple[int, int], device: torch.device | str) -> Tensor:

@@ -28,7 +28,7 @@ from trainer.mechanism import Execution, Randomness, Released, Run, private_step
 from trainer.update import Update
 
 MEMORY = {"cpu": 2**27, "cuda": 2**32}  # bytes of per-record gradients held at a time
-MOST = 4096  # records handled at a time
+MOST_ROWS = 4096  # records handled at a time
 
 
 class PrivateTrainer:
@@ -142,7 +142,7 @@ class PrivateTrainer:
         if most is None:
             bytes_per_record = 4 * self.layout.total * self.augmentation.views
             room = MEMORY[torch.device(self.device).type] // bytes_per_record
-            most = min(MOST, room - room % 16) or 1
+            most = min(MOST_ROWS, room - room % 16) or 1
         share = self.plan.batch_size / self.processes.size
         return physical_batch_size(share, self.plan.sample_rate, most)
 
@@ -156,7 +156,7 @@ class PrivateTrainer:
         """Refuse records that are not alone; take the quickest way to gradients that is right in
         every process."""
         with arithmetic("float32"):
-            checks.rowwise(self.prepare, self._raw(checks.ROWS))
+            checks.rowwise(self.prepare, self._raw(checks.EXAMPLE_ROWS))
             checks.isolated(self.module, criterion, example)
             self.per_record = checks.per_record(self.module, criterion, example, self.precision)
         if not processes.everywhere(self.processes, lambda: isinstance(self.per_record, Fast)):
@@ -179,7 +179,7 @@ class PrivateTrainer:
 
         def some_gradients(x: Tensor, y: Tensor) -> list[Tensor]:
             gradients, _ = self.per_record(weights, x, y)
-            return [gradient[: checks.ROWS] for gradient in gradients]
+            return [gradient[: checks.EXAMPLE_ROWS] for gradient in gradients]
 
         self.exact = processes.everywhere(self.processes, same_anywhere)
         self.exact &= processes.same_bits(self.processes, some_gradients, example(rows))

@@ -22,7 +22,7 @@ from trainer.pricing import progress, within_target
 from trainer.update import Update
 
 EVALUATIONS = 20  # over a run, on held-out data
-ROWS = 1000  # records evaluated at a time
+EVALUATED_ROWS = 1000  # records evaluated at a time
 PAUSE = 2.0  # seconds between lines of progress
 
 
@@ -48,7 +48,8 @@ def accuracy(model: nn.Module, data: Dataset, device: str) -> float:
     """Share of held-out records that are classified correctly."""
     right = 0
     with torch.no_grad():
-        for x, y in zip(data.held_out_x.split(ROWS), data.held_out_y.split(ROWS), strict=True):
+        parts = (part.split(EVALUATED_ROWS) for part in (data.held_out_x, data.held_out_y))
+        for x, y in zip(*parts, strict=True):
             right += int((model(data.prepare(x.to(device))).argmax(1) == y.to(device)).sum())
     return right / max(1, len(data.held_out_y))
 

@@ -65,21 +65,21 @@ from torch import Tensor
 
 from mmaccount.records.plan import Phase, Plan
 
-BITS = 53
-BLOCK = 256  # coordinates whose squares are added in float32
+RANDOM_BITS = 53  # of a word, that a coin, a uniform or a tail probability takes
+NORM_BLOCK = 256  # coordinates whose squares are added in float32
 # A sum of 256 squares is off by at most 258 * 2^-24, its root by half of that, each product by two
 # roundings.
 # Compiled kernels add squares in float64, in any order: n of them are off by at most n * 2^-53,
 # which is less than that for n < 2^36.
 SHRINK = 1.0 - 2.0**-15
 # The smallest clip norm: squares below 2^-149 vanish in float32, which matters only far below this.
-SMALLEST = 1e-9
+SMALLEST_CLIP_NORM = 1e-9
 # A gradient from here on counts as not finite: its squares overflow float32, its factor could
 # underflow.
-LONGEST = 2.0**63
-LARGEST = 1e9  # an adaptive clip norm stays between SMALLEST and this
-FASTEST = 50.0  # and changes by at most e^this in a step
-COLUMNS = 4096  # coordinates summed over records at a time: fits a cache
+LONGEST_GRADIENT = 2.0**63
+LARGEST_CLIP_NORM = 1e9  # an adaptive clip norm stays between SMALLEST_CLIP_NORM and this
+LARGEST_LOG_CHANGE = 50.0  # and changes by at most e^this in a step
+COLUMNS_AT_ONCE = 4096  # coordinates summed over records at a time: fits a cache
 WIDEN = 1.0 + 2.0**-50  # a few float64 roundings
 Words = Callable[[int], np.ndarray]  # count -> so many fresh random 64-bit words
 Draw = Callable[[], Tensor]
@@ -122,8 +122,8 @@ def coins(words: Words, size: int, rate: float) -> Tensor:
 
     Each joins with probability floor(rate 2^53) / 2^53 <= rate.
     """
-    threshold = np.uint64(int(Fraction(rate) * 2**BITS))
-    joins = (words(size) >> np.uint64(64 - BITS)) < threshold
+    threshold = np.uint64(int(Fraction(rate) * 2**RANDOM_BITS))
+    joins = (words(size) >> np.uint64(64 - RANDOM_BITS)) < threshold
     return torch.from_numpy(joins.astype(np.uint8))
 
 
@@ -133,14 +133,15 @@ def normals(words: Words, size: int) -> Tensor:
     Each takes one word: a sign and a 53-bit lower tail probability.
     """
     drawn = words(size)
-    tail = ((drawn >> np.uint64(64 - BITS)).astype(np.float64) + 0.5) * 2.0 ** -(BITS + 1)
+    number = (drawn >> np.uint64(64 - RANDOM_BITS)).astype(np.float64)
+    tail = (number + 0.5) * 2.0 ** -(RANDOM_BITS + 1)
     sign = 1.0 - 2.0 * (drawn & np.uint64(1)).astype(np.float64)
     return torch.special.ndtri(torch.from_numpy(tail)) * torch.from_numpy(sign)
 
 
 def uniforms(words: Words, size: int) -> np.ndarray:
     """Uniforms in [0, 1): multiples of 2^-53."""
-    return (words(size) >> np.uint64(64 - BITS)).astype(np.float64) * 2.0**-BITS
+    return (words(size) >> np.uint64(64 - RANDOM_BITS)).astype(np.float64) * 2.0**-RANDOM_BITS
 
 
 def peak_one(law: str) -> Callable[[np.ndarray], np.ndarray]:
@@ -192,8 +193,8 @@ class Clipped(NamedTuple):
 
 def _norms(row: Tensor) -> Tensor:
     """l2 norm of every row, float64: float32 in blocks, relative error at most 130 * 2^-24."""
-    whole = row.shape[1] // BLOCK * BLOCK
-    blocks = row[:, :whole].reshape(len(row), whole // BLOCK, BLOCK)
+    whole = row.shape[1] // NORM_BLOCK * NORM_BLOCK
+    blocks = row[:, :whole].reshape(len(row), whole // NORM_BLOCK, NORM_BLOCK)
     rest = row[:, whole:]
     norms_of_blocks = torch.linalg.vector_norm(blocks, dim=2)
     norm_of_rest = torch.linalg.vector_norm(rest, dim=1)
@@ -206,7 +207,8 @@ def _clipped_sum(row: Tensor, factor: Tensor, bound: float) -> tuple[Tensor, Ten
 
     Both are float64.
     """
-    parts = [_clipped_columns(columns, factor, bound) for columns in row.split(COLUMNS, dim=1)]
+    strips = row.split(COLUMNS_AT_ONCE, dim=1)
+    parts = [_clipped_columns(columns, factor, bound) for columns in strips]
     totals = torch.cat([total for total, _ in parts])
     lengths = torch.stack([lengths for _, lengths in parts]).norm(dim=0)
     return totals, lengths
@@ -240,7 +242,7 @@ def clip_truncate_sum(
 
     Guarantee: adding or removing one record changes the sum by at most clip_norm in l2 and by at
     most clip_norm / sqrt(truncation) in every coordinate, whatever the gradients are. A record
-    whose gradient is not finite, or longer than LONGEST, counts as zero.
+    whose gradient is not finite, or longer than LONGEST_GRADIENT, counts as zero.
 
     Args:
         gradients: one tensor per parameter, each [records, ...].
@@ -248,12 +250,12 @@ def clip_truncate_sum(
         truncation: p.
         passes: how norms and sums are computed.
     """
-    if not clip_norm >= SMALLEST:
-        raise ValueError(f"`clip_norm` must be at least {SMALLEST:g}, got {clip_norm!r}.")
+    if not clip_norm >= SMALLEST_CLIP_NORM:
+        raise ValueError(f"`clip_norm` must be at least {SMALLEST_CLIP_NORM:g}, got {clip_norm!r}.")
     rows = [gradient[..., None].flatten(1) for gradient in gradients]
     # One addition after the other: the bits of a record's norm do not depend on how many there are.
     norms = sum(passes.norms(row).square() for row in rows).sqrt()
-    finite = norms < LONGEST
+    finite = norms < LONGEST_GRADIENT
     if not bool(finite.all()):
         rows = [torch.where(finite[:, None], row, 0.0) for row in rows]  # 0 * inf would be NaN
     factor = torch.where(finite, clip_norm * SHRINK / norms.clamp_min(clip_norm), 0.0).float()
@@ -297,9 +299,9 @@ def next_clip_norm(
     noise = adaptive.noise * WIDEN * float(normals(randomness.words("count", step), 1))
     share = 0.5 + (short(norms, c) + noise) / batch_size
     power = -adaptive.rate * (share - adaptive.quantile)
-    power = min(max(power, -FASTEST), FASTEST)
-    following = np.float32(min(max(c * exp(power), SMALLEST), LARGEST))
-    return torch.tensor([max(float(following), SMALLEST)], dtype=torch.float64)
+    power = min(max(power, -LARGEST_LOG_CHANGE), LARGEST_LOG_CHANGE)
+    following = np.float32(min(max(c * exp(power), SMALLEST_CLIP_NORM), LARGEST_CLIP_NORM))
+    return torch.tensor([max(float(following), SMALLEST_CLIP_NORM)], dtype=torch.float64)
 
 
 # ------------------------------------------------------------------------------------------- mixing

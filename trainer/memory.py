@@ -4,8 +4,8 @@ import ctypes
 import sys
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt(3)
-KEPT = 2**29  # bytes
-LARGEST = 2**25  # bytes; glibc takes no more
+KEPT_BYTES = 2**29
+LARGEST_BLOCK_BYTES = 2**25  # glibc takes no more
 
 
 def keep_freed() -> None:
@@ -17,5 +17,5 @@ def keep_freed() -> None:
     library does not do it by itself.
     """
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
-        library.mallopt(TRIM_THRESHOLD, KEPT)
-        library.mallopt(MMAP_THRESHOLD, LARGEST)
+        library.mallopt(TRIM_THRESHOLD, KEPT_BYTES)
+        library.mallopt(MMAP_THRESHOLD, LARGEST_BLOCK_BYTES)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainer.mechanism import LONGEST
+from trainer.mechanism import LONGEST_GRADIENT
 
 
 def sum_and_count(losses: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def sum_and_count(losses: Tensor) -> Tensor:
 def write(path: Path, step: int, norms: Tensor, loss: Tensor, clip_norm: float) -> None:
     """One line about a step: the norms of its gradients before clipping, and sum and count of its
     losses."""
-    finite = norms[norms < LONGEST]  # what the mechanism takes for finite
+    finite = norms[norms < LONGEST_GRADIENT]  # what the mechanism takes for finite
     row = {
         "private": True,
         "step": step,

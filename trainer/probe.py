@@ -22,14 +22,13 @@ from trainer.data import Dataset
 from trainer.gradients.per_record import Loss, Oracle, best
 from trainer.mechanism import Randomness, noisy_counts
 
-CHUNK = 2**26  # gradient coordinates held at a time
-PROBES = 8  # random directions for the trace of the Hessian
-ROUNDS = 10  # of power iteration for its largest eigenvalue
-FAR = 1e-2  # length of the steps that gradient differences are taken over, relative to the weights
-HALF, LIMIT = (
-    0.5,
-    50,
-)  # the second point is where the loss has halved, or so many steps of gradient descent on
+COORDINATES_AT_ONCE = 2**26  # gradient coordinates held at a time
+TRACE_DIRECTIONS = 8  # random directions for the trace of the Hessian
+POWER_ITERATIONS = 10  # of power iteration for its largest eigenvalue
+DIFFERENCE_STEP = 1e-2  # that gradient differences are taken over, relative to the weights
+# The second point is where the loss has fallen to this share, or so many steps of gradient descent
+# on.
+LOSS_SHARE, MOST_DESCENT_STEPS = 0.5, 50
 
 
 class Landscape:
@@ -54,7 +53,7 @@ class Landscape:
 
     def curved(self, weights: Tensor, direction: Tensor) -> Tensor:
         """Hessian times a unit direction, by a central difference of gradients."""
-        far = FAR * max(1.0, float(weights.norm()))
+        far = DIFFERENCE_STEP * max(1.0, float(weights.norm()))
         ahead, behind = (
             self(weights + sign * far * direction.to(weights.dtype))[1] for sign in (1.0, -1.0)
         )
@@ -82,34 +81,34 @@ def _curvature(landscape: Landscape, weights: Tensor) -> tuple[float, float]:
     size = weights.numel()
     signs = [
         (torch.randint(0, 2, (size,), generator=generator) * 2.0 - 1.0).to(weights.device)
-        for _ in range(PROBES)
+        for _ in range(TRACE_DIRECTIONS)
     ]
     traces = [
         float(sign.double() @ landscape.curved(weights, sign / size**0.5)) * size**0.5
         for sign in signs
     ]
     direction, largest = landscape(weights)[1], 0.0
-    for _ in range(ROUNDS):
+    for _ in range(POWER_ITERATIONS):
         direction = direction / direction.norm().clamp_min(1e-300)
         direction = landscape.curved(weights, direction)
         largest = max(largest, float(direction.norm()))
-    return largest, sum(traces) / PROBES
+    return largest, sum(traces) / TRACE_DIRECTIONS
 
 
 def _later(landscape: Landscape, weights: Tensor, smoothness: float) -> Tensor:
     """A point further on: gradient descent until the loss has halved."""
     first, gradient = landscape(weights)
     loss = first
-    for _ in range(LIMIT):
+    for _ in range(MOST_DESCENT_STEPS):
         weights = weights - (gradient / smoothness).to(weights.dtype)
         loss, gradient = landscape(weights)
-        if not loss > HALF * first:
+        if not loss > LOSS_SHARE * first:
             break
     return weights
 
 
 def _chunk(model: nn.Module) -> int:
-    return max(1, CHUNK // sum(parameter.numel() for parameter in model.parameters()))
+    return max(1, COORDINATES_AT_ONCE // sum(parameter.numel() for parameter in model.parameters()))
 
 
 def public(

@@ -30,7 +30,7 @@ EPOCHS = 100.0  # passes over the data that are allowed for, if nothing is said
 AUTO = "auto"
 # mixing halves every step's way and lets a third of it back: an impulse ends with weight 2/3
 RECOVERY = 1.5
-COARSE = 8  # every so many clip norms the noise beside a gap is solved for
+COARSE_STRIDE = 8  # every so many clip norms the noise beside a gap is solved for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,7 +252,7 @@ def _mixed(
 
     choice, squares = plain.choice, None
     if target.clip_norm is None:
-        at, rough = known.curves[0].clip_norms, known.curves[0].clip_norms[::COARSE]
+        at, rough = known.curves[0].clip_norms, known.curves[0].clip_norms[::COARSE_STRIDE]
         squares = np.exp(
             np.interp(np.log(at), np.log(rough), [2.0 * log(noise(float(c), False)) for c in rough])
         )

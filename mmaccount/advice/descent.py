@@ -23,12 +23,12 @@ import numpy.typing as npt
 from mmaccount.advice.probe import Probe
 
 Array = npt.NDArray[np.float64]
-POINTS = 41  # clip norms on a curve
+CURVE_POINTS = 41  # clip norms on a curve
 # the smallest is the median norm over this: by then nearly every record is clipped and nothing
 # changes
-LOWEST = 32.0
-FLAT = 0.95  # share of the best that counts as equally good
-TINY = 1e-300
+MEDIAN_OVER_LOWEST = 32.0
+GOOD_SHARE = 0.95  # share of the best that counts as equally good
+TINY_DIVISOR = 1e-300  # stands in for 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,8 @@ class Curve:
         """The largest learning rate: at <grad F, m> / m'Hm one step without noise gains most, and
         from 2 / steepest on the steepest direction diverges."""
         made: Array = np.minimum(
-            self.signal / np.maximum(self.bend_square, TINY), 2.0 / np.maximum(self.steepest, TINY)
+            self.signal / np.maximum(self.bend_square, TINY_DIVISOR),
+            2.0 / np.maximum(self.steepest, TINY_DIVISOR),
         )
         return made
 
@@ -93,7 +94,9 @@ def clip_norms(probe: Probe) -> Array:
     """Where curves are computed: from a fraction of the median norm up to the largest norm, where
     nothing is clipped."""
     norms = probe.norms[probe.norms > 0.0]
-    return np.geomspace(float(np.median(norms)) / LOWEST, float(norms.max()), POINTS)
+    return np.geomspace(
+        float(np.median(norms)) / MEDIAN_OVER_LOWEST, float(norms.max()), CURVE_POINTS
+    )
 
 
 def curve(probe: Probe, gram: Array | None = None, at: Array | None = None) -> Curve:
@@ -105,7 +108,7 @@ def curve(probe: Probe, gram: Array | None = None, at: Array | None = None) -> C
     """
     gram = probe.gram if gram is None else gram
     at = clip_norms(probe) if at is None else at
-    m, norms = len(gram), np.sqrt(np.maximum(np.diagonal(gram), TINY))
+    m, norms = len(gram), np.sqrt(np.maximum(np.diagonal(gram), TINY_DIVISOR))
     pairs = gram - np.diag(np.diagonal(gram))
     factors = np.minimum(1.0, at[:, None] / norms)  # [clip norms, m]
     along = factors @ pairs  # (m - 1) <g_k, m>, by the other records
@@ -158,7 +161,7 @@ def choose(curves: list[Curve], batch_size: float, energy: float | Array) -> Cho
     95 % of its maximum."""
     shares = [made / made.max() for made in (curve.descent(batch_size, energy) for curve in curves)]
     worst = np.min(shares, axis=0)
-    best, good = int(worst.argmax()), worst >= FLAT * worst.max()
+    best, good = int(worst.argmax()), worst >= GOOD_SHARE * worst.max()
     low = best - int(np.argmin(np.append(good[best::-1], False))) + 1
     high = best + int(np.argmin(np.append(good[best:], False))) - 1
     at = curves[0].clip_norms

@@ -89,7 +89,9 @@ def _of_histogram(source: NormHistogram, loss: float | None) -> Evidence:
         )
     norms, kappa = source.norms, source.tail()
     grid = np.geomspace(
-        float(source.quantile(MIDDLE)[1]) / descent.LOWEST, float(norms[-1]), descent.POINTS
+        float(source.quantile(MIDDLE)[1]) / descent.MEDIAN_OVER_LOWEST,
+        float(norms[-1]),
+        descent.CURVE_POINTS,
     )
     at = partial(_curve, source)
     return Evidence(

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmaccount.advice import array_files
+from mmaccount.advice.probe import TAIL_QUANTILE
 from mmaccount.records import validate
 from mmaccount.records.plan import Release
 
@@ -26,9 +27,8 @@ EDGES = np.exp2(
 HALF_BIN = 2.0**0.125  # from the middle of a bin to its edge
 # standard deviations a count must have to be taken for more than noise: 1 in 20,000 for all bins
 # together
-VISIBLE = 5.0
-SPREAD = 2.0  # standard deviations of an error bar
-TAIL = 0.9  # share of records below which kappa is not measured
+VISIBLE_FROM = 5.0
+ERROR_BAR = 2.0  # standard deviations of an error bar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ class NormHistogram:
 
     @property
     def _visible(self) -> npt.NDArray[np.bool_]:
-        seen: npt.NDArray[np.bool_] = self.counts >= VISIBLE * self.noise_multiplier
+        seen: npt.NDArray[np.bool_] = self.counts >= VISIBLE_FROM * self.noise_multiplier
         return seen
 
     @property
@@ -93,7 +93,7 @@ class NormHistogram:
     @property
     def error(self) -> float:
         """Two standard deviations of a share of records at or above a norm."""
-        return float(SPREAD * self.noise_multiplier * len(self.norms) ** 0.5 / self.dataset_size)
+        return float(ERROR_BAR * self.noise_multiplier * len(self.norms) ** 0.5 / self.dataset_size)
 
     def quantile(self, share: float) -> tuple[float, float, float]:
         """(low, estimate, high): the norm that this share of records stays below, and where noise
@@ -114,13 +114,13 @@ class NormHistogram:
         Norms stand in for noise norms, which differ from them by at most the norm of the mean
         gradient.
         """
-        start, reached = self.quantile(TAIL), np.cumsum(self.shares[::-1])[::-1]
+        start, reached = self.quantile(TAIL_QUANTILE), np.cumsum(self.shares[::-1])[::-1]
         points = [
             (float(t), float(p)) for t, p in zip(self.norms, reached, strict=True) if t > start[1]
         ]
 
         def steepest(first: float, factor: float, error: float) -> float:
-            pairs = [(first, 1.0 - TAIL), *((t * factor, p) for t, p in points)]
+            pairs = [(first, 1.0 - TAIL_QUANTILE), *((t * factor, p) for t, p in points)]
             return max(t / -log(p + error) if p + error < 1.0 else inf for t, p in pairs)
 
         return steepest(start[1], 1.0, 0.0), steepest(start[2], HALF_BIN, self.error)

@@ -23,12 +23,12 @@ from mmaccount.records import validate
 Array = npt.NDArray[np.float64]
 SCHEMA = 1
 TRUNCATIONS = tuple(float(2.0 ** (i / 2.0)) for i in range(41))  # p that are tried, 1 ... 2^20
-TAIL = 0.9  # quantile of the noise norms from which kappa is measured
-KEPT = 0.999  # share of the clipped mean that truncation must leave
+TAIL_QUANTILE = 0.9  # of the noise norms, from which kappa is measured
+KEPT_SHARE = 0.999  # share of the clipped mean that truncation must leave
 # nats; a guess among 2 to 100 classes has 0.7 to 4.6, and learning rates go with its root
 UNKNOWN_LOSS = 1.0
 # noise over gradient norm below which records count as all equal; float32 gradients are off by less
-EQUAL = 1e-5
+EQUAL_BELOW = 1e-5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +114,7 @@ class Probe:
     @property
     def truncation(self) -> float:
         """The largest p that leaves 99.9 % of the clipped mean at every p up to it; at least 1."""
-        enough = np.cumprod(self.kept >= KEPT).astype(bool)
+        enough = np.cumprod(self.kept >= KEPT_SHARE).astype(bool)
         return float(np.asarray(TRUNCATIONS)[enough].max(initial=1.0))
 
     def cosine(self, clip_norm: float) -> float:
@@ -150,7 +150,7 @@ def _gram(name: str, gram: Array, size: int) -> None:
         )
     rows = gram.mean(1)
     noise, signal = float(np.diagonal(gram).mean() - rows.mean()), float(np.diagonal(gram).mean())
-    if not noise > EQUAL**2 * signal:
+    if not noise > EQUAL_BELOW**2 * signal:
         raise ValueError(
             "all records of the probe have the same gradient: there is no noise to choose a clip "
             "norm by."
@@ -252,7 +252,7 @@ def tail(noise_norms: npt.ArrayLike, confidence: float = 0.95) -> Tail:
     """
     norms = np.sort(np.asarray(noise_norms, dtype=np.float64))[::-1]
     m, level = len(norms), 1.0 - validate.probability("confidence", confidence)
-    start = float(np.quantile(norms, TAIL))
+    start = float(np.quantile(norms, TAIL_QUANTILE))
     counts = np.array([int((norms >= t).sum()) for t in norms if t >= start])
     points, shares = norms[: len(counts)], counts / m
     limits = (

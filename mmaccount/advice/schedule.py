@@ -7,13 +7,15 @@ from typing import NamedTuple
 
 from mmaccount.accounting.search import safe_end
 from mmaccount.accounting.step_moments import fisher_information
+from mmaccount.advice.descent import GOOD_SHARE
 from mmaccount.analysis.calibrate import least_noise_multiplier
 from mmaccount.records import mixing_laws, validate
 from mmaccount.records.adaptive_clipping import AdaptiveClipping
 from mmaccount.records.settings import Settings
 
-FEWEST, MOST = 2, 6  # steps that are tried: the limit in epochs, halved and doubled so many times
-WIDTHS = (
+# Steps that are tried: the limit in epochs, halved and doubled so many times.
+HALVINGS, DOUBLINGS = 2, 6
+MIXING_TRIED = (
     0.25,
     0.5,
     1.0,
@@ -21,7 +23,6 @@ WIDTHS = (
     4.0,
     8.0,
 )  # mixing that is tried, in units of the noise without mixing
-FLAT = 0.95  # share of the best that counts as equally good
 
 
 class Schedule(NamedTuple):
@@ -51,7 +52,7 @@ def shapes(
     if steps is not None:
         steps = validate.count("steps", steps)
         return [(float(min(n, max(1, round(epochs * n / steps)))), steps)]
-    counts = sorted({max(1, round(epochs * 2.0**k)) for k in range(-FEWEST, MOST + 1)})
+    counts = sorted({max(1, round(epochs * 2.0**k)) for k in range(-HALVINGS, DOUBLINGS + 1)})
     made = {count: min(n, round(epochs * n / count)) for count in counts}
     if not any(made.values()):
         raise ValueError(
@@ -81,7 +82,7 @@ def priced(
 def middle(costs: Sequence[float]) -> int:
     """Index in the middle of those around the smallest cost that cost at most a twentieth more."""
     low = high = min(range(len(costs)), key=lambda i: costs[i])
-    limit = costs[low] / FLAT
+    limit = costs[low] / GOOD_SHARE
     while low > 0 and costs[low - 1] <= limit:
         low -= 1
     while high < len(costs) - 1 and costs[high + 1] <= limit:
@@ -126,7 +127,7 @@ def cheapest_mixing(
     energy is what counts, mixing cannot save any.
     """
     energies = {0.0: noise_multiplier**2}
-    for width in WIDTHS:
+    for width in MIXING_TRIED:
         rho = width * noise_multiplier
         run = Settings(
             sample_rate=1.0, steps=1, noise_multiplier=noise_multiplier, mixing=rho, mixing_law=law

@@ -10,9 +10,9 @@ from mmaccount.advice.schedule import Schedule
 from mmaccount.records import mixing_laws
 from mmaccount.records.plan import Plan
 
-FACTORS = (0.5, sqrt(0.5), 1.0, sqrt(2.0), 2.0)
-KNOBS = ("clip_norm", "learning_rate", "noise_multiplier", "steps", "batch_size")
-MIXING = ("gap", "truncation")
+KNOB_FACTORS = (0.5, sqrt(0.5), 1.0, sqrt(2.0), 2.0)
+PLAN_KNOBS = ("clip_norm", "learning_rate", "noise_multiplier", "steps", "batch_size")
+MIXING_KNOBS = ("gap", "truncation")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +40,8 @@ def around(advice: Advice) -> list[Neighbour]:
     """The recommendation with each knob times 0.5 ... 2, all else as it is; batches do not grow
     beyond the data."""
     made = []
-    for knob in KNOBS + MIXING * (advice.plan.phases[0].gap > 0.0):
-        for factor in FACTORS:
+    for knob in PLAN_KNOBS + MIXING_KNOBS * (advice.plan.phases[0].gap > 0.0):
+        for factor in KNOB_FACTORS:
             plan = _changed(advice.plan, knob, factor)
             if plan is not None:
                 made.append(_neighbour(advice, plan, knob, factor))

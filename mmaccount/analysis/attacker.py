@@ -40,17 +40,13 @@ from mmaccount.records import validate
 from mmaccount.records.bound import Bound
 from mmaccount.records.settings import Settings
 
-RATES = (0.001, 0.01, 0.1)  # false positive rates of a summary
-LINEAR, GEOMETRIC = (
-    120,
-    40,
-)  # epsilons of a trade-off curve: evenly spaced, and in even ratios near 0
-CLOSEST = 1e-5  # the smallest of the latter, relative to the largest
-SMALLEST_MU, LARGEST_MU = (
-    1e-15,
-    40.0,
-)  # delta is 0 at the one, and 1 where mu/2 - epsilon/mu exceeds 10
-ROUNDING = 1e-14  # absolute, of an error rate, taken off or added
+SUMMARY_RATES = (0.001, 0.01, 0.1)  # false positive rates of a summary
+# Numbers of epsilons of a trade-off curve: evenly spaced, and in even ratios near 0.
+EVEN_EPSILONS, EPSILONS_NEAR_ZERO = 120, 40
+SMALLEST_EPSILON = 1e-5  # of the latter, relative to the largest
+# delta is 0 at the one, and 1 where mu/2 - epsilon/mu exceeds 10.
+SMALLEST_MU, LARGEST_MU = 1e-15, 40.0
+RATE_ERROR = 1e-14  # absolute, of an error rate, taken off or added
 METHOD = "privacy profile, both directions"
 
 
@@ -75,7 +71,8 @@ class Meaning:
         advantage: largest true positive rate less false positive rate.
         prior: probability that the record is in, before the attack.
         bayes_success: probability that the best guess is right.
-        true_positive_rates: (false positive rate, largest true positive rate at it), at RATES.
+        true_positive_rates: (false positive rate, largest true positive rate at it), at
+            SUMMARY_RATES.
     """
 
     advantage: Bound
@@ -136,8 +133,8 @@ def privacy_profile(
 def _grid(smallest: float) -> np.ndarray:
     """Epsilons for false positive rates from `smallest` on: beyond log(1/a), x a > 1 >= C."""
     largest = -log(smallest)
-    near = np.geomspace(CLOSEST * largest, largest, GEOMETRIC)
-    return np.unique(np.concatenate([np.linspace(0.0, largest, LINEAR), near]))
+    near = np.geomspace(SMALLEST_EPSILON * largest, largest, EPSILONS_NEAR_ZERO)
+    return np.unique(np.concatenate([np.linspace(0.0, largest, EVEN_EPSILONS), near]))
 
 
 def _highest(x: np.ndarray, low: np.ndarray, high: np.ndarray, rates: np.ndarray) -> np.ndarray:
@@ -188,7 +185,7 @@ def trade_off(
     phases = renyi.as_phases(settings)
     checked = _ascending("rates", rates, "[0, 1]", 1.0)
     smallest = next((rate for rate in checked.tolist() if rate > 0.0), 1.0)
-    return _trade_off(profile(phases, _grid(min(smallest, RATES[0])), tight=tight), checked)
+    return _trade_off(profile(phases, _grid(min(smallest, SUMMARY_RATES[0])), tight=tight), checked)
 
 
 def _trade_off(made: Profile, rates: np.ndarray) -> TradeOff:
@@ -196,12 +193,12 @@ def _trade_off(made: Profile, rates: np.ndarray) -> TradeOff:
     ways = np.concatenate(
         [1.0 - made.remove - np.outer(rates, x), (1.0 - made.add - rates[:, None]) / x], axis=1
     )
-    lower = np.maximum(0.0, np.max(ways, axis=1) - ROUNDING)
+    lower = np.maximum(0.0, np.max(ways, axis=1) - RATE_ERROR)
     upper = None
     if made.attacks:
         found = [_attack(made.epsilons, *pair, rates) for pair in made.attacks.values()]
         blind = np.minimum(1.0, np.nextafter(1.0 - rates, 2.0))  # what a blind guess reaches, 1 - a
-        upper = np.minimum(blind, np.min(found, axis=0) + ROUNDING)
+        upper = np.minimum(blind, np.min(found, axis=0) + RATE_ERROR)
         upper = np.maximum(upper, lower)
     return TradeOff(false_positive_rates=rates, lower=lower, upper=upper)
 
@@ -265,8 +262,8 @@ def _success(made: Profile, prior: float) -> Bound:
         return max(prior, 1.0 - prior) + min(prior, 1.0 - prior) * delta
 
     blind = max(prior, nextafter(1.0 - prior, 0.0))
-    lower = None if best is None else max(blind, of(reached[best]) - ROUNDING)
-    return Bound(upper=min(1.0, of(upper) + ROUNDING), lower=lower, attack=best, method=METHOD)
+    lower = None if best is None else max(blind, of(reached[best]) - RATE_ERROR)
+    return Bound(upper=min(1.0, of(upper) + RATE_ERROR), lower=lower, attack=best, method=METHOD)
 
 
 def gdp_mu(epsilon: float, delta: float) -> float:
@@ -301,10 +298,12 @@ def meaning_of(
         tight: as for `epsilon`.
     """
     phases, prior = renyi.as_phases(settings), validate.probability("prior", prior)
-    made = profile(phases, np.union1d(_grid(RATES[0]), [_prior_epsilon(prior)]), tight=tight)
-    curve = _trade_off(made, np.array(RATES))
+    made = profile(
+        phases, np.union1d(_grid(SUMMARY_RATES[0]), [_prior_epsilon(prior)]), tight=tight
+    )
+    curve = _trade_off(made, np.array(SUMMARY_RATES))
     rates = []
-    for i, rate in enumerate(RATES):
+    for i, rate in enumerate(SUMMARY_RATES):
         lower = None if curve.upper is None else 1.0 - float(curve.upper[i])
         rates.append((rate, Bound(upper=1.0 - float(curve.lower[i]), lower=lower, method=METHOD)))
     lower = None if made.lower is None else float(made.lower[0])

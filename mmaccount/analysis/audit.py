@@ -26,10 +26,10 @@ CONFIDENCE = 0.999
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(
     96
 )  # of a smooth mixing law; its error costs power, never validity
-TINY = 1e-300
-SHARES = (1.0, 0.2, 0.05)  # of the canaries of one run, that are guessed at
-LARGEST = 60.0  # epsilon, up to which the one-run audit looks; more would take e^60 guesses
-LEAST = 2.0**-40  # epsilon at which a one-run bound is called 0
+TINY_PROBABILITY = 1e-300  # stands in for 0 in logarithms
+GUESSED_SHARES = (1.0, 0.2, 0.05)  # of the canaries of one run, that are guessed at
+LARGEST_EPSILON = 60.0  # up to which the one-run audit looks; more would take e^60 guesses
+LEAST_EPSILON = 2.0**-40  # at which a one-run bound is called 0
 
 
 class Errors(NamedTuple):
@@ -155,7 +155,7 @@ def log_density(
     total = np.zeros(x.shape)
     for node, weight in zip(NODES, WEIGHTS * _peak_one(NODES, law), strict=True):
         total += weight * np.exp(-0.5 * (x - 0.5 * node * width) ** 2)
-    return np.asarray(np.log(np.maximum(total, TINY)))
+    return np.asarray(np.log(np.maximum(total, TINY_PROBABILITY)))
 
 
 def _peak_one(x: np.ndarray, law: str) -> np.ndarray:
@@ -251,11 +251,13 @@ def one_run_epsilon(
 
     def refuted(epsilon: float) -> float:
         p_value = one_run_p_value(correct, guesses, canaries, epsilon=epsilon, delta=delta)
-        return log(max(p_value, TINY) / level)
+        return log(max(p_value, TINY_PROBABILITY) / level)
 
-    if refuted(LEAST) > 0.0:
+    if refuted(LEAST_EPSILON) > 0.0:
         return 0.0
-    return LARGEST if refuted(LARGEST) <= 0.0 else safe_end(refuted, LEAST, LARGEST, tolerance=1e-9)
+    if refuted(LARGEST_EPSILON) <= 0.0:
+        return LARGEST_EPSILON
+    return safe_end(refuted, LEAST_EPSILON, LARGEST_EPSILON, tolerance=1e-9)
 
 
 class Guessed(NamedTuple):
@@ -277,8 +279,8 @@ def one_run(
 ) -> list[Guessed]:
     """What each kind of score refutes: the highest are guessed to be of canaries that were kept, as
     many of the lowest of ones that were left out. The share of canaries that is guessed at is fixed
-    (`SHARES`); the error that `confidence` leaves is divided by the number of bounds, so that all
-    of them hold at once.
+    (`GUESSED_SHARES`); the error that `confidence` leaves is divided by the number of bounds, so
+    that all of them hold at once.
 
     Args:
         scores: by name, one score per canary, larger where it seems to have been kept.
@@ -288,7 +290,7 @@ def one_run(
     """
     kept = np.asarray(kept, dtype=bool)
     level = (1.0 - validate.probability("confidence", confidence)) / max(
-        1, len(scores) * len(SHARES)
+        1, len(scores) * len(GUESSED_SHARES)
     )
     made = []
     for name, values in scores.items():
@@ -297,7 +299,7 @@ def one_run(
                 f"`scores` {name} must be one finite number per canary, got shape {np.shape(values)}."
             )
         order = np.argsort(values, kind="stable")
-        for share in SHARES:
+        for share in GUESSED_SHARES:
             each = round(0.5 * share * len(kept))
             correct = int(np.sum(kept[order[len(order) - each :]])) + int(
                 np.sum(~kept[order[:each]])

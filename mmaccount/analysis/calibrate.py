@@ -14,11 +14,11 @@ from mmaccount.records.adaptive_clipping import AdaptiveClipping
 from mmaccount.records.bound import Infeasible
 from mmaccount.records.settings import Settings
 
-SMALLEST = 1e-12  # where a real knob ends that may be 0
+SMALLEST_KNOB = 1e-12  # where a real knob ends that may be 0
 BATCH_GRID = 30  # batch sizes tried first, from 1 to the size of the data set
-TIGHTER = 4.0  # factor on a knob beyond which the tight bound is not followed
+LARGEST_TIGHT_FACTOR = 4.0  # factor on a knob beyond which the tight bound is not followed
 TIGHT_TOLERANCE = 1e-4  # relative; an evaluation of the tight bound takes about a second
-TINY = 1e-300  # stands in for epsilon = 0 in logarithms
+TINY_EPSILON = 1e-300  # stands in for epsilon = 0 in logarithms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ def _edge(
     up to `knob.private`."""
     if excess(knob.useful) <= 0.0:
         return knob.useful
-    useful = max(knob.useful, SMALLEST)
+    useful = max(knob.useful, SMALLEST_KNOB)
     start = min(max(start, min(knob.private, useful)), max(knob.private, useful))
     if excess(start) > 0.0:
         bracket = _walk(start, knob.private, lambda x: excess(x) <= 0.0, knob.whole)
@@ -102,15 +102,17 @@ def solve_for(
 
     @cache
     def excess(x: float, tight: bool = False) -> float:
-        return log(max(TINY, upper_epsilon([*besides, build(x)], delta, tight=tight)) / epsilon)
+        return log(
+            max(TINY_EPSILON, upper_epsilon([*besides, build(x)], delta, tight=tight)) / epsilon
+        )
 
     found = _edge(excess, knob, start, DEFAULT_TOLERANCE)
     here = knob.private if found is None else found
     if tight and build(here).mixing > 0.0 and here != knob.useful:
         end = (
-            max(here / TIGHTER, knob.useful)
+            max(here / LARGEST_TIGHT_FACTOR, knob.useful)
             if knob.private > knob.useful
-            else min(here * TIGHTER, knob.useful)
+            else min(here * LARGEST_TIGHT_FACTOR, knob.useful)
         )
         near = Knob(private=here, useful=round(end) if knob.whole else end, whole=knob.whole)
         found = _edge(lambda x: excess(x, tight=True), near, here, TIGHT_TOLERANCE)

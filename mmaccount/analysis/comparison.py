@@ -15,7 +15,7 @@ UNIT_VARIANCE = {
     "gaussian": 1.0,
     "laplace": 2.0,
 }  # of the noise at noise_multiplier 1, in units of clip_norm^2
-SHOWN = (mixing_laws.UNIFORM, mixing_laws.RAISED_COSINE, "beta-2")  # beside the law of the run
+SHOWN_LAWS = (mixing_laws.UNIFORM, mixing_laws.RAISED_COSINE, "beta-2")  # beside the law of the run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +112,7 @@ def compare_laws(settings: Settings, *, delta: float) -> list[LawRow]:
     if settings.mixing == 0.0 or settings.noise != "gaussian":
         return []
     runs = [("itself", settings)]
-    for law in SHOWN:
+    for law in SHOWN_LAWS:
         if law != settings.mixing_law:
             wider = (mixing_laws.variance(settings.mixing_law) / mixing_laws.variance(law)) ** 0.5
             runs.append(("support", replace(settings, mixing_law=law)))

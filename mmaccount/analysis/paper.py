@@ -32,7 +32,7 @@ RDP_GRID = (
 )
 SCRIPT_ORDERS = tuple(map(float, range(2, 20)))
 SCRIPT_RANGE = 8.0  # the authors' script integrates over +-(L/2 + 8) whatever the order
-CUT = 6.0
+CUT_PAST_EDGE = 6.0
 FIGURE_3 = {  # (tau / learning rate, p): epsilon read off the paper
     (0.075, 1): 57.2,
     (0.15, 1): 40.4,
@@ -117,8 +117,9 @@ def integration_range() -> RangeRow:
 
 
 def one_hot_cut() -> dict[float, float]:
-    """{tau/eta: epsilon} of Fig. 3, p = 1, as in `rows` but with the integral cut CUT standard
-    deviations past the edge.
+    """{tau/eta: epsilon} of Fig. 3, p = 1, as in `rows` but with the integral cut past the edge.
+
+    CUT_PAST_EDGE standard deviations past it.
 
     The paper does not say how it integrated; this range comes closer to its three figures than the
     full one.
@@ -133,7 +134,9 @@ def one_hot_cut() -> dict[float, float]:
                 run.sample_rate,
             )
             made[gap] = _best(
-                run, RDP_GRID[:6], partial(_cut_moment, shift=shift, width=width, q=q, past=CUT)
+                run,
+                RDP_GRID[:6],
+                partial(_cut_moment, shift=shift, width=width, q=q, past=CUT_PAST_EDGE),
             )
     return made
 

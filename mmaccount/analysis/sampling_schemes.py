@@ -13,11 +13,11 @@ from mmaccount.records.bound import Bound
 from mmaccount.records.settings import SAMPLINGS, Settings
 
 LARGEST_BATCH = "one epoch, the largest batch sum, all other records pulling the other way"
-WHOLE = 1e-9  # of 1 / sample_rate, by which it may miss a whole number
+WHOLE_NUMBER_TOLERANCE = 1e-9  # of 1 / sample_rate, by which it may miss a whole number
 THRESHOLDS = np.linspace(0.0, 1.0, 4001)
-ROUNDING = 1e-11  # relative, of a probability
+PROBABILITY_ERROR = 1e-11  # relative, of a probability
 # relative, by which a number is moved to its safe side before it is rounded to six digits
-SHOWN = 6e-6
+SIX_DIGITS_ERROR = 6e-6
 
 
 def once_per_epoch(settings: Settings, *, delta: float, tight: bool = True) -> Bound:
@@ -43,7 +43,7 @@ def once_per_epoch(settings: Settings, *, delta: float, tight: bool = True) -> B
     """
     (run,) = renyi.as_given([settings])
     delta = validate.probability("delta", delta)
-    epochs = ceil(run.steps / floor(1.0 / run.sample_rate + WHOLE))
+    epochs = ceil(run.steps / floor(1.0 / run.sample_rate + WHOLE_NUMBER_TOLERANCE))
     found = epsilon(replace(run, sample_rate=1.0, steps=epochs), delta=delta, tight=tight)
     method = (
         f"each record in one batch of every epoch ({epochs} in all), random order not credited; "
@@ -56,7 +56,7 @@ def once_per_epoch(settings: Settings, *, delta: float, tight: bool = True) -> B
 
 def _batches(run: Settings) -> int:
     """Batches of an epoch."""
-    return ceil(1.0 / run.sample_rate - WHOLE)
+    return ceil(1.0 / run.sample_rate - WHOLE_NUMBER_TOLERANCE)
 
 
 def _largest_batch(run: Settings, delta: float) -> float:
@@ -71,10 +71,13 @@ def _largest_batch(run: Settings, delta: float) -> float:
     present, absent = (
         -np.expm1(log_ndtr((threshold - moved) / z) + others) for moved in (2.0, 1.0)
     )
-    excess = present * (1.0 - ROUNDING) - delta
+    excess = present * (1.0 - PROBABILITY_ERROR) - delta
     held = (excess > 0.0) & (absent > 0.0)
     return max(
-        0.0, float(np.max(np.log(excess[held] / (absent[held] * (1.0 + ROUNDING))), initial=0.0))
+        0.0,
+        float(
+            np.max(np.log(excess[held] / (absent[held] * (1.0 + PROBABILITY_ERROR))), initial=0.0)
+        ),
     )
 
 
@@ -97,12 +100,12 @@ def refuse_unless_poisson(sampling: str, settings: Settings, *, delta: float) ->
     text = (
         f"`sampling` {sampling} is not Poisson sampling: with each record in one batch of every "
         "epoch this run has "
-        f"epsilon <= {found.upper * (1.0 + SHOWN):.6g} at delta {delta:g}"
+        f"epsilon <= {found.upper * (1.0 + SIX_DIGITS_ERROR):.6g} at delta {delta:g}"
     )
     if sampling == "shuffle" and found.lower:
         poisson = epsilon(replace(settings, steps=_batches(settings)), delta=delta).upper
         if found.lower > poisson:
-            reached = f"{found.lower * (1.0 - SHOWN):.6g}"
+            reached = f"{found.lower * (1.0 - SIX_DIGITS_ERROR):.6g}"
             text += f"; in one epoch an attack reaches {reached}, "
             text += f"where Poisson sampling has at most {poisson:.6g}"
     raise ValueError(f"{text}.")

@@ -32,8 +32,8 @@ ORDERS = (
     64.0,
     128.0,
 )  # for delta of a try with mixing
-SMALLEST = 1e-300  # of gamma
-ROUNDING = 1.0 + 1e-12  # a few float64 operations on positive terms
+SMALLEST_GAMMA = 1e-300
+ROUNDING_FACTOR = 1.0 + 1e-12  # a few float64 operations on positive terms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,9 @@ def mean_tries(shape: float, gamma: float) -> float:
 def gamma_for(shape: float, tries: float) -> float:
     """The gamma with E K = tries."""
     return (
-        safe_end(lambda gamma: tries - mean_tries(shape, gamma), SMALLEST, 1.0, tolerance=1e-13)
+        safe_end(
+            lambda gamma: tries - mean_tries(shape, gamma), SMALLEST_GAMMA, 1.0, tolerance=1e-13
+        )
         if tries > 1.0
         else 1.0
     )
@@ -70,7 +72,7 @@ def gamma_for(shape: float, tries: float) -> float:
 
 def _renyi(phases: Sequence[Settings]) -> Callable[[float], float]:
     """e(order) of one try, both directions, rounded up."""
-    return cache(lambda order: renyi.log_moment(phases, order) / (order - 1.0) * ROUNDING)
+    return cache(lambda order: renyi.log_moment(phases, order) / (order - 1.0) * ROUNDING_FACTOR)
 
 
 def negative_binomial(
@@ -94,7 +96,12 @@ def negative_binomial(
         lambda order: (1.0 - 1.0 / order) * one(order) + stop / order
     )
     tries = log(mean_tries(shape, gamma))
-    return lambda order: (one(order) + (1.0 + shape) * price + tries / (order - 1.0)) * ROUNDING
+
+    def divergence(order: float) -> float:
+        total = one(order) + (1.0 + shape) * price + tries / (order - 1.0)
+        return total * ROUNDING_FACTOR
+
+    return divergence
 
 
 def poisson(
@@ -112,7 +119,7 @@ def poisson(
 
     def divergence(order: float) -> float:
         lost = failure(nextafter(log1p(1.0 / (order - 1.0)), 0.0))
-        return (one(order) + tries * lost + log(tries) / (order - 1.0)) * ROUNDING
+        return (one(order) + tries * lost + log(tries) / (order - 1.0)) * ROUNDING_FACTOR
 
     return divergence
 
@@ -166,5 +173,6 @@ def _failure(phases: Sequence[Settings], one: Callable[[float], float]) -> Calla
     if not any(phase.mixing > 0.0 for phase in phases):
         return lambda epsilon: accountant.delta(phases, epsilon=epsilon).upper
     return lambda epsilon: (
-        min(exp(renyi.log_delta_at((a - 1.0) * one(a), a, epsilon)) for a in ORDERS) * ROUNDING
+        min(exp(renyi.log_delta_at((a - 1.0) * one(a), a, epsilon)) for a in ORDERS)
+        * ROUNDING_FACTOR
     )

@@ -289,7 +289,7 @@ def _row(name: str, value: str, lower: str, upper: str) -> str:
 
 
 def _reproduce(arguments: argparse.Namespace) -> Answer:
-    from mmaccount.analysis.paper import CUT, integration_range, one_hot_cut, rows
+    from mmaccount.analysis.paper import CUT_PAST_EDGE, integration_range, one_hot_cut, rows
 
     figures, cut, one_hot = rows(), integration_range(), one_hot_cut()
     head = f"{'paper':>8}{'its way':>10}{'our bound':>11}   its way is"
@@ -303,7 +303,7 @@ def _reproduce(arguments: argparse.Namespace) -> Answer:
         "Our bound: integer orders as far as needed, the AM-GM bound between 1 and 2, the better"
         " conversion; exact without",
         "mixing. p 1: the paper's figures lie up to 1.6 % below its way on the full range."
-        f" Cut {CUT:g} std past the edge, the",
+        f" Cut {CUT_PAST_EDGE:g} std past the edge, the",
         f"integral gives {cut_values}.",
         "Range: the authors' script integrates over +-(L/2 + 8), too short once order * shift > 8."
         f" At {cut.settings}",

@@ -8,7 +8,7 @@ import numpy as np
 from mmaccount.kernels import gaussian, smooth_density
 from mmaccount.kernels.logspace import jit
 
-REACH = 12.0  # std beyond an edge or a peak; what is cut off is below 1e-30 of the integral
+WINDOW = 12.0  # std beyond an edge or a peak; what is cut off is below 1e-30 of the integral
 LANES = 8  # frequencies at a time
 
 
@@ -24,13 +24,13 @@ def _uniform_nodes(
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Points and trapezoid weights, and the length of the stretch between the edges that is left
     out as flat."""
-    first, last = -width - REACH, farthest * v + REACH
-    apart = width - 2.0 * REACH - v
+    first, last = -width - WINDOW, farthest * v + WINDOW
+    apart = width - 2.0 * WINDOW - v
     if apart <= 0.0:
         x, weight = _trapezoid(first, last, step)
         return x, weight, 0.0
-    x, weight = _trapezoid(first, -width + REACH + v, step)
-    right, right_weight = _trapezoid(-REACH, last, step)
+    x, weight = _trapezoid(first, -width + WINDOW + v, step)
+    right, right_weight = _trapezoid(-WINDOW, last, step)
     return np.concatenate((x, right)), np.concatenate((weight, right_weight)), apart
 
 
@@ -134,8 +134,8 @@ def lines_of_moments_of_law(
     real = np.zeros((tilts.size, shifts.size, 4))
     for i in range(shifts.size):
         v = shifts[i]
-        last = (2.0 + np.max(tilts)) * v + REACH
-        x, weight = _trapezoid(-law.width - REACH, last, _step(v, spacing * count))
+        last = (2.0 + np.max(tilts)) * v + WINDOW
+        x, weight = _trapezoid(-law.width - WINDOW, last, _step(v, spacing * count))
         log_r, score, score_0 = np.empty(x.size), np.empty(x.size), np.empty(x.size)
         for k in range(x.size):
             weight[k] *= exp(smooth_density.log_density(x[k], law)) / law.width

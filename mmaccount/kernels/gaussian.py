@@ -31,9 +31,9 @@ DIGITS = 46.0  # trapezoid error e^-46 = 1e-20 times the growth of the integrand
 SMALL_SHIFT = 0.01
 # order times shift up to which orders within a factor 2 share their points; there r^k is below
 # 1e270
-TOGETHER = 20.0
+SHARED_UP_TO = 20.0
 # exponent below which Int_0^L e^{-tu-u^2/2} du is summed by Gauss-Legendre instead of by erfcx
-DIRECT = 0.5
+QUADRATURE_BELOW = 0.5
 
 NODES, WEIGHTS = (
     0.5 * (a + b) for a, b in zip(np.polynomial.legendre.leggauss(12), (1.0, 0.0), strict=True)
@@ -47,7 +47,7 @@ NODES3, WEIGHTS3 = (
 def _mills(t: float, width: float) -> float:
     """Int_0^width e^{-t u - u^2/2} du for t >= max(-1, -width/2): the density at t over phi(t)."""
     exponent = width * (t + 0.5 * width)
-    if exponent < DIRECT:
+    if exponent < QUADRATURE_BELOW:
         total = 0.0
         for i in range(NODES.size):
             u = width * NODES[i]
@@ -211,8 +211,9 @@ def _add_orders(
 
 @jit
 def _shared_log_moments(orders: np.ndarray, shift: float, width: float) -> np.ndarray:
-    """h_k of orders with k * shift < TOGETHER, in whose windows p and r^k are far from the ends of
-    float64.
+    """h_k of orders with k * shift < SHARED_UP_TO.
+
+    In their windows p and r^k are far from the ends of float64.
 
     `_step` falls with the order and the window grows with it, so what suffices for the highest
     suffices for all.
@@ -235,7 +236,7 @@ def log_moments(orders: np.ndarray, shift: float, width: float) -> np.ndarray:
         return 0.5 * orders * (orders - 1.0) * shift * shift
     out, first = np.empty(orders.size), 0
     while first < orders.size:
-        last = share(orders, first, shift, TOGETHER)
+        last = share(orders, first, shift, SHARED_UP_TO)
         if last == first + 1:
             out[first] = mixed_log_moment(orders[first], shift, width, 1.0)
         else:

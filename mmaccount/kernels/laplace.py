@@ -21,7 +21,7 @@ NODES, WEIGHTS = (
 )
 # first panel next to a breakpoint, in units of 1/order: there the integrand varies on the scale
 # 1/order
-FINEST = 0.25
+FIRST_PANEL = 0.25
 
 
 @jit
@@ -59,7 +59,7 @@ def _add_half(
 ) -> tuple[float, float]:
     """Add the integral over the `half` next to the breakpoint `end`, panels doubling away from it."""
     peak, total = state
-    near, far = 0.0, min(half, FINEST / order)
+    near, far = 0.0, min(half, FIRST_PANEL / order)
     while near < half:
         for i in range(NODES.size):
             t = end + toward * (near + (far - near) * NODES[i])

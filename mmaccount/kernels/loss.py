@@ -25,10 +25,10 @@ from mmaccount.kernels.logspace import (
 WINDOW = 12.0  # std beyond the outermost peak; what is cut off is below 1e-31 of the integral
 DIGITS = 44.0  # trapezoid error e^-44 = 1e-19, growth of the integrand in its strip included
 MORE_DIGITS = 64.0  # the same, 1e-28, for runs so long that errors of a step add up
-NEGLIGIBLE = -85.0  # terms below e^-85 are skipped
+NEGLIGIBLE_EXPONENT = -85.0  # terms below e^-85 are skipped
 SHARPNESS = 4.0  # of the edge beyond which outcomes are left out, in 1/std
-SERIES = 0.25  # squared |k log r| below which e^w - 1 - w is summed as a series
-TERMS = 17
+SERIES_BELOW = 0.25  # squared |k log r| below which e^w - 1 - w is summed as a series
+SERIES_END = 17
 
 
 @jit
@@ -196,12 +196,12 @@ def log_mgf(
         for i in range(log_ratio.size):
             l = log_ratio[i]
             a, b = order * l, y * l
-            if log_weight[i] + max(0.0, a, l) < NEGLIGIBLE:
+            if log_weight[i] + max(0.0, a, l) < NEGLIGIBLE_EXPONENT:
                 continue
             weight = exp(log_weight[i])
-            if a * a + b * b < SERIES:
+            if a * a + b * b < SERIES_BELOW:
                 t_re, t_im, s_re, s_im = 1.0, 0.0, 1.0, 0.0
-                for n in range(3, TERMS):
+                for n in range(3, SERIES_END):
                     t_re, t_im = (t_re * a - t_im * b) / n, (t_re * b + t_im * a) / n
                     s_re += t_re
                     s_im += t_im

@@ -13,7 +13,7 @@ import numpy as np
 from mmaccount.kernels.logspace import LOG_SQRT_2PI, jit, log_add, log_total, scaled_add
 from mmaccount.kernels.loss import DIGITS, SHARPNESS, WINDOW, _log_kept
 
-WIDEST = 0.499  # angle over pi at the edge of the widest strip of analyticity that is tried
+WIDEST_ANGLE = 0.499  # angle over pi at the edge of the widest strip of analyticity that is tried
 NARROWER, STRIPS = 0.6, 16  # factor from one strip to the next, and how many are tried at most
 
 
@@ -123,7 +123,7 @@ def grid(
     """
     lo, hi = _peaks(shift, log_a, log_b, order, cut)
     lo, hi = lo - WINDOW, hi + WINDOW
-    best, strip = 0.0, min(1.5, WIDEST * pi / shift / (max(log_a.size, log_b.size) - 1))
+    best, strip = 0.0, min(1.5, WIDEST_ANGLE * pi / shift / (max(log_a.size, log_b.size) - 1))
     for _ in range(STRIPS):
         growth = _log_growth(strip, shift, log_a, log_b, order, frequency, cut, lo, hi)
         for k in (0.0, 1.0):  # Q and P

@@ -8,7 +8,7 @@ from mmaccount.kernels.gaussian import NODES, WEIGHTS, _log_ratio, log_density
 from mmaccount.kernels.logspace import LOG_SQRT_2PI, jit
 
 # std beyond the edges of the mixing, and of their shifted copy; what is cut off is below 1e-37
-REACH = 13.0
+WINDOW = 13.0
 # of a grid spacing, by which an atom may be moved down to a point, or a group may miss its point
 POINT_TOLERANCE = 1e-9
 # of a coordinate's loss, over the largest one; measured below 1e-13 against 40-digit values
@@ -64,12 +64,12 @@ def coordinate_cells(
     off by LOSS_ERROR of the largest one at most, however small the shift: no difference of nearly
     equal masses is formed.
     """
-    apart = width - shift - 2.0 * REACH
+    apart = width - shift - 2.0 * WINDOW
     starts = (
-        REACH,
-        -REACH if apart > 0.0 else 0.5 * (shift - width),
+        WINDOW,
+        -WINDOW if apart > 0.0 else 0.5 * (shift - width),
     )  # distances beyond the left and the right edge
-    stops = (-shift - REACH if apart > 0.0 else -0.5 * (shift + width), shift + REACH)
+    stops = (-shift - WINDOW if apart > 0.0 else -0.5 * (shift + width), shift + WINDOW)
     sizes = [ceil(abs(stops[side] - starts[side]) / step) for side in range(2)]
     size = sizes[0] + sizes[1] + (1 if apart > 0.0 else 0)
     low, high, without, shifted, losses = (

@@ -6,11 +6,11 @@ p is the density of mixing on [-L/2, L/2] plus N(0, 1). Points are addressed by 
 density:
     L p = Int_0^L F(d/L) phi(t + d) dd,    -(log p)' = E[t + d | t] = E[F'(d/L)/F(d/L)]/L,
 the second form of the score (by parts) being free of cancellation far inside. Both come from one
-Gauss rule on the window that holds all but e^-REACH of the integrand. With B - 1 the power of d in
-F and d^{B-1} e^{-td-d^2/2} largest at d = m, that is log-concave with curvature at least 1, and
-below a Gamma density of rate t + m (the tangent of d^2/2 at m): the window ends at the nearer of m
-+ sqrt(2 REACH) and the point where that Gamma law has e^-REACH left. Where an edge is near, its
-power is in the weight of the rule.
+Gauss rule on the window that holds all but e^-W of the integrand, W = WINDOW_EXPONENT. With B - 1
+the power of d in F and d^{B-1} e^{-td-d^2/2} largest at d = m, that is log-concave with curvature
+at least 1, and below a Gamma density of rate t + m (the tangent of d^2/2 at m): the window ends at
+the nearer of m + sqrt(2 W) and the point where that Gamma law has e^-W left. Where an edge is near,
+its power is in the weight of the rule.
 
 That is done once per law and width, at Chebyshev points of pieces of the line; kernels evaluate the
 interpolant. For any log-concave mixing law Var(u | x) <= 1 (Brascamp and Lieb 1976: the law given x
@@ -18,8 +18,8 @@ has the density e^{-(u-x)^2/2} times a log-concave function), so, as p(x + iy) =
 E[e^{-iy(x-u)} | x],
     e^{y^2/2} p(x) (1 - y^2/2) <= |p(x + iy)| <= e^{y^2/2} p(x),
 and p has no zero with |y| < sqrt 2. Unit pieces near the edge fit an ellipse of parameter 5 into
-that strip (error 5^-POINTS); far inside p(x + iy) is the mixing density there up to a relative
-(B/d)^2 for |y| < d/2, and for t > 0 no zero is nearer than the edge, so pieces grow there.
+that strip (error 5^-POINTS_PER_PIECE); far inside p(x + iy) is the mixing density there up to a
+relative (B/d)^2 for |y| < d/2, and for t > 0 no zero is nearer than the edge, so pieces grow there.
 Measured: both within 2e-15 of 50-digit values.
 """
 
@@ -32,13 +32,13 @@ import numpy as np
 from mmaccount.kernels.logspace import LOG_SQRT_2PI, jit
 from mmaccount.records import mixing_laws
 
-REACH = 44.0  # e^-44 of a density may lie outside of the window of its Gauss rule
-SIZE = 64  # points of that rule: error below 1e-15 on windows up to 23 std
-NEAR = 1.1  # the window of a rule reaches an edge if it would end within this factor of it
-POINTS = 24  # of a piece
-UNIT = 16  # std from the edge, up to which pieces have length 1
-INSIDE, OUTSIDE = 1.25, 1.5  # far end of a piece over its near end, beyond that
-FARTHEST = 1e8  # std outside, up to which there are pieces; orders times shifts are smaller
+WINDOW_EXPONENT = 44.0  # e^-44 of a density may lie outside of the window of its Gauss rule
+RULE_POINTS = 64  # error below 1e-15 on windows up to 23 std
+EDGE_FACTOR = 1.1  # the window of a rule reaches an edge if it would end within this factor of it
+POINTS_PER_PIECE = 24
+UNIT_PIECES_UP_TO = 16  # std from the edge, up to which pieces have length 1
+INSIDE_GROWTH, OUTSIDE_GROWTH = 1.25, 1.5  # far end of a piece over its near end, beyond that
+FARTHEST_PIECE = 1e8  # std outside, up to which there are pieces; orders times shifts are smaller
 # below it, and far inside, log r is the integral of the score (5-point Gauss-Legendre, error <
 # 1e-15)
 SMALL_SHIFT = 0.1
@@ -82,7 +82,7 @@ class Mixing(NamedTuple):
 def _rule(left: float, right: float) -> np.ndarray:
     from scipy.special import roots_jacobi  # only now: to load it takes longer than to price a run
 
-    points, weights = roots_jacobi(SIZE, right, left)
+    points, weights = roots_jacobi(RULE_POINTS, right, left)
     return np.array([0.5 * (points + 1.0), weights * 0.5 ** (left + right + 1.0)])
 
 
@@ -101,14 +101,14 @@ def _window(t: float, width: float, power: float) -> tuple[float, float, float]:
     root = sqrt(t * t + 4.0 * power)
     top = 2.0 * power / (root + t) if t > 0.0 else 0.5 * (root - t)
     rate = 0.5 * (root + t) if t > 0.0 else 2.0 * power / (root - t)
-    low, high = top - sqrt(2.0 * REACH), top + sqrt(2.0 * REACH)
+    low, high = top - sqrt(2.0 * WINDOW_EXPONENT), top + sqrt(2.0 * WINDOW_EXPONENT)
     if rate > 0.0:
-        high = min(high, (power + sqrt(2.0 * power * REACH) + REACH) / rate)
-    if NEAR * high > width:
+        high = min(high, (power + sqrt(2.0 * power * WINDOW_EXPONENT) + WINDOW_EXPONENT) / rate)
+    if EDGE_FACTOR * high > width:
         return 0.0, width, t
     return (
-        (low, high, rate - sqrt(2.0 * REACH))
-        if low * NEAR > (NEAR - 1.0) * high
+        (low, high, rate - sqrt(2.0 * WINDOW_EXPONENT))
+        if low * EDGE_FACTOR > (EDGE_FACTOR - 1.0) * high
         else (0.0, high, t)
     )
 
@@ -122,7 +122,7 @@ def _at(t: float, width: float, law: _Law) -> tuple[float, float]:
     cosine, inside, ends = law.held < law.power, low > 0.0, high == width
     rule = law.plain if inside else law.both if ends else law.left
     total, first = 0.0, 0.0
-    for i in range(SIZE):
+    for i in range(RULE_POINTS):
         d, e = low + span * rule[0, i], shifted + span * rule[0, i]
         log_rest = -0.5 * e * e if t < 0.0 else -d * (t + 0.5 * d)
         if cosine:
@@ -165,18 +165,21 @@ def _values(points: np.ndarray, width: float, law: _Law) -> tuple[np.ndarray, np
 def named(law: str, width: float) -> Mixing:
     """The law of `mmaccount.records.mixing_laws` with that name, not the uniform, and with the
     given width > 0 in std of the noise."""
-    count = max(0, ceil(log(0.5 * width / UNIT) / log(INSIDE)))
-    inside = [-UNIT * INSIDE**i for i in range(count, 0, -1)]
-    near = list(range(-min(UNIT, ceil(0.5 * width)), UNIT))
-    outside = [UNIT * OUTSIDE**i for i in range(1 + ceil(log(FARTHEST / UNIT) / log(OUTSIDE)))]
+    count = max(0, ceil(log(0.5 * width / UNIT_PIECES_UP_TO) / log(INSIDE_GROWTH)))
+    inside = [-UNIT_PIECES_UP_TO * INSIDE_GROWTH**i for i in range(count, 0, -1)]
+    near = list(range(-min(UNIT_PIECES_UP_TO, ceil(0.5 * width)), UNIT_PIECES_UP_TO))
+    outside = [
+        UNIT_PIECES_UP_TO * OUTSIDE_GROWTH**i
+        for i in range(1 + ceil(log(FARTHEST_PIECE / UNIT_PIECES_UP_TO) / log(OUTSIDE_GROWTH)))
+    ]
     starts = np.array([*inside, *near, *outside])
     half = 0.5 * np.diff(starts)[:, None]
-    angles = pi * (np.arange(POINTS) + 0.5) / POINTS
+    angles = pi * (np.arange(POINTS_PER_PIECE) + 0.5) / POINTS_PER_PIECE
     points, given = starts[:-1, None] + half * (1.0 + np.cos(angles)), _law(law)
     slopes = _values(points.ravel(), width, given)[1].reshape(points.shape) @ np.cos(
-        np.outer(angles, np.arange(POINTS))
+        np.outer(angles, np.arange(POINTS_PER_PIECE))
     )
-    slopes *= np.where(np.arange(POINTS) > 0, 2.0, 1.0) / POINTS
+    slopes *= np.where(np.arange(POINTS_PER_PIECE) > 0, 2.0, 1.0) / POINTS_PER_PIECE
     rises = np.polynomial.chebyshev.chebint(slopes, lbnd=-1, axis=1) * half
     return Mixing(
         width,
@@ -202,12 +205,16 @@ def _chebyshev(coefficients: np.ndarray, u: float) -> float:
 @jit
 def _piece(t: float, mixing: Mixing) -> tuple[int, float]:
     """Number of the piece that t >= -L/2 is in, and where in it, from -1 to 1."""
-    if t < -UNIT:
-        i = max(0, mixing.inner - 1 - int(log(-t / UNIT) / log(INSIDE)))
-    elif t < UNIT:
+    if t < -UNIT_PIECES_UP_TO:
+        i = max(0, mixing.inner - 1 - int(log(-t / UNIT_PIECES_UP_TO) / log(INSIDE_GROWTH)))
+    elif t < UNIT_PIECES_UP_TO:
         i = mixing.inner + int(t - mixing.near)
     else:
-        i = mixing.inner + int(UNIT - mixing.near) + int(log(t / UNIT) / log(OUTSIDE))
+        i = (
+            mixing.inner
+            + int(UNIT_PIECES_UP_TO - mixing.near)
+            + int(log(t / UNIT_PIECES_UP_TO) / log(OUTSIDE_GROWTH))
+        )
     start, end = mixing.starts[i], mixing.starts[i + 1]
     return i, 2.0 * ((t - start) / (end - start)) - 1.0
 

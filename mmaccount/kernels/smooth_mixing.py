@@ -19,10 +19,10 @@ from mmaccount.kernels.smooth_density import Mixing, log_density, log_ratio
 
 WINDOW = 10.0  # std beyond an edge or a peak; what is cut off is below 1e-19 of the integral
 DIGITS = 44.0  # panels leave e^-44 = 1e-19 times the growth of the integrand around them
-GROW = 16.0  # std inside, from which panels grow with the distance from the edge
-TOGETHER = 40.0  # order times shift up to which orders within a factor 2 share their panels
-REACH_OF_CELLS = 13.0  # std beyond the edges; what is cut off is below 1e-37
-GROW_OF_CELLS = 1.0
+GROWTH_FROM = 16.0  # std inside, from which panels grow with the distance from the edge
+SHARED_UP_TO = 40.0  # order times shift up to which orders within a factor 2 share their panels
+CELLS_WINDOW = 13.0  # std beyond the edges; what is cut off is below 1e-37
+CELLS_GROWTH_FROM = 1.0
 
 POINTS, WEIGHTS = (
     0.5 * (a + b) for a, b in zip(np.polynomial.legendre.leggauss(20), (1.0, 0.0), strict=True)
@@ -98,7 +98,7 @@ def _far_peak(
     """The sum over the peak near order * shift, and a bound on the stretch before it."""
     begin, end = stretch
     log_weight, log_r = _nodes(
-        _edges(order * shift + WINDOW, end, 0.0, _half_panel(order), GROW), -shift, mixing
+        _edges(order * shift + WINDOW, end, 0.0, _half_panel(order), GROWTH_FROM), -shift, mixing
     )
     state = _add((-inf, 0.0), order, log_weight, log_r)
     far = log_density(end, mixing) + order * log_ratio(end, -shift, mixing)
@@ -122,16 +122,16 @@ def log_moments(orders: np.ndarray, shift: float, mixing: Mixing) -> np.ndarray:
     """
     out, first = np.empty(orders.size), 0
     while first < orders.size:
-        last = share(orders, first, shift, TOGETHER)
+        last = share(orders, first, shift, SHARED_UP_TO)
         top = np.max(orders[first:last])
         half, start = _half_panel(top), top * shift + WINDOW
         stretch, state = _stretch(top, shift, mixing.power), (-inf, 0.0)
         if last == first + 1 and stretch[1] > 0.0:
             state, start = _far_peak(top, shift, stretch, mixing), stretch[0]
         centre = 0.5 * (shift - mixing.width)
-        right = _nodes(_edges(start, centre, 0.0, half, GROW), -shift, mixing)
+        right = _nodes(_edges(start, centre, 0.0, half, GROWTH_FROM), -shift, mixing)
         left = _nodes(
-            _edges(WINDOW, -0.5 * (shift + mixing.width), -shift, half, GROW), shift, mixing
+            _edges(WINDOW, -0.5 * (shift + mixing.width), -shift, half, GROWTH_FROM), shift, mixing
         )
         for i in range(first, last):
             found = _add(_add(state, orders[i], right[0], right[1]), orders[i], left[0], left[1])
@@ -151,9 +151,11 @@ def coordinate_masses(
     in a longer cell.
     """
     right = _edges(
-        shift + REACH_OF_CELLS, 0.5 * (shift - mixing.width), 0.0, 0.5 * step, GROW_OF_CELLS
+        shift + CELLS_WINDOW, 0.5 * (shift - mixing.width), 0.0, 0.5 * step, CELLS_GROWTH_FROM
     )
-    left = _edges(REACH_OF_CELLS, -0.5 * (shift + mixing.width), -shift, 0.5 * step, GROW_OF_CELLS)
+    left = _edges(
+        CELLS_WINDOW, -0.5 * (shift + mixing.width), -shift, 0.5 * step, CELLS_GROWTH_FROM
+    )
     size = right.size + left.size - 2
     without, shifted, losses = np.zeros(size), np.zeros(size), np.empty(size)
     at = 0

@@ -5,8 +5,8 @@ from math import hypot, sqrt
 
 from mmaccount.records import validate
 
-SHARE = 20.0  # the usual noise on a count is the batch size over this
-SHRINK = 1.0 - 2.0**-50  # a few float64 roundings, on the safe side
+BATCH_OVER_NOISE = 20.0  # the usual noise on a count is the batch size over this
+ROUNDING_DOWN = 1.0 - 2.0**-50  # a few float64 roundings, on the safe side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,9 @@ class AdaptiveClipping:
         """The noise of the paper, B / 20, but no less than half the root of B, as much as sampling
         adds by itself."""
         return cls(
-            noise=max(batch_size / SHARE, sqrt(batch_size) / 2.0), quantile=quantile, rate=rate
+            noise=max(batch_size / BATCH_OVER_NOISE, sqrt(batch_size) / 2.0),
+            quantile=quantile,
+            rate=rate,
         )
 
     def joint(self, noise_multiplier: float) -> float:
@@ -67,4 +69,4 @@ class AdaptiveClipping:
         replaced by another, both move it by such a vector (accounting/neighbours.py); for these to
         be opposite, the worst case, one gradient has to be as long as c_k.
         """
-        return SHRINK / hypot(1.0 / noise_multiplier, 0.5 / self.noise)
+        return ROUNDING_DOWN / hypot(1.0 / noise_multiplier, 0.5 / self.noise)

@@ -10,7 +10,7 @@ from math import pi
 
 UNIFORM, RAISED_COSINE, BETA = "uniform", "raised-cosine", "beta-"
 # B; there the standard deviation is 11 % of the support, and the law nearly Gaussian
-LARGEST = 10.0
+LARGEST_BETA = 10.0
 
 
 def exponent(law: str) -> float:
@@ -31,10 +31,10 @@ def checked(name: str, value: object) -> str:
             b = exponent(value)
         except ValueError:
             b = 0.0
-        if 1.0 <= b <= LARGEST:
+        if 1.0 <= b <= LARGEST_BETA:
             return UNIFORM if b == 1.0 else BETA + repr(b).removesuffix(".0")
     raise ValueError(
-        f"`{name}` must be {UNIFORM}, {RAISED_COSINE} or {BETA}B with B in [1, {LARGEST:g}], "
+        f"`{name}` must be {UNIFORM}, {RAISED_COSINE} or {BETA}B with B in [1, {LARGEST_BETA:g}], "
         f"got {value!r}."
     )
 

@@ -16,14 +16,14 @@ VALUES = {
     "remaining": "share of the gradient that remains",
     "first": "decrease in the first step",
 }
-POINTS = ("at the start", "where the loss has halved")
+POINT_LABELS = ("at the start", "where the loss has halved")
 
 
 def descent(ax: "Axes", advice: Advice) -> "Axes":
     """Decrease of the loss in the best step over clip norm, as a share of the largest, at every
     point of the probe; the interval where it is within 5 % of its best is shaded."""
     plan = advice.plan
-    for curve, label, colour in zip(advice.evidence.curves, POINTS, COLOURS, strict=False):
+    for curve, label, colour in zip(advice.evidence.curves, POINT_LABELS, COLOURS, strict=False):
         gained = curve.descent(plan.batch_size, advice.energy())
         ax.plot(curve.clip_norms, gained / gained.max(), color=colour, label=label)
     ax.axvspan(advice.choice.low, advice.choice.high, color=COLOURS[2], alpha=0.15)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmaccount.accounting.accountant import upper_epsilon
-from mmaccount.plots import COLOURS, FAST, LABELS, MARKERS, POINTS, PROVEN, Progress
+from mmaccount.plots import COLOURS, FAST, LABELS, MARKERS, PROVEN, SWEEP_POINTS, Progress
 from mmaccount.records.ledger import Ledger
 from mmaccount.records.plan import Plan
 
@@ -26,7 +26,9 @@ def _up_to(plan: Plan, step: int) -> Ledger:
     return Ledger(plan=plan, runs=tuple(runs))
 
 
-def spending(ax: "Axes", plan: Plan, *, points: int = POINTS, progress: Progress = iter) -> "Axes":
+def spending(
+    ax: "Axes", plan: Plan, *, points: int = SWEEP_POINTS, progress: Progress = iter
+) -> "Axes":
     """Upper bound on epsilon (the fast one) after so many steps of the plan, with what was released
     before; where phases change there is a vertical line."""
     steps = [int(count) for count in np.unique(np.ceil(np.linspace(0.0, plan.steps, points)[1:]))]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from mmaccount.accounting.accountant import epsilon
 from mmaccount.analysis.attacker import meaning_of
 from mmaccount.analysis.comparison import effective_noise_multiplier, of_equal_energy
-from mmaccount.plots import DPI, HEIGHT, RATES, WIDTH, Progress, equal_energy, trade_off_curve
+from mmaccount.plots import CURVE_RATES, DPI, HEIGHT, WIDTH, Progress, equal_energy, trade_off_curve
 from mmaccount.records.bound import Bound, up
 from mmaccount.records.metrics import number
 from mmaccount.records.plan import Plan
@@ -37,7 +37,7 @@ from mmaccount.reporting.wording import RELATIONS, conditions, settings_rows, wo
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WIDTHS = tuple(i / 4.0 for i in range(9))  # mixing of the picture, in that of the plan
+MIXING_SHARES = tuple(i / 4.0 for i in range(9))  # mixing of the picture, in that of the plan
 PRICE = (
     "import mmaccount as mm; plan = mm.Plan.load('plan.json'); "
     "print(mm.epsilon(plan.settings(), delta=plan.delta))"
@@ -171,7 +171,9 @@ def _attacker(runs: Sequence[Settings], tight: bool) -> str:
         "What an attacker who wants to know whether one record is in can do: the closer to the "
         "dotted line, the less."
     )
-    curve = _drawn(lambda ax: trade_off_curve(ax, runs, RATES, tight=tight), "trade-off", caption)
+    curve = _drawn(
+        lambda ax: trade_off_curve(ax, runs, CURVE_RATES, tight=tight), "trade-off", caption
+    )
     return table(["an attacker's", "bound"], rows) + curve
 
 
@@ -212,7 +214,7 @@ def _multipliers(values: Iterable[float | None]) -> str:
 
 
 def _equal_energy(run: Settings, delta: float) -> str:
-    widths = [share * run.mixing for share in WIDTHS]
+    widths = [share * run.mixing for share in MIXING_SHARES]
     caption = (
         "The same energy as noise alone or as noise and mixing; the plan's width is the fifth of "
         "nine points."

@@ -151,7 +151,7 @@ def test_curves_are_told_apart_without_colour():
 
 @pytest.mark.parametrize("kind", plots.KINDS)
 def test_every_kind_has_a_labelled_figure(kind, monkeypatch):
-    monkeypatch.setattr(plots, "POINTS", 2)
+    monkeypatch.setattr(plots, "SWEEP_POINTS", 2)
     made = plots.figure(
         kind, None if kind == "figure-3" else RUN, delta=1e-5, tight=False, gap_scale=0.1
     )

@@ -229,7 +229,10 @@ def test_the_next_clip_norm_by_definition_and_within_limits():
     share = 0.5 + (2 - 5 / 2 + 3.0 * drawn) / 30.0
     found = float(next_clip_norm(PHASE, 30.0, 5, norms, Randomness(7)))
     assert found == np.float32(2.0 * exp(-0.3 * (share - 0.4)))
-    for quiet, limit in ((0.0 * norms[:1], mechanism.SMALLEST), (norms[3:], mechanism.LARGEST)):
+    for quiet, limit in (
+        (0.0 * norms[:1], mechanism.SMALLEST_CLIP_NORM),
+        (norms[3:], mechanism.LARGEST_CLIP_NORM),
+    ):
         phase = replace(
             PHASE,
             clip_norm=limit * 10.0 ** (1 if limit < 1 else -1),
@@ -346,7 +349,7 @@ def test_private_numbers_go_by_the_clip_norm_of_the_step(tmp_path):
     trainer.step()
     trainer.close()
     rows = [json.loads(line) for line in (tmp_path / "private.jsonl").read_text().splitlines()]
-    assert after == 1e-6 * exp(mechanism.FASTEST) or after == mechanism.LARGEST
+    assert after == 1e-6 * exp(mechanism.LARGEST_LOG_CHANGE) or after == mechanism.LARGEST_CLIP_NORM
     assert [row["clipped"] for row in rows] == [1.0, 0.0]
 
 

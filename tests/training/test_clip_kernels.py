@@ -37,7 +37,7 @@ def test_threads_and_places_do_not_change_a_bit(monkeypatch):
     )  # float32 products and cuts, added in float64 in the order of records
     assert torch.equal(clip_numba.norms(row.flip(0)), norms.flip(0))
     assert torch.equal(clip_numba.clipped_sum(row.flip(0), factor.flip(0), 0.3)[1], lengths.flip(0))
-    monkeypatch.setattr(clip_numba, "ALONE", 0)
+    monkeypatch.setattr(clip_numba, "ONE_THREAD_BELOW", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     assert torch.equal(clip_numba.norms(row), norms)
     assert all(

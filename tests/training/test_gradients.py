@@ -249,7 +249,7 @@ def test_unfolding_is_not_tried_where_its_copy_would_be_too_large(monkeypatch):
         {"unfolded": convolutions.unfolded, "grouped": convolutions.grouped},
     )
     monkeypatch.setattr(convolutions.functional, "unfold", lambda *given: pytest.fail("tried"))
-    monkeypatch.setitem(convolutions.ROOM, "cpu", 4 * shape.patches - 1)
+    monkeypatch.setitem(convolutions.UNFOLDED_BYTES, "cpu", 4 * shape.patches - 1)
     assert convolutions.fastest(shape, "cpu") == "grouped"
 
 
@@ -576,7 +576,7 @@ class Coupled(nn.Module):
 
 def test_coupling_is_also_looked_for_in_batches_of_the_size_of_training():
     def same(share):
-        model = Coupled(share, checks.ROWS)
+        model = Coupled(share, checks.EXAMPLE_ROWS)
         checks.isolated(model, losses, vectors)
         return checks.same_anywhere(Fast(model, losses), Layout(model).flat(model), vectors, 16)
 

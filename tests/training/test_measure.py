@@ -141,7 +141,7 @@ def test_precision_is_that_of_the_passes():
         < expected["counted"]["without privacy"]["bytes"]
     )
     for name, row in named(expected).items():
-        assert 10 * row["error"] < rows[name]["error"] < measure.TOLERANCE["bf16"]
+        assert 10 * row["error"] < rows[name]["error"] < measure.ERROR_TOLERANCE["bf16"]
 
 
 @pytest.mark.parametrize(

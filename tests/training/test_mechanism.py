@@ -85,7 +85,7 @@ def test_a_record_that_is_not_finite_counts_as_zero(bad):
 
 
 @given(
-    clip_norm=st.floats(mechanism.SMALLEST, 1e-4),
+    clip_norm=st.floats(mechanism.SMALLEST_CLIP_NORM, 1e-4),
     sizes=st.lists(st.floats(1e17, 3.4e38), min_size=2, max_size=2),
     rows=st.integers(1, 2),
 )

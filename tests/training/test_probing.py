@@ -62,7 +62,7 @@ def test_the_second_point_is_further_on(seen):
 
 
 def test_chunks_do_not_matter(digits, seen, monkeypatch):
-    monkeypatch.setattr(probing, "CHUNK", 650 * 7)
+    monkeypatch.setattr(probing, "COORDINATES_AT_ONCE", 650 * 7)
     other = probing.public(digits, losses, model="linear", rows=100)
     assert other.gram == pytest.approx(seen.gram, rel=1e-5, abs=1e-5)
     assert other.kept == pytest.approx(seen.kept, rel=1e-5)

@@ -297,7 +297,7 @@ def mixed_point(plan: Plan, seed: int | None) -> Scores:
     inside = np.abs(CURVE) <= 0.5 * width.max()
     wave = np.where(np.cos(CURVE) > 0.0, shift, -shift)
     present, absent = (_blurred(np.where(inside, 1.0, 0.0), moved) for moved in (wave, 0.0 * wave))
-    log_ratio = np.log(present + audit.TINY) - np.log(absent + audit.TINY)
+    log_ratio = np.log(present + audit.TINY_PROBABILITY) - np.log(absent + audit.TINY_PROBABILITY)
     return by_block(np.interp(x, CURVE, log_ratio).sum(1))
 
 

@@ -50,7 +50,7 @@ TRUNCATION = 1e4  # strong enough to cut some coordinates of most models
 # Relative, l2. Where the input of a rectifier rounds to the other side of zero, a record's gradient
 # is off by about 1e-3: seen once in 64 records of Resnet-20. With bf16 all are off, by 1 to 4 % in
 # median.
-TOLERANCE = {"float32": 1e-3, "tf32": 1e-2, "bf16": 1e-1}
+ERROR_TOLERANCE = {"float32": 1e-3, "tf32": 1e-2, "bf16": 1e-1}
 WARM = 3  # rounds that do not count
 REFERENCE = "without privacy"
 Step = Callable[[], list[Tensor]]  # one step of a method; what it releases, in pieces
@@ -331,7 +331,7 @@ def _checked(given: Task) -> tuple[dict[str, dict[str, object]], dict[str, Step]
         ) as reason:  # not installed, not for this model, or out of memory
             rows[name]["absent"] = (str(reason) or type(reason).__name__).splitlines()[0]
             continue
-        if error is not None and error <= TOLERANCE[given.precision]:
+        if error is not None and error <= ERROR_TOLERANCE[given.precision]:
             steps[name] = step
         else:
             rows[name]["absent"] = f"refused: it disagrees with the loop, error {error}"

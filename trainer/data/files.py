@@ -23,7 +23,7 @@ SVHN_MD5 = {
     "train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
     "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3",
 }
-PIXELS = 3 * 32 * 32
+IMAGE_BYTES = 3 * 32 * 32
 TEST_EVERY = 5  # of the digits, after a fixed shuffle
 
 
@@ -117,19 +117,19 @@ def _cifar10_part(
 ) -> tuple[np.ndarray, np.ndarray]:
     if (folder / f"{name}.bin").exists():
         raw = np.frombuffer(_read(folder / f"{name}.bin", None), dtype=np.uint8)
-        if raw.size != rows * (PIXELS + 1):
+        if raw.size != rows * (IMAGE_BYTES + 1):
             raise ValueError(
-                f"{folder / name}.bin must have {rows * (PIXELS + 1)} bytes, got {raw.size}."
+                f"{folder / name}.bin must have {rows * (IMAGE_BYTES + 1)} bytes, got {raw.size}."
             )
-        table = raw.reshape(rows, PIXELS + 1)
+        table = raw.reshape(rows, IMAGE_BYTES + 1)
         return table[:, 1:].reshape(rows, 3, 32, 32), table[:, 0]
     import io
 
     found = _Arrays(io.BytesIO(_read(folder / name, md5.get(name))), encoding="bytes").load()
     x, y = np.asarray(found[b"data"]), np.asarray(found[b"labels"])
-    if x.shape != (rows, PIXELS) or x.dtype != np.uint8 or y.shape != (rows,):
+    if x.shape != (rows, IMAGE_BYTES) or x.dtype != np.uint8 or y.shape != (rows,):
         raise ValueError(
-            f"{folder / name} must hold {rows} rows of {PIXELS} bytes, got {x.shape} of {x.dtype}."
+            f"{folder / name} must hold {rows} rows of {IMAGE_BYTES} bytes, got {x.shape} of {x.dtype}."
         )
     return x.reshape(rows, 3, 32, 32), y
 

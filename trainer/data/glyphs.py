@@ -16,13 +16,13 @@ from torch import Tensor
 from trainer.data.dataset import Dataset, images
 
 CHARACTERS = "ABEGHKMRSX"
-SIDE = 32
+IMAGE_SIDE = 32
 COUNT = 50_000
 HELD_OUT = 10_000
 # Images drawn at a time, from one generator: image number i is the same whatever the count is.
-BLOCK = 250
+IMAGES_PER_BLOCK = 250
 FIELD = 48  # side of the square a character is drawn on before it is turned
-CELLS = 5  # texture: random colours on a grid of at most so many rows and columns
+MOST_TEXTURE_CELLS = 5  # texture: random colours on a grid of at most so many rows and columns
 CONTRAST = 180.0  # smallest sum of the distances of ink and ground over the three colours
 FONTS = (
     *(f"DejaVuSans{style}" for style in ("", "-Bold", "-Oblique", "Mono", "Mono-Bold")),
@@ -58,8 +58,8 @@ def _characters(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         [_character(FONTS[font], int(size), CHARACTERS[label]) for font, size, label in drawn]
     )
     angle, shear = rng.uniform(-0.5, 0.5, (count, 1, 1)), rng.uniform(-0.25, 0.25, (count, 1, 1))
-    centre = SIDE / 2 - 0.5 + rng.uniform(-5.0, 5.0, (2, count, 1, 1))
-    down, right = np.arange(SIDE)[:, None] - centre[0], np.arange(SIDE) - centre[1]
+    centre = IMAGE_SIDE / 2 - 0.5 + rng.uniform(-5.0, 5.0, (2, count, 1, 1))
+    down, right = np.arange(IMAGE_SIDE)[:, None] - centre[0], np.arange(IMAGE_SIDE) - centre[1]
     right = right + shear * down
     row = np.clip(np.cos(angle) * down - np.sin(angle) * right + FIELD / 2 - 0.5, 0, FIELD - 1.001)
     column = np.clip(
@@ -75,14 +75,15 @@ def _characters(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _texture(count: int, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Smooth colour noise, [B, 3, 32, 32]: a coarse grid of colours, enlarged, and a wave."""
-    last_cell = rng.integers(1, CELLS, (count, 1, 1))
-    where = np.linspace(0.0, 1.0, SIDE)[:, None] * last_cell
-    enlarge = np.maximum(1.0 - abs(where - np.arange(CELLS)), 0.0)[:, None]
-    coarse = rng.normal(0.0, strength, (count, 3, CELLS, CELLS))
+    last_cell = rng.integers(1, MOST_TEXTURE_CELLS, (count, 1, 1))
+    where = np.linspace(0.0, 1.0, IMAGE_SIDE)[:, None] * last_cell
+    enlarge = np.maximum(1.0 - abs(where - np.arange(MOST_TEXTURE_CELLS)), 0.0)[:, None]
+    coarse = rng.normal(0.0, strength, (count, 3, MOST_TEXTURE_CELLS, MOST_TEXTURE_CELLS))
     across, along, phase = (
         rng.uniform(low, high, (count, 1, 1)) for low, high in ((0.2, 1.2), (0.2, 1.2), (0, 6))
     )
-    wave = np.sin(across * np.arange(SIDE)[:, None] + along * np.arange(SIDE) + phase)[:, None]
+    places = np.arange(IMAGE_SIDE)
+    wave = np.sin(across * places[:, None] + along * places + phase)[:, None]
     return (
         enlarge @ coarse @ enlarge.swapaxes(2, 3)
         + rng.normal(0.0, strength / 2, (count, 3, 1, 1)) * wave
@@ -91,11 +92,10 @@ def _texture(count: int, strength: float, rng: np.random.Generator) -> np.ndarra
 
 def _bars(count: int, rng: np.random.Generator) -> np.ndarray:
     """Where a thin line lies, [B, 1, 32, 32]."""
-    row, column = rng.uniform(0, SIDE, (2, count, 1, 1))
+    row, column = rng.uniform(0, IMAGE_SIDE, (2, count, 1, 1))
     slope, width = rng.uniform(0, np.pi, (count, 1, 1)), rng.uniform(0.3, 0.8, (count, 1, 1))
-    across = (np.arange(SIDE)[:, None] - row) * np.cos(slope) + (np.arange(SIDE) - column) * np.sin(
-        slope
-    )
+    down, right = np.arange(IMAGE_SIDE)[:, None] - row, np.arange(IMAGE_SIDE) - column
+    across = down * np.cos(slope) + right * np.sin(slope)
     return (abs(across) < width)[:, None]
 
 
@@ -133,10 +133,10 @@ def glyphs(
     counts are. `show(images made, images in all)` is called now and then."""
     parts: list[tuple[Tensor, Tensor]] = []
     for part, size in enumerate((count, held_out)):
-        labels, blocks = np.arange(BLOCK) % len(CHARACTERS), []
-        for number in range(-(-size // BLOCK)):
+        labels, blocks = np.arange(IMAGES_PER_BLOCK) % len(CHARACTERS), []
+        for number in range(-(-size // IMAGES_PER_BLOCK)):
             blocks.append(_block(labels, np.random.default_rng([part, number])))
-            show(part * count + min(size, (number + 1) * BLOCK), count + held_out)
+            show(part * count + min(size, (number + 1) * IMAGES_PER_BLOCK), count + held_out)
         parts.append((images(np.concatenate(blocks)[:size]), torch.arange(size) % len(CHARACTERS)))
     (x, y), (held_out_x, held_out_y) = parts
     return Dataset(

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-COLUMNS = 2048  # summed over records at a time: fits the nearest cache
-ALONE = 2**19  # numbers that one thread reads before others have started
+COLUMNS_AT_ONCE = 2048  # summed over records at a time: fits the nearest cache
+ONE_THREAD_BELOW = 2**19  # numbers that one thread reads before others have started
 
 jit = numba.njit(cache=True, nogil=True, fastmath={"reassoc"})
 
@@ -62,7 +62,7 @@ def _cut_sums(
     last: int,
 ) -> None:
     for block in range(first, last):
-        start, stop = block * COLUMNS, min((block + 1) * COLUMNS, row.shape[1])
+        start, stop = block * COLUMNS_AT_ONCE, min((block + 1) * COLUMNS_AT_ONCE, row.shape[1])
         for i in range(len(row)):
             squares[i, block] = _cut_sum(row[i, start:stop], factor[i], bound, total[start:stop])
 
@@ -76,7 +76,7 @@ def _pool(process: int, threads: int) -> Executor:
 def _shared(size: int, parts: int, work: Callable[[int, int], None]) -> None:
     """`work(first, last)` for all parts, shared among as many threads as torch takes."""
     threads = min(torch.get_num_threads(), parts)
-    if threads <= 1 or size < ALONE:
+    if threads <= 1 or size < ONE_THREAD_BELOW:
         work(0, parts)
         return
     edges = [parts * i // threads for i in range(threads + 1)]
@@ -98,7 +98,7 @@ def clipped_sum(row: Tensor, factor: Tensor, bound: float) -> tuple[Tensor, Tens
     Both are float64, like those of `mechanism.PLAIN`.
     """
     rows, columns = row.shape
-    blocks = -(-columns // COLUMNS)
+    blocks = -(-columns // COLUMNS_AT_ONCE)
     total = torch.zeros(columns, dtype=torch.float64)
     squares = torch.empty(rows, blocks, dtype=torch.float64)
     values, out = row.contiguous().numpy(force=True), (total.numpy(), squares.numpy())

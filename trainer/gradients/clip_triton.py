@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 NORM_COLUMNS = 1024
-ROWS, COLUMNS = 8, 256  # of a tile
+TILE_ROWS, TILE_COLUMNS = 8, 256
 ROW_TILES = 16  # that one program adds up
 FUSED = {
     "enable_fp_fusion": True
@@ -80,11 +80,11 @@ def clipped_sum(row: Tensor, factor: Tensor, bound: float) -> tuple[Tensor, Tens
     """
     row = row.contiguous()
     rows, columns = row.shape
-    blocks, bands = triton.cdiv(columns, COLUMNS), triton.cdiv(rows, ROWS * ROW_TILES)
+    blocks, bands = triton.cdiv(columns, TILE_COLUMNS), triton.cdiv(rows, TILE_ROWS * ROW_TILES)
     totals = torch.empty(bands, columns, dtype=torch.float64, device=row.device)
     squares = torch.empty(rows, blocks, dtype=torch.float64, device=row.device)
     if row.numel():
-        tile = {"HEIGHT": ROWS, "WIDTH": COLUMNS, "TILES": ROW_TILES}
+        tile = {"HEIGHT": TILE_ROWS, "WIDTH": TILE_COLUMNS, "TILES": ROW_TILES}
         with torch.cuda.device_of(row):
             _cut_sums[(blocks, bands)](
                 row, factor, totals, squares, rows, columns, blocks, bound, **tile, **FUSED

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trainer.gradients.geometry import Geometry
 
-SIDE = 64  # most channels, or places in the kernel, that one program computes: the side of its tile
+TILE_SIDE = 64  # most channels, or places in the kernel, that one program computes
 PIXELS = 32  # output pixels that are multiplied at a time
 FUSED = {
     "enable_fp_fusion": True
@@ -94,5 +94,5 @@ def weight_gradients(x: Tensor, out: Tensor, shape: Geometry) -> Tensor:
 
 
 def _tile(size: int) -> int:
-    """A power of two from 16, the least that a product takes, to SIDE."""
-    return min(SIDE, max(16, triton.next_power_of_2(size)))
+    """A power of two from 16, the least that a product takes, to TILE_SIDE."""
+    return min(TILE_SIDE, max(16, triton.next_power_of_2(size)))

@@ -18,10 +18,11 @@ from trainer.gradients.timing import Clock
 
 # Kernels are compared on whole numbers from -2 to 2, which every precision multiplies and adds
 # exactly: a product left out or taken twice moves a coordinate by 1 or more.
-WHOLE = 2
-TOLERANCE = {"float32": 0.0, "tf32": 0.0, "bf16": 2.0**-7}  # bf16 rounds to 2^-9 of itself
-ROUNDS = 3
-ROOM = {"cpu": 2**30, "cuda": 2**33}  # bytes that `unfolded` may copy
+LARGEST_WHOLE = 2
+# Relative; bf16 rounds to 2^-9 of itself.
+AGREEMENT_TOLERANCE = {"float32": 0.0, "tf32": 0.0, "bf16": 2.0**-7}
+TIMED_ROUNDS = 3
+UNFOLDED_BYTES = {"cpu": 2**30, "cuda": 2**33}  # bytes that `unfolded` may copy
 
 
 def grouped(x: Tensor, out: Tensor, shape: Geometry) -> Tensor:
@@ -86,7 +87,7 @@ KERNELS: dict[str, Kernel] = {
     "shifted": shifted,
     "fused": fused,
 }
-DEFAULT = "grouped"
+DEFAULT_KERNEL = "grouped"
 
 
 Pair = tuple[Tensor, Tensor]  # input of a convolution, gradient of its output
@@ -95,11 +96,11 @@ Pair = tuple[Tensor, Tensor]  # input of a convolution, gradient of its output
 def usable(shape: Geometry, whole: Pair, normal: Pair, precision: str) -> list[str]:
     """Kernels that work here, agree with `grouped` on whole numbers, and on normal ones give every
     record the same bits in the reverse order of records."""
-    x, expected = whole[0], KERNELS[DEFAULT](*whole, shape)
-    most = 0.4 + TOLERANCE[precision] * expected.abs()
+    x, expected = whole[0], KERNELS[DEFAULT_KERNEL](*whole, shape)
+    most = 0.4 + AGREEMENT_TOLERANCE[precision] * expected.abs()
 
     def fits(kernel: Kernel) -> bool:
-        if kernel is unfolded and shape.patches * x.element_size() > ROOM[x.device.type]:
+        if kernel is unfolded and shape.patches * x.element_size() > UNFOLDED_BYTES[x.device.type]:
             return False
         if kernel is fused and x.device.type != "cuda":
             return False
@@ -120,11 +121,14 @@ def fastest(shape: Geometry, device: torch.device | str, precision: str = "float
 
     `grouped` where none is usable: `checks.same_anywhere` tells."""
     dtype, clock, sizes = DTYPE[precision], Clock(device), (shape.x, shape.out)
-    whole = tuple(torch.randint(-WHOLE, WHOLE + 1, size, device=device).to(dtype) for size in sizes)
+    low, high = -LARGEST_WHOLE, LARGEST_WHOLE + 1
+    whole = tuple(torch.randint(low, high, size, device=device).to(dtype) for size in sizes)
     normal = tuple(torch.randn(size, device=device).to(dtype) for size in sizes)
     agreeing = usable(shape, whole, normal, precision)
 
     def seconds(name: str) -> float:
-        return min(clock.seconds(lambda: KERNELS[name](*normal, shape)) for _ in range(ROUNDS))
+        return min(
+            clock.seconds(lambda: KERNELS[name](*normal, shape)) for _ in range(TIMED_ROUNDS)
+        )
 
-    return min(agreeing, key=seconds, default=DEFAULT)
+    return min(agreeing, key=seconds, default=DEFAULT_KERNEL)

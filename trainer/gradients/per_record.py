@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
-from trainer.gradients.convolutions import DEFAULT, KERNELS, Kernel, fastest
+from trainer.gradients.convolutions import DEFAULT_KERNEL, KERNELS, Kernel, fastest
 from trainer.gradients.geometry import Geometry
 from trainer.gradients.precision import DTYPE, arithmetic, cast
 from trainer.mechanism import ONE, Processes
@@ -188,7 +188,7 @@ class _Keep:
         self.chosen: dict[Geometry, str] = {}
 
     def kernel(self, shape: Geometry) -> Kernel:
-        return KERNELS[self.chosen.setdefault(shape, DEFAULT)]
+        return KERNELS[self.chosen.setdefault(shape, DEFAULT_KERNEL)]
 
     def add(self, parameter: Tensor, gradient: Tensor) -> None:
         key = id(parameter)
