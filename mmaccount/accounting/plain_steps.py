@@ -15,7 +15,7 @@ from mmaccount.accounting import neighbours
 from mmaccount.kernels import loss, mixture
 from mmaccount.records.settings import Settings
 
-MANY_STEPS = 10**8  # steps of a phase, from which on each is integrated to more digits
+MANY_STEPS = 10**8  # steps of a phase, from which on each is integrated more accurately
 ARITHMETIC_ERROR = 1e-15  # relative, of a sum of exponents or of an angle
 # The search for the outcome that others are left out beyond, in std.
 FIRST_CUT = 2.0
@@ -67,7 +67,9 @@ class SubsampledSteps(ABC):
     def __init__(self, phase: Settings, farthest_mean: float, negligible: float) -> None:
         """Outcomes left out have probability `negligible` at most, in all steps."""
         self.steps = phase.steps
-        self.digits = loss.DIGITS if phase.steps < MANY_STEPS else loss.MORE_DIGITS
+        self.log_accuracy = (
+            loss.LOG_ACCURACY if phase.steps < MANY_STEPS else loss.HIGH_LOG_ACCURACY
+        )
         self.cut = FIRST_CUT
         most = FARTHEST_CUT + farthest_mean
         while self.beyond(self.cut) > negligible / phase.steps and self.cut < most:
@@ -103,7 +105,7 @@ class SubsampledSteps(ABC):
     def log_moment(self, t: float, order: float) -> float:
         """log of E_P[e^{t loss}] = E[r^order] of all steps, not rounded to a side."""
         del t
-        real, _, _ = loss.log_mgf(order, np.zeros(1), *self.nodes(order, 0.0), self.digits)
+        real, _, _ = loss.log_mgf(order, np.zeros(1), *self.nodes(order, 0.0), self.log_accuracy)
         return self.steps * float(real[0])
 
     def add_on_line(self, t: float, order: float, frequencies: np.ndarray, totals: OnLine) -> None:
@@ -111,7 +113,7 @@ class SubsampledSteps(ABC):
         del t
         sizes = np.abs(frequencies)
         nodes = self.nodes(order, float(sizes[-1]))
-        real, imag, error = loss.log_mgf(order, frequencies, *nodes, self.digits)
+        real, imag, error = loss.log_mgf(order, frequencies, *nodes, self.log_accuracy)
         error += 2.0 * self.lost * (1.0 + abs(order) + sizes)
         rounding = ARITHMETIC_ERROR * (np.abs(real) + np.abs(imag))
         totals.log_size += self.steps * real
@@ -134,11 +136,11 @@ class OneRecord(SubsampledSteps):
 
     def nodes(self, order: float, frequency: float) -> tuple[np.ndarray, np.ndarray]:
         """(log r, log of the weight) at the nodes."""
-        return loss.subsampled_nodes(self.z, self.q, order, frequency, self.cut, self.digits)
+        return loss.subsampled_nodes(self.z, self.q, order, frequency, self.cut, self.log_accuracy)
 
     def grid(self, order: float, frequency: float) -> tuple[float, float, float]:
         """(first point, step, number of steps) of the rule."""
-        return loss.subsampled_grid(self.z, self.q, order, frequency, self.cut, self.digits)
+        return loss.subsampled_grid(self.z, self.q, order, frequency, self.cut, self.log_accuracy)
 
     def turn(self, order: float) -> float:
         """The step between nodes times the largest slope of log r."""
@@ -169,13 +171,13 @@ class SeveralRecords(SubsampledSteps):
     def nodes(self, order: float, frequency: float) -> tuple[np.ndarray, np.ndarray]:
         """(log r, log of the weight) at the nodes."""
         return mixture.nodes(
-            self.shift, self.log_a, self.log_b, order, frequency, self.cut, self.digits
+            self.shift, self.log_a, self.log_b, order, frequency, self.cut, self.log_accuracy
         )
 
     def grid(self, order: float, frequency: float) -> tuple[float, float, float]:
         """(first point, step, number of steps) of the rule."""
         return mixture.grid(
-            self.shift, self.log_a, self.log_b, order, frequency, self.cut, self.digits
+            self.shift, self.log_a, self.log_b, order, frequency, self.cut, self.log_accuracy
         )
 
     def turn(self, order: float) -> float:

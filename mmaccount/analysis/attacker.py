@@ -43,7 +43,7 @@ from mmaccount.records.settings import Settings
 SUMMARY_RATES = (0.001, 0.01, 0.1)  # false positive rates of a summary
 # Numbers of epsilons of a trade-off curve: evenly spaced, and in even ratios near 0.
 EVEN_EPSILONS, EPSILONS_NEAR_ZERO = 120, 40
-SMALLEST_EPSILON = 1e-5  # of the latter, relative to the largest
+NEAREST_TO_ZERO = 1e-5  # of the latter, relative to the largest
 # delta is 0 at the one, and 1 where mu/2 - epsilon/mu exceeds 10.
 SMALLEST_MU, LARGEST_MU = 1e-15, 40.0
 RATE_ERROR = 1e-14  # absolute, of an error rate, taken off or added
@@ -133,7 +133,7 @@ def privacy_profile(
 def _grid(smallest: float) -> np.ndarray:
     """Epsilons for false positive rates from `smallest` on: beyond log(1/a), x a > 1 >= C."""
     largest = -log(smallest)
-    near = np.geomspace(SMALLEST_EPSILON * largest, largest, EPSILONS_NEAR_ZERO)
+    near = np.geomspace(NEAREST_TO_ZERO * largest, largest, EPSILONS_NEAR_ZERO)
     return np.unique(np.concatenate([np.linspace(0.0, largest, EVEN_EPSILONS), near]))
 
 

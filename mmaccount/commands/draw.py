@@ -17,7 +17,7 @@ from mmaccount.records import files, validate
 from mmaccount.records.bound import as_json, as_text
 
 ENDINGS = (".html", ".htm")
-FIGURE_3 = "figure-3"  # of the paper, which takes no run
+FIGURE_3_KIND = "figure-3"  # of the paper, which takes no run
 
 
 def _plot(arguments: argparse.Namespace) -> Answer:
@@ -26,7 +26,7 @@ def _plot(arguments: argparse.Namespace) -> Answer:
     kind = validate.choice("kind", arguments.kind, KINDS)
     check_picture("out", arguments.out)
     run, gap_scale = None, None
-    if kind != FIGURE_3:
+    if kind != FIGURE_3_KIND:
         given = options(arguments)
         run = settings(given)
         if given["dataset_size"] is not None and given["clip_norm"] is not None:

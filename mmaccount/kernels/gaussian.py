@@ -26,7 +26,7 @@ from mmaccount.kernels.logspace import (
 )
 
 WINDOW = 10.0  # std beyond an edge or a peak; what is cut off is below 1e-19 of the integral
-DIGITS = 46.0  # trapezoid error e^-46 = 1e-20 times the growth of the integrand in its strip
+LOG_ACCURACY = 46.0  # trapezoid error e^-46 = 1e-20 times the growth of the integrand in its strip
 # below it log r is the integral of the score (3-point Gauss-Legendre, error < 1e-18 relative)
 SMALL_SHIFT = 0.01
 # order times shift up to which orders within a factor 2 share their points; there r^k is below
@@ -101,7 +101,10 @@ def _step(order: float, q: float) -> float:
     y^2/2)^{1-k}; y is near the best."""
     squared = 60.0 / (30.0 + order)
     step = (
-        2.0 * pi * sqrt(squared) / (DIGITS + 0.5 * squared - (order - 1.0) * log1p(-0.5 * squared))
+        2.0
+        * pi
+        * sqrt(squared)
+        / (LOG_ACCURACY + 0.5 * squared - (order - 1.0) * log1p(-0.5 * squared))
     )
     return step if q == 1.0 else 0.5 * step
 
@@ -257,7 +260,7 @@ def subsampled_log_moment(order: float, noise_multiplier: float, q: float) -> fl
     shift = 1.0 / noise_multiplier
     strip = min(1.5, 0.5 * pi * noise_multiplier)
     lo, hi = -WINDOW, order * shift + WINDOW
-    count = ceil((hi - lo) * DIGITS / (2.0 * pi * strip))
+    count = ceil((hi - lo) * LOG_ACCURACY / (2.0 * pi * strip))
     step = (hi - lo) / count
     peak, total = -inf, 0.0
     for i in range(count + 1):

@@ -23,8 +23,8 @@ from mmaccount.kernels.logspace import (
 )
 
 WINDOW = 12.0  # std beyond the outermost peak; what is cut off is below 1e-31 of the integral
-DIGITS = 44.0  # trapezoid error e^-44 = 1e-19, growth of the integrand in its strip included
-MORE_DIGITS = 64.0  # the same, 1e-28, for runs so long that errors of a step add up
+LOG_ACCURACY = 44.0  # trapezoid error e^-44 = 1e-19, growth of the integrand in its strip included
+HIGH_LOG_ACCURACY = 64.0  # the same, 1e-28, for runs so long that errors of a step add up
 NEGLIGIBLE_EXPONENT = -85.0  # terms below e^-85 are skipped
 SHARPNESS = 4.0  # of the edge beyond which outcomes are left out, in 1/std
 SERIES_BELOW = 0.25  # squared |k log r| below which e^w - 1 - w is summed as a series
@@ -105,10 +105,10 @@ def subsampled_grid(
     order: float,
     frequency: float,
     cut: float,
-    digits: float = DIGITS,
+    log_accuracy: float = LOG_ACCURACY,
 ) -> tuple[float, float, float]:
     """(first point, step, number of steps) of the trapezoid rule in x, good for E[r^k] at Re k =
-    order, |Im k| <= frequency, to e^-digits.
+    order, |Im k| <= frequency, to e^-log_accuracy.
 
     1 - q + q e^{v x} has no zero for |Im x| < pi / (2 v).
     """
@@ -119,7 +119,7 @@ def subsampled_grid(
         growth = _log_growth(strip, shift, q, order, frequency, cut, lo, hi)
         for k in (0.0, 1.0):  # w and w r
             growth = max(growth, _log_growth(strip, shift, q, k, 0.0, cut, lo, hi))
-        step = 2.0 * pi * strip / (digits + growth)
+        step = 2.0 * pi * strip / (log_accuracy + growth)
         if step < best:  # any strip will do, and narrower ones are now worse
             break
         best = step
@@ -135,14 +135,14 @@ def subsampled_nodes(
     order: float,
     frequency: float,
     cut: float,
-    digits: float = DIGITS,
+    log_accuracy: float = LOG_ACCURACY,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(log_ratio, log_weight) of the subsampled Gaussian pair on its grid.
 
     The weight is w(x) = phi(x) Phi(SHARPNESS (cut - x)): the last factor is the probability that
     outcome x is kept.
     """
-    lo, step, steps = subsampled_grid(noise_multiplier, q, order, frequency, cut, digits)
+    lo, step, steps = subsampled_grid(noise_multiplier, q, order, frequency, cut, log_accuracy)
     shift, count = 1.0 / noise_multiplier, int(steps)
     log_ratio, log_weight = np.empty(count + 1), np.empty(count + 1)
     for i in range(count + 1):
@@ -174,17 +174,17 @@ def log_mgf(
     frequencies: np.ndarray,
     log_ratio: np.ndarray,
     log_weight: np.ndarray,
-    digits: float = DIGITS,
+    log_accuracy: float = LOG_ACCURACY,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(real, imaginary part, error) of log E[r^k] at k = order + i frequency, one entry a
     frequency.
 
     E[r^k] = 1 + E[r^k - 1 - k (r - 1)] keeps the relative accuracy of small moments. The error is
     that of E[r^k], absolute: the sum of absolute values times 4e-15 + 2.5e-16 |k log r| for
-    rounding, 2e-19 (1 + |k|) for quadrature on a grid good to e^-DIGITS, and as many times less on
-    one with more digits.
+    rounding, 2e-19 (1 + |k|) for quadrature on a grid good to e^-LOG_ACCURACY, and as many times
+    less on a finer one.
     """
-    quadrature = 2e-19 * exp(DIGITS - digits)
+    quadrature = 2e-19 * exp(LOG_ACCURACY - log_accuracy)
     real, imag, error = (
         np.empty(frequencies.size),
         np.empty(frequencies.size),

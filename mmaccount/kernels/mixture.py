@@ -11,7 +11,7 @@ from math import atan2, ceil, cos, exp, expm1, inf, log, log1p, pi, sin
 import numpy as np
 
 from mmaccount.kernels.logspace import LOG_SQRT_2PI, jit, log_add, log_total, scaled_add
-from mmaccount.kernels.loss import DIGITS, SHARPNESS, WINDOW, _log_kept
+from mmaccount.kernels.loss import LOG_ACCURACY, SHARPNESS, WINDOW, _log_kept
 
 WIDEST_ANGLE = 0.499  # angle over pi at the edge of the widest strip of analyticity that is tried
 NARROWER, STRIPS = 0.6, 16  # factor from one strip to the next, and how many are tried at most
@@ -114,10 +114,10 @@ def grid(
     order: float,
     frequency: float,
     cut: float,
-    digits: float = DIGITS,
+    log_accuracy: float = LOG_ACCURACY,
 ) -> tuple[float, float, float]:
     """(first point, step, number of steps) of the trapezoid rule in x, good for E_Q[r^k], Re k =
-    order, |Im k| <= frequency, to e^-digits.
+    order, |Im k| <= frequency, to e^-log_accuracy.
 
     No zero of A or B is in the strips tried.
     """
@@ -128,7 +128,7 @@ def grid(
         growth = _log_growth(strip, shift, log_a, log_b, order, frequency, cut, lo, hi)
         for k in (0.0, 1.0):  # Q and P
             growth = max(growth, _log_growth(strip, shift, log_a, log_b, k, 0.0, cut, lo, hi))
-        step = 2.0 * pi * strip / (digits + growth)
+        step = 2.0 * pi * strip / (log_accuracy + growth)
         if step < best:  # any strip will do, and narrower ones are now worse
             break
         best = step
@@ -145,11 +145,11 @@ def nodes(
     order: float,
     frequency: float,
     cut: float,
-    digits: float = DIGITS,
+    log_accuracy: float = LOG_ACCURACY,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(log_ratio, log_weight) on the grid; the weight is the density of Q times the probability
     that x is kept."""
-    lo, step, steps = grid(shift, log_a, log_b, order, frequency, cut, digits)
+    lo, step, steps = grid(shift, log_a, log_b, order, frequency, cut, log_accuracy)
     count = int(steps)
     log_ratio, log_weight = np.empty(count + 1), np.empty(count + 1)
     for i in range(count + 1):

@@ -18,7 +18,7 @@ from mmaccount.kernels.pld import excess_over, mean_loss
 from mmaccount.kernels.smooth_density import Mixing, log_density, log_ratio
 
 WINDOW = 10.0  # std beyond an edge or a peak; what is cut off is below 1e-19 of the integral
-DIGITS = 44.0  # panels leave e^-44 = 1e-19 times the growth of the integrand around them
+LOG_ACCURACY = 44.0  # panels leave e^-44 = 1e-19 times the growth of the integrand around them
 GROWTH_FROM = 16.0  # std inside, from which panels grow with the distance from the edge
 SHARED_UP_TO = 40.0  # order times shift up to which orders within a factor 2 share their panels
 CELLS_WINDOW = 13.0  # std beyond the edges; what is cut off is below 1e-37
@@ -36,7 +36,7 @@ def _half_panel(order: float) -> float:
     (1 - y^2/2)^{1-k} of the integrand there."""
     squared = 40.0 / (20.0 + order)
     growth = 0.5 * squared - (order - 1.0) * log1p(-0.5 * squared)
-    return sqrt(squared) / sinh((DIGITS + growth) / 40.0)
+    return sqrt(squared) / sinh((LOG_ACCURACY + growth) / 40.0)
 
 
 @jit

@@ -58,13 +58,13 @@ def test_long_runs_of_small_steps_are_nearly_gaussian(q, z):
 
 def test_more_digits_agree_with_fewer_within_both_errors():
     nodes = [
-        loss.subsampled_nodes(1.0, 0.01, 3.0, 40.0, 50.0, digits)
-        for digits in (loss.DIGITS, loss.MORE_DIGITS)
+        loss.subsampled_nodes(1.0, 0.01, 3.0, 40.0, 50.0, log_accuracy)
+        for log_accuracy in (loss.LOG_ACCURACY, loss.HIGH_LOG_ACCURACY)
     ]
     assert nodes[1][0].size > nodes[0][0].size
     frequencies = np.linspace(0.0, 40.0, 9)
     few = loss.log_mgf(3.0, frequencies, *nodes[0])
-    more = loss.log_mgf(3.0, frequencies, *nodes[1], loss.MORE_DIGITS)
+    more = loss.log_mgf(3.0, frequencies, *nodes[1], loss.HIGH_LOG_ACCURACY)
     moments = [np.exp(real + 1j * imag) for real, imag, _ in (few, more)]
     assert np.all(np.abs(moments[0] - moments[1]) <= few[2] + more[2] + 1e-15)
 
