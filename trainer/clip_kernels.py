@@ -82,8 +82,8 @@ def _random(shape: tuple[int, int], device: torch.device | str) -> Tensor:
     return row.to(device)
 
 
-def _close(what: str, found: Tensor, expected: Tensor, tolerance: Tensor) -> None:
-    if found.shape != expected.shape or found.dtype != expected.dtype:
+def _close(what: str, actual: Tensor, expected: Tensor, tolerance: Tensor) -> None:
+    if actual.shape != expected.shape or actual.dtype != expected.dtype:
         raise ValueError(f"{what} have another shape or type")
-    if not bool(((found - expected).abs() <= tolerance).all()):
-        raise ValueError(f"{what} differ by up to {float((found - expected).abs().max()):.1e}")
+    if not bool(((actual - expected).abs() <= tolerance).all()):
+        raise ValueError(f"{what} differ by up to {float((actual - expected).abs().max()):.1e}")

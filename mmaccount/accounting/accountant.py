@@ -100,8 +100,8 @@ def _attacks(phases: Phases, question: Question, exact: TwoSided, tight: bool) -
     if phases[0].neighbours == "replace-one" and (mixed or _is_loose(exact.upper, exact.lower)):
         attacks[ONE_SIDED] = methods.nothing_in_its_place(phases, question).lower
     if mixed and tight:
-        found = methods.concentrated(phases, question)
-        attacks |= {name: bounds.lower for name, bounds in found.items()}
+        concentrated = methods.concentrated(phases, question)
+        attacks |= {name: bounds.lower for name, bounds in concentrated.items()}
     return attacks
 
 
@@ -188,8 +188,8 @@ def epsilon(
         BoundError: a condition of the bound failed numerically (never observed).
 
     >>> run = Settings(sample_rate=0.01, steps=10_000, noise_multiplier=1.0)
-    >>> found = epsilon(run, delta=1e-5)
-    >>> f"{found.lower:.4f} <= epsilon <= {found.upper:.4f}"
+    >>> bound = epsilon(run, delta=1e-5)
+    >>> f"{bound.lower:.4f} <= epsilon <= {bound.upper:.4f}"
     '6.1877 <= epsilon <= 6.1877'
     """
     phases = renyi.as_phases(settings)

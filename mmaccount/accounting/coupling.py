@@ -54,23 +54,23 @@ def coupled(stay: float, plus: Weighted, minus: Weighted) -> Atoms:
     Where no pair is known (None), all outcomes are granted to the adversary: in P that is infinite
     loss, in Q left out.
     """
-    known = [
+    paired = [
         [(weight, pair) for weight, pair in group if pair is not None] for group in (plus, minus)
     ]
-    unknown = [sum(weight for weight, pair in group if pair is None) for group in (plus, minus)]
-    first = len(known[0])
+    unpaired = [sum(weight for weight, pair in group if pair is None) for group in (plus, minus)]
+    first = len(paired[0])
     half_mass = HALF * max(
-        float(np.sum(pair.masses)) + pair.absent for _, pair in known[0] + known[1]
+        float(np.sum(pair.masses)) + pair.absent for _, pair in paired[0] + paired[1]
     )
     halves = [
-        walk(*_table(known[0] + known[1], first, top=top), first, half_mass)
+        walk(*_table(paired[0] + paired[1], first, top=top), first, half_mass)
         for top in (False, True)
     ]
     masses = np.concatenate([half[0] for half in halves])
     logs = []
     for side, base in enumerate((stay, stay if minus else 1.0)):
         value = base + np.concatenate([half[1][side] for half in halves])
-        excess = np.concatenate([half[2][side] for half in halves]) - unknown[side]
+        excess = np.concatenate([half[2][side] for half in halves]) - unpaired[side]
         with np.errstate(divide="ignore"):
             logs.append(
                 np.where(
@@ -80,7 +80,7 @@ def coupled(stay: float, plus: Weighted, minus: Weighted) -> Atoms:
                 )
             )
     lost = [
-        unknown[side] + sum(weight * pair.infinite for weight, pair in known[side])
+        unpaired[side] + sum(weight * pair.infinite for weight, pair in paired[side])
         for side in (0, 1)
     ]
     log_p, log_q = logs

@@ -183,8 +183,8 @@ def nothing_in_its_place(phases: Phases, question: Question) -> TwoSided:
 
 def concentrated(phases: Phases, question: Question) -> Mapping[str, TwoSided]:
     """Attacks in the fewest coordinates that truncation allows, and in more, by name."""
-    found = {}
+    attacks = {}
     for name, directions in mixing_bounds.attacks(phases):
         lowers = [sound(question.by_losses(losses), inf, question).lower for losses in directions]
-        found[name] = TwoSided(max(lowers), question.largest)
-    return found
+        attacks[name] = TwoSided(max(lowers), question.largest)
+    return attacks

@@ -369,11 +369,11 @@ def _bound(terms: InversionTerms, budget: float, epsilons: np.ndarray) -> np.nda
     bound = np.zeros(epsilons.size)
     for theta in (np.arange(THETA_CELLS) + 0.5) / THETA_CELLS:
         exponent = terms.psi_0 + theta * difference
-        around = expander.around(exponent, budget * largest, rho, difference)
-        slope = np.abs(around.along)
-        bow = np.max(largest_between(around.rows, around.between, terms.ratio), axis=1)
-        zero = around.near_zero + terms.parts[0] * slope
-        at_theta = around.value + half * slope + np.maximum(bow, zero) + around.rest
+        expansion = expander.around(exponent, budget * largest, rho, difference)
+        slope = np.abs(expansion.along)
+        bow = np.max(largest_between(expansion.rows, expansion.between, terms.ratio), axis=1)
+        zero = expansion.near_zero + terms.parts[0] * slope
+        at_theta = expansion.value + half * slope + np.maximum(bow, zero) + expansion.rest
         bound = np.maximum(bound, at_theta)
     return bound
 

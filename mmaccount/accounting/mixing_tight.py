@@ -116,13 +116,13 @@ def _near_sparse(
     size = np.abs(terms.difference)
     zero = terms.near_zero + terms.parts[0] * size
     largest = _per_distance(terms, np.abs(terms.rho).T, terms.missed.T, zero) + size
-    around = expander.around(
+    expansion = expander.around(
         terms.psi[-1], budget * (1.0 - a) * largest, terms.rho, terms.difference
     )
-    zero = around.near_zero + terms.parts[0] * np.abs(around.along)
-    bow = _per_distance(terms, around.rows, around.between, zero)
-    slope = np.maximum(-(1.0 - a) * around.along, -(1.0 - b) * around.along)
-    return np.asarray(around.value + slope + (1.0 - a) * bow + around.rest)
+    zero = expansion.near_zero + terms.parts[0] * np.abs(expansion.along)
+    bow = _per_distance(terms, expansion.rows, expansion.between, zero)
+    slope = np.maximum(-(1.0 - a) * expansion.along, -(1.0 - b) * expansion.along)
+    return np.asarray(expansion.value + slope + (1.0 - a) * bow + expansion.rest)
 
 
 def _shape_of_rho(
@@ -154,13 +154,13 @@ def _anywhere(
     bound = np.zeros(expander.decay.size)
     for share in (2.0 * np.arange(AMPLITUDE_PARTS) + 1.0) * part:
         exponent = terms.psi_0 + theta * difference + share * top
-        around = expander.around(exponent, largest, np.vstack([rest_of_rho, top]), difference)
-        rows, along_top = around.rows[:, :-1], np.abs(around.rows[:, -1])
-        slope = np.abs(around.along)
-        bow = np.max(largest_between(rows, around.between, terms.ratio), axis=1)
-        zero = around.near_zero + first * slope + shares[0] * along_top
-        linear = around.value + half * slope + part * along_top
-        bound = np.maximum(bound, linear + np.maximum(bow, zero) + around.rest)
+        expansion = expander.around(exponent, largest, np.vstack([rest_of_rho, top]), difference)
+        rows, along_top = expansion.rows[:, :-1], np.abs(expansion.rows[:, -1])
+        slope = np.abs(expansion.along)
+        bow = np.max(largest_between(rows, expansion.between, terms.ratio), axis=1)
+        zero = expansion.near_zero + first * slope + shares[0] * along_top
+        linear = expansion.value + half * slope + part * along_top
+        bound = np.maximum(bound, linear + np.maximum(bow, zero) + expansion.rest)
     return bound
 
 

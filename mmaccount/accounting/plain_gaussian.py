@@ -43,36 +43,33 @@ def _side_epsilon(side: LossTransform, delta: float) -> TwoSided:
     """
     t = _tilt(side, lambda moment, order: epsilon_at(moment, order, delta))
     start = epsilon_at(side.log_moment(t), 1.0 + t, delta)
-    found = TwoSided(0.0, inf)
+    best = TwoSided(0.0, inf)
     if not isfinite(start):
-        return found
+        return best
     for _ in range(2):
         inversion = side.inversion(t, start)
         if inversion is None:
-            return found
+            return best
         fresh = epsilons(inversion.upper, inversion.lower, delta, start)
-        found = _both(found, fresh)
-        if (
-            not isfinite(found.upper)
-            or found.upper - found.lower <= GOOD_RELATIVE_WIDTH * found.upper
-        ):
-            return found
-        start = found.upper
+        best = _both(best, fresh)
+        if not isfinite(best.upper) or best.upper - best.lower <= GOOD_RELATIVE_WIDTH * best.upper:
+            return best
+        start = best.upper
         t = _tilt(side, partial(log_delta_at, epsilon=start))
-    return found
+    return best
 
 
 def _both(one: TwoSided, other: TwoSided) -> TwoSided:
     return TwoSided(max(one.lower, other.lower), min(one.upper, other.upper))
 
 
-def _wide(found: TwoSided) -> bool:
+def _wide(bounds: TwoSided) -> bool:
     """Whether other methods are worth a try; not where the answer is at the end of float64."""
-    if found.upper <= VANISHING_BOUND:
+    if bounds.upper <= VANISHING_BOUND:
         return False
     return (
-        found.upper == inf
-        or found.upper - found.lower > plain_pld.GOOD_RELATIVE_WIDTH * found.upper
+        bounds.upper == inf
+        or bounds.upper - bounds.lower > plain_pld.GOOD_RELATIVE_WIDTH * bounds.upper
     )
 
 
@@ -91,8 +88,8 @@ def epsilon(phases: Sequence[Settings], delta: float) -> TwoSided:
     itself, by Fourier inversion and, where that is wide, on a grid too.
     """
     exact = plain_closed_form.profile(phases)
-    if exact is not None and not _wide(found := plain_closed_form.epsilon(exact, delta)):
-        return found
+    if exact is not None and not _wide(closed_form := plain_closed_form.epsilon(exact, delta)):
+        return closed_form
     if not _within_reach(phases):
         return TwoSided(0.0, inf)
     laws = [steps_of(phase, NEGLIGIBLE_SHARE * delta / len(phases)) for phase in phases]
@@ -122,10 +119,12 @@ def delta(
     removal, addition = (
         direction(phases, epsilon, about, remove=remove)(epsilon) for remove in (True, False)
     )
-    found = TwoSided(max(removal.lower, addition.lower), max(removal.upper, addition.upper))
-    if tries > 1 and _wide(found) and found.upper < RETRY_BELOW * about:  # too much was negligible
-        return _both(found, delta(phases, epsilon, found.upper, tries - 1))
-    return found
+    bounds = TwoSided(max(removal.lower, addition.lower), max(removal.upper, addition.upper))
+    if (
+        tries > 1 and _wide(bounds) and bounds.upper < RETRY_BELOW * about
+    ):  # too much was negligible
+        return _both(bounds, delta(phases, epsilon, bounds.upper, tries - 1))
+    return bounds
 
 
 def direction(
@@ -171,8 +170,10 @@ def direction(
     def bounds(epsilon: float) -> TwoSided:
         if epsilon >= pure:
             return TwoSided(0.0, 0.0)
-        found = TwoSided(0.0, 1.0) if inversion is None else inversion.delta(epsilon)
-        return _both(found, grids()(epsilon)) if reach and _wide(found) else found
+        by_inversion = TwoSided(0.0, 1.0) if inversion is None else inversion.delta(epsilon)
+        return (
+            _both(by_inversion, grids()(epsilon)) if reach and _wide(by_inversion) else by_inversion
+        )
 
     return bounds
 

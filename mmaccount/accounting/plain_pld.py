@@ -173,14 +173,14 @@ class TwoSidedPld:
             )[1]
             - 1.0
         )
-        found = []
+        candidates = []
         for share in TILT_SHARES:
             tilt = share * chernoff
             height = self.log_moment(1.0 + tilt) - tilt * epsilon
             width = span(self.rough, 1.0 + tilt)
             drowned = height > log(delta) + LARGEST_LOG_EXCESS
-            found.append((drowned, height if drowned else width, tilt, width))
-        return min(found)[2:]
+            candidates.append((drowned, height if drowned else width, tilt, width))
+        return min(candidates)[2:]
 
     def _between(self, epsilon: float, delta: float, points: float) -> _Between | None:
         """The composed loss for about these, on so many points.
@@ -208,22 +208,22 @@ class TwoSidedPld:
         start, _ = minimise_over_orders(
             lambda order: epsilon_at(max(0.0, self.log_moment(order)), order, delta)
         )
-        found, points = (
+        best, points = (
             TwoSided(0.0, max(0.0, largest) if infinite <= delta else inf),
             FEWEST_POINTS,
         )
         while largest > 0.0:
-            about = min(start, largest, found.upper)
+            about = min(start, largest, best.upper)
             pair = self._between(about, delta, points)
             if pair is None:
                 break
             holds = about if about > 0.0 and pair.upper(about) <= delta else largest
             fresh = epsilons(pair.upper, pair.lower, delta, holds, EPSILON_TOLERANCE)
-            found = TwoSided(max(found.lower, fresh.lower), min(found.upper, fresh.upper))
-            if found.upper <= enough or points >= MOST_POINTS or _gap(found) <= GOOD_RELATIVE_WIDTH:
+            best = TwoSided(max(best.lower, fresh.lower), min(best.upper, fresh.upper))
+            if best.upper <= enough or points >= MOST_POINTS or _gap(best) <= GOOD_RELATIVE_WIDTH:
                 break
-            points = _more(points, _gap(found))
-        return found
+            points = _more(points, _gap(best))
+        return best
 
     def near(self, epsilon: float, about: float) -> Callable[[float], TwoSided]:
         """Bounds on delta as a function of epsilon, best near the given one.
@@ -231,24 +231,26 @@ class TwoSidedPld:
         `about` is the rough size of delta there.
         """
         bounds: Callable[[float], TwoSided] = lambda _: TwoSided(0.0, 1.0)  # noqa: E731
-        found, points = bounds(epsilon), FEWEST_POINTS
+        current, points = bounds(epsilon), FEWEST_POINTS
         while True:
             pair = self._between(
-                epsilon, max(found.lower, SMALLEST_DELTA_SHARE * min(about, found.upper)), points
+                epsilon,
+                max(current.lower, SMALLEST_DELTA_SHARE * min(about, current.upper)),
+                points,
             )
             if pair is None:
                 return bounds
-            bounds, found = pair.delta, pair.delta(epsilon)
-            if points >= MOST_POINTS or _gap(found) <= GOOD_RELATIVE_WIDTH:
+            bounds, current = pair.delta, pair.delta(epsilon)
+            if points >= MOST_POINTS or _gap(current) <= GOOD_RELATIVE_WIDTH:
                 return bounds
-            points = _more(points, _gap(found))
+            points = _more(points, _gap(current))
 
 
-def _gap(found: TwoSided) -> float:
+def _gap(bounds: TwoSided) -> float:
     return (
-        (found.upper - found.lower) / found.upper
-        if 0.0 < found.upper < inf
-        else float(found.upper > 0.0)
+        (bounds.upper - bounds.lower) / bounds.upper
+        if 0.0 < bounds.upper < inf
+        else float(bounds.upper > 0.0)
     )
 
 

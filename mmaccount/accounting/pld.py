@@ -254,8 +254,8 @@ def window(parts: Sequence[tuple[Atoms | GridPld, int]], order: float) -> tuple[
 
     By Chernoff.
     """
-    found = [(steps, *moments(pair, order)) for pair, steps in parts]
-    here, mean, variance = (sum(steps * values[i] for steps, *values in found) for i in range(3))
+    weighted = [(steps, *moments(pair, order)) for pair, steps in parts]
+    here, mean, variance = (sum(steps * values[i] for steps, *values in weighted) for i in range(3))
     span = max(float(np.ptp(pair.losses)) for pair, _ in parts)
     low, high = -inf, inf
     for unit in {

@@ -54,8 +54,8 @@ class Profile:
     @property
     def lower(self) -> np.ndarray | None:
         """What the best adversary at each epsilon reaches; None where no attack has been computed."""
-        found = [curve.lower for pair in self.attacks.values() for curve in pair]
-        return np.asarray(np.minimum(np.max(found, axis=0), self.upper)) if found else None
+        lowers = [curve.lower for pair in self.attacks.values() for curve in pair]
+        return np.asarray(np.minimum(np.max(lowers, axis=0), self.upper)) if lowers else None
 
 
 def _priced(
@@ -71,8 +71,8 @@ def _priced(
         middle = wanted[len(wanted) // 2]
         bounds = near(middle)
         for i in wanted:
-            found = bounds(float(epsilons[i]))
-            lower[i], upper[i] = max(lower[i], found.lower), min(upper[i], found.upper)
+            delta = bounds(float(epsilons[i]))
+            lower[i], upper[i] = max(lower[i], delta.lower), min(upper[i], delta.upper)
         wide = [i for i in wanted if not upper[i] - lower[i] <= GOOD_RELATIVE_WIDTH * upper[i]]
         depth -= 3 if middle in wide else 1
         fill([i for i in wide if i < middle], depth)
@@ -122,11 +122,11 @@ def _attacks(
     is_mixed = methods.is_mixed(phases)
     limit = methods.spread_out_limit(phases) if is_mixed else phases
     name = accountant.SPREAD_OUT if is_mixed else accountant.OWN_ATTACK
-    made = {name: _exact(limit, epsilons)}
+    curves = {name: _exact(limit, epsilons)}
     if is_mixed and tight:
         for name, (remove, add) in mixing_bounds.attacks(phases):
-            made[name] = _on_grid(remove, epsilons, about), _on_grid(add, epsilons, about)
-    return made
+            curves[name] = _on_grid(remove, epsilons, about), _on_grid(add, epsilons, about)
+    return curves
 
 
 def _uppers(

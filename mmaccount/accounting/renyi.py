@@ -168,8 +168,8 @@ def minimise_over_orders(objective: Callable[[float], float]) -> tuple[float, fl
 
     def value(order: float) -> float:
         if order not in seen:
-            found = objective(order)
-            seen[order] = inf if isnan(found) else found
+            result = objective(order)
+            seen[order] = inf if isnan(result) else result
         return seen[order]
 
     def at(exponent: float) -> float:
@@ -277,13 +277,13 @@ def deltas(phases: Sequence[Settings], epsilons: np.ndarray) -> np.ndarray:
         if order > DENSE_TABLE_ORDERS and last >= best:  # smaller epsilons have lower best orders
             break
         best = min(best, last)
-    found = [
+    smallest = [
         min((log_delta_at(moment, order, e), order) for moment, order in moments)
         for e in epsilons.tolist()
     ]
-    for order in {order for _, order in found}:
+    for order in {order for _, order in smallest}:
         _check_phases(phases, order)
-    return np.array([_rounded_up(log_upper) for log_upper, _ in found])
+    return np.array([_rounded_up(log_upper) for log_upper, _ in smallest])
 
 
 def _rounded_up(log_delta: float) -> float:

@@ -197,10 +197,10 @@ def _moments_up_to(step: StepShape, size: int) -> tuple[np.ndarray, np.ndarray]:
     orders = _orders(step, size)
     if step.law == mixing_laws.UNIFORM or size <= DENSE_ORDERS:
         return orders, log_moments(step, orders)
-    known_orders, known = _moments_up_to(step, size // 2)
+    known_orders, known_values = _moments_up_to(step, size // 2)
     is_known = np.isin(orders, known_orders)
     values = np.empty(orders.size)
-    values[is_known] = known[np.isin(known_orders, orders)]
+    values[is_known] = known_values[np.isin(known_orders, orders)]
     values[~is_known] = log_moments(step, orders[~is_known])
     return orders, values
 

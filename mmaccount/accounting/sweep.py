@@ -35,7 +35,7 @@ def _fast(run: Settings) -> bool:
 
 def _priced(runs: Sequence[Settings], delta: float, exact: bool) -> list[float]:
     """Upper bounds of one chunk."""
-    found = {}
+    uppers = {}
     fast = [i for i, run in enumerate(runs) if _fast(run)]
     if fast:
         steps = [(runs[i], step_shape(runs[i])) for i in fast]
@@ -53,9 +53,9 @@ def _priced(runs: Sequence[Settings], delta: float, exact: bool) -> list[float]:
             ):
                 continue
             best = min(float(epsilon), float(plain))  # mixing is post-processing
-            found[i] = best if order > 2 else min(best, renyi.epsilon(runs[i], delta=delta).upper)
+            uppers[i] = best if order > 2 else min(best, renyi.epsilon(runs[i], delta=delta).upper)
     return [
-        found[i] if i in found else accountant.upper_epsilon([run], delta)
+        uppers[i] if i in uppers else accountant.upper_epsilon([run], delta)
         for i, run in enumerate(runs)
     ]
 
@@ -93,10 +93,10 @@ def sweep(
     if not all(isinstance(run, Settings) for run in listed):
         raise TypeError("`runs` must be a sequence of Settings.")
     chunks = [listed[i : i + RUNS_PER_CHUNK] for i in range(0, len(listed), RUNS_PER_CHUNK)]
-    found: list[float] = []
+    uppers: list[float] = []
     with ThreadPoolExecutor(cpu_count()) as pool:
         for part in pool.map(lambda chunk: _priced(chunk, delta, exact), chunks):
-            found += part
+            uppers += part
             if progress is not None:
-                progress(len(found), len(listed))
-    return np.array(found)
+                progress(len(uppers), len(listed))
+    return np.array(uppers)

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mmaccount.accounting.accountant import epsilon as price
-from mmaccount.advice import evidence, reasons, schedule
+from mmaccount.advice import reasons, schedule
 from mmaccount.advice.clipping_theory import Problem
 from mmaccount.advice.descent import Choice, Forecast, choose, forecast
-from mmaccount.advice.evidence import Evidence
+from mmaccount.advice.evidence import Evidence, evidence_from
 from mmaccount.advice.histogram import NormHistogram
 from mmaccount.advice.probe import Probe
 from mmaccount.advice.recommendation import Advice
@@ -61,33 +61,33 @@ class _Option(NamedTuple):
         return z / (b * sqrt(t)) if private else self.forecast.remaining
 
 
-def _plain(known: Evidence, made: Schedule, target: _Target) -> _Option:
-    c, energy = target.clip_norm, made.noise_multiplier**2
-    choice = choose(known.curves, made.batch_size, energy) if c is None else Choice(c, c, c)
-    noise = np.full(len(known.curves[0].clip_norms), made.noise_multiplier)
+def _plain(evidence: Evidence, priced: Schedule, target: _Target) -> _Option:
+    c, energy = target.clip_norm, priced.noise_multiplier**2
+    choice = choose(evidence.curves, priced.batch_size, energy) if c is None else Choice(c, c, c)
+    noise = np.full(len(evidence.curves[0].clip_norms), priced.noise_multiplier)
     return _Option(
-        made,
+        priced,
         energy,
         noise,
         choice,
-        expected(known, made, choice.clip_norm, energy, target.learning_rate),
+        expected(evidence, priced, choice.clip_norm, energy, target.learning_rate),
     )
 
 
 def expected(
-    known: Evidence,
-    made: Schedule,
+    evidence: Evidence,
+    priced: Schedule,
     clip_norm: float,
     energy: float,
     learning_rate: float | None = None,
 ) -> Forecast:
     """The forecast of a plan; `energy` is that of noise and mixing, z^2 + V rho^2."""
     return forecast(
-        known.at(clip_norm),
-        batch_size=made.batch_size,
+        evidence.at(clip_norm),
+        batch_size=priced.batch_size,
         energy=energy,
-        steps=made.steps,
-        loss=known.loss,
+        steps=priced.steps,
+        loss=evidence.loss,
         learning_rate=learning_rate,
     )
 
@@ -155,11 +155,11 @@ def advise(
     wanted = None if gap == AUTO else validate.nonnegative("gap", gap)
     if wanted and target.quantile is not None:
         raise ValueError(f"`gap` must be 0 or {AUTO} with adaptive clipping, got {gap!r}.")
-    known = evidence.of(probe, loss)
-    private = bool(known.releases)
-    if known.records not in (None, target.dataset_size):
+    evidence = evidence_from(probe, loss)
+    private = bool(evidence.releases)
+    if evidence.records not in (None, target.dataset_size):
         raise ValueError(
-            f"`dataset_size` must be {known.records}, the records of the histogram, got "
+            f"`dataset_size` must be {evidence.records}, the records of the histogram, got "
             f"{dataset_size!r}."
         )
     if private and wanted and clip_norm is None:
@@ -167,16 +167,16 @@ def advise(
             "`clip_norm` must be given with a gap and a private histogram: with a gap it changes "
             "the guarantee."
         )
-    besides = [release.settings() for release in known.releases]
-    options = [_plain(known, one, target) for one in _schedules(shapes, target, besides)]
+    besides = [release.settings() for release in evidence.releases]
+    options = [_plain(evidence, one, target) for one in _schedules(shapes, target, besides)]
     plain = options[schedule.middle([option.cost(private) for option in options])]
     best_rho, energies = schedule.cheapest_mixing(
         plain.schedule.noise_multiplier, target.mixing_law
     )
     if wanted is None:
         wanted = best_rho * plain.choice.clip_norm / plain.schedule.batch_size
-    best = plain if wanted == 0.0 else _mixed(known, plain, wanted, target, besides)
-    plan = _plan(known, best, wanted, target)
+    best = plain if wanted == 0.0 else _mixed(evidence, plain, wanted, target, besides)
+    plan = _plan(evidence, best, wanted, target)
     bound = price(plan.settings(), delta=plan.delta)
     if not bound.upper <= target.epsilon:
         raise BoundError(
@@ -184,23 +184,25 @@ def advise(
             "for."
         )
     problem = Problem(
-        known.curves[0].beta,
-        known.loss,
-        known.curves[0].dimension,
+        evidence.curves[0].beta,
+        evidence.loss,
+        evidence.curves[0].dimension,
         target.dataset_size,
         target.epsilon,
         target.delta,
     )
     rivals = [(option.schedule, option.cost(private)) for option in options]
-    story = reasons.Story(plan, bound, known, best.choice, best.forecast, problem)
+    explanation = reasons.Explanation(plan, bound, evidence, best.choice, best.forecast, problem)
     return Advice(
         plan=plan,
         bound=bound,
-        reasons=story.reasons(rivals, epochs, plain.schedule.noise_multiplier),
-        rejected=story.rejected(rivals, energies, plain.schedule.noise_multiplier, gap == AUTO),
+        reasons=explanation.reasons(rivals, epochs, plain.schedule.noise_multiplier),
+        rejected=explanation.rejected(
+            rivals, energies, plain.schedule.noise_multiplier, gap == AUTO
+        ),
         forecast=best.forecast,
         choice=best.choice,
-        evidence=known,
+        evidence=evidence,
         noise=best.noise,
     )
 
@@ -210,13 +212,13 @@ def _schedules(
 ) -> list[Schedule]:
     """Shapes that can meet the target, with their noise; with adaptive clipping small batches may
     not. Raises Infeasible."""
-    made: list[Schedule] = []
+    schedules: list[Schedule] = []
     failed: list[Infeasible] = []
     for shape in shapes:
         adaptive = None if target.quantile is None else AdaptiveClipping.usual(shape[0])
         goal = {"epsilon": target.epsilon, "delta": target.delta}
         try:
-            made.append(
+            schedules.append(
                 schedule.priced(
                     shape,
                     dataset_size=target.dataset_size,
@@ -227,13 +229,13 @@ def _schedules(
             )
         except Infeasible as error:
             failed.append(error)
-    if not made:
+    if not schedules:
         raise failed[0]
-    return made
+    return schedules
 
 
 def _mixed(
-    known: Evidence, plain: _Option, gap: float, target: _Target, besides: Sequence[Settings]
+    evidence: Evidence, plain: _Option, gap: float, target: _Target, besides: Sequence[Settings]
 ) -> _Option:
     """The same batches and steps with mixing: clip norm and noise again, since the mixing in clip
     norms depends on both."""
@@ -244,7 +246,7 @@ def _mixed(
         start = Settings(
             sample_rate=b / target.dataset_size, steps=t, noise_multiplier=z, mixing=gap * b / c
         )
-        start = replace(start, truncation=known.truncation, mixing_law=target.mixing_law)
+        start = replace(start, truncation=evidence.truncation, mixing_law=target.mixing_law)
         goal = {"epsilon": target.epsilon, "delta": target.delta}
         return solve(
             start, "noise_multiplier", besides=besides, tight=tight, **goal
@@ -252,25 +254,25 @@ def _mixed(
 
     choice, squares = plain.choice, None
     if target.clip_norm is None:
-        at, rough = known.curves[0].clip_norms, known.curves[0].clip_norms[::COARSE_STRIDE]
+        at, rough = evidence.curves[0].clip_norms, evidence.curves[0].clip_norms[::COARSE_STRIDE]
         squares = np.exp(
             np.interp(np.log(at), np.log(rough), [2.0 * log(noise(float(c), False)) for c in rough])
         )
-        choice = choose(known.curves, b, squares + variance * (gap * b / at) ** 2)
+        choice = choose(evidence.curves, b, squares + variance * (gap * b / at) ** 2)
     c = choice.clip_norm
-    made = Schedule(b, t, noise(c, True))
-    energy = made.noise_multiplier**2 + variance * (gap * b / c) ** 2
+    priced = Schedule(b, t, noise(c, True))
+    energy = priced.noise_multiplier**2 + variance * (gap * b / c) ** 2
     given = target.learning_rate
-    found = expected(known, made, c, energy, None if given is None else given / RECOVERY)
+    outlook = expected(evidence, priced, c, energy, None if given is None else given / RECOVERY)
     noises = (
-        np.full(len(plain.noise), made.noise_multiplier) if squares is None else np.sqrt(squares)
+        np.full(len(plain.noise), priced.noise_multiplier) if squares is None else np.sqrt(squares)
     )
     return _Option(
-        made,
+        priced,
         energy,
         noises,
         choice,
-        found._replace(learning_rate=given or RECOVERY * found.learning_rate),
+        outlook._replace(learning_rate=given or RECOVERY * outlook.learning_rate),
     )
 
 
@@ -279,7 +281,7 @@ def _rounded(value: float) -> float:
     return round(value, 2 - int(np.floor(log10(value))))
 
 
-def _plan(known: Evidence, best: _Option, gap: float, target: _Target) -> Plan:
+def _plan(evidence: Evidence, best: _Option, gap: float, target: _Target) -> Plan:
     b, t, z = best.schedule
     eta = (
         best.forecast.learning_rate
@@ -294,7 +296,7 @@ def _plan(known: Evidence, best: _Option, gap: float, target: _Target) -> Plan:
         learning_rate=eta,
         gap=gap,
         mixing_law=target.mixing_law,
-        truncation=known.truncation if gap else 1.0,
+        truncation=evidence.truncation if gap else 1.0,
         adaptive=None if target.quantile is None else AdaptiveClipping.usual(b, target.quantile),
     )
     return Plan(
@@ -304,6 +306,6 @@ def _plan(known: Evidence, best: _Option, gap: float, target: _Target) -> Plan:
         phases=(phase,),
         delta=target.delta,
         target_epsilon=target.epsilon,
-        assumptions=known.assumptions,
-        releases=known.releases,
+        assumptions=evidence.assumptions,
+        releases=evidence.releases,
     )

@@ -19,12 +19,12 @@ T = TypeVar("T", bound="DataclassInstance")
 
 def write(path: str | Path, record: "DataclassInstance", schema: int) -> None:
     """Every field that is not None, and the schema; whole or not at all."""
-    found = {field.name: getattr(record, field.name) for field in fields(record)}
+    values = {field.name: getattr(record, field.name) for field in fields(record)}
     content = io.BytesIO()
     np.savez(
         content,
         schema=schema,
-        **{name: value for name, value in found.items() if value is not None},
+        **{name: value for name, value in values.items() if value is not None},
     )
     files.write_bytes(path, content.getvalue())
 
@@ -32,12 +32,12 @@ def write(path: str | Path, record: "DataclassInstance", schema: int) -> None:
 def record(kind: type[T], data: Mapping[str, npt.NDArray[np.generic]], schema: int, name: str) -> T:
     """The record that was written, from what the file holds; `name` is for errors, which are one
     line."""
-    found = {key: value if value.ndim else value.item() for key, value in data.items()}
-    if (its := found.pop("schema", None)) != schema:
+    values = {key: value if value.ndim else value.item() for key, value in data.items()}
+    if (its := values.pop("schema", None)) != schema:
         raise ValueError(f"`schema` of the {name} must be {schema}, got {its}.")
-    if unknown := set(found) - {field.name for field in fields(kind)}:
+    if unknown := set(values) - {field.name for field in fields(kind)}:
         raise ValueError(f"unknown key `{sorted(unknown)[0]}` in the {name}.")
     try:
-        return kind(**found)
+        return kind(**values)
     except TypeError as error:
         raise ValueError(f"bad {name}: {error}") from error

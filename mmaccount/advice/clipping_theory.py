@@ -265,5 +265,5 @@ def bias(gradients: npt.ArrayLike, clip_norm: float) -> Bias:
 def clipped(gradients: npt.ArrayLike, clip_norm: float) -> Array:
     """Rows scaled to l2 norm at most `clip_norm`."""
     rows, c = np.asarray(gradients, dtype=np.float64), validate.positive("clip_norm", clip_norm)
-    made: Array = rows * (c / np.maximum(np.linalg.norm(rows, axis=1), c))[:, None]
-    return made
+    shortened: Array = rows * (c / np.maximum(np.linalg.norm(rows, axis=1), c))[:, None]
+    return shortened

@@ -59,35 +59,35 @@ class Curve:
     def noise(self, batch_size: float, energy: float | Array) -> Array:
         """Curvature-weighted variance of a step's averaged gradient: tr(H Cov) / B + tr(H) (c /
         B)^2 e."""
-        made: Array = (
+        variance: Array = (
             self.bend_spread / batch_size
             + self.trace * (self.clip_norms / batch_size) ** 2 * energy
         )
-        return made
+        return variance
 
     def descent(self, batch_size: float, energy: float | Array) -> Array:
         """The best decrease of the loss in one step, times 2, over all learning rates."""
-        made: Array = np.maximum(self.signal, 0.0) ** 2 / (
+        decrease: Array = np.maximum(self.signal, 0.0) ** 2 / (
             self.bend_square + self.noise(batch_size, energy)
         )
-        return made
+        return decrease
 
     def longest(self) -> Array:
         """The largest learning rate: at <grad F, m> / m'Hm one step without noise gains most, and
         from 2 / steepest on the steepest direction diverges."""
-        made: Array = np.minimum(
+        rate: Array = np.minimum(
             self.signal / np.maximum(self.bend_square, TINY_DIVISOR),
             2.0 / np.maximum(self.steepest, TINY_DIVISOR),
         )
-        return made
+        return rate
 
     def isotropic(self, batch_size: float, energy: float | Array) -> Array:
         """R(c) of the paper's proof, where curvature is the same in all directions."""
         noise = (
             self.spread / batch_size + self.dimension * (self.clip_norms / batch_size) ** 2 * energy
         )
-        made: Array = np.maximum(self.signal, 0.0) ** 2 / (self.square + noise)
-        return made
+        decrease: Array = np.maximum(self.signal, 0.0) ** 2 / (self.square + noise)
+        return decrease
 
 
 def clip_norms(probe: Probe) -> Array:
@@ -116,7 +116,7 @@ def curve(probe: Probe, gram: Array | None = None, at: Array | None = None) -> C
     scale = (probe.curvature or probe.fisher) / probe.fisher
     square = (along * factors).mean(1) / (m - 1.0)
     bend_square = scale * (np.square(along) - same).mean(1) / ((m - 1.0) * (m - 2.0))
-    made = Curve(
+    result = Curve(
         clip_norms=at,
         signal=along.mean(1) / (m - 1.0),
         square=np.maximum(square, 0.0),
@@ -128,11 +128,11 @@ def curve(probe: Probe, gram: Array | None = None, at: Array | None = None) -> C
         dimension=probe.dimension,
         steepest=probe.beta * factors.mean(1),
     )
-    if not float(made.signal.max()) > 0.0:
+    if not float(result.signal.max()) > 0.0:
         raise ValueError(
             "the gradients of the probe have no common direction: probe more records, or another point."
         )
-    return made
+    return result
 
 
 def curves(probe: Probe) -> list[Curve]:
@@ -159,7 +159,8 @@ def choose(curves: list[Curve], batch_size: float, energy: float | Array) -> Cho
     """The clip norm whose descent, as a share of the best at the same point, is largest at the
     worst point: the middle (in logarithms) of the interval around it where that share is at least
     95 % of its maximum."""
-    shares = [made / made.max() for made in (curve.descent(batch_size, energy) for curve in curves)]
+    decreases = (curve.descent(batch_size, energy) for curve in curves)
+    shares = [decrease / decrease.max() for decrease in decreases]
     worst = np.min(shares, axis=0)
     best, good = int(worst.argmax()), worst >= GOOD_SHARE * worst.max()
     low = best - int(np.argmin(np.append(good[best::-1], False))) + 1

@@ -51,38 +51,40 @@ class Evidence:
     assumptions: tuple[str, ...] = ()
 
 
-def of(source: Probe | NormHistogram | str | Path | npt.ArrayLike, loss: float | None) -> Evidence:
+def evidence_from(
+    source: Probe | NormHistogram | str | Path | npt.ArrayLike, loss: float | None
+) -> Evidence:
     """What a probe, a histogram, the file of one, or an m x d array of public per-record gradients
     tells; `loss` overrides its R_F."""
     loss = None if loss is None else validate.positive("loss", loss)
     if isinstance(source, str | Path):
         source = histogram.load(source) or probe.load(source)
     if isinstance(source, NormHistogram):
-        return _of_histogram(source, loss)
-    found = source if isinstance(source, Probe) else probe.from_gradients(source)
-    if not found.public:
+        return _from_histogram(source, loss)
+    probed = source if isinstance(source, Probe) else probe.from_gradients(source)
+    if not probed.public:
         raise ValueError(
             "the probe is of private records: learn from them by a histogram, which can be paid for."
         )
-    tail = probe.tail(found.noise_norms)
+    tail = probe.tail(probed.noise_norms)
     return Evidence(
-        curves=descent.curves(found),
-        at=lambda clip_norm: descent.curve(found, at=np.array([clip_norm])),
-        clipped=lambda clip_norm: float((found.norms > clip_norm).mean()),
-        loss=loss or found.gap_to_minimum,
-        measured=found.smoothness is not None and (loss or found.loss) is not None,
+        curves=descent.curves(probed),
+        at=lambda clip_norm: descent.curve(probed, at=np.array([clip_norm])),
+        clipped=lambda clip_norm: float((probed.norms > clip_norm).mean()),
+        loss=loss or probed.gap_to_minimum,
+        measured=probed.smoothness is not None and (loss or probed.loss) is not None,
         kappa=tail.estimate,
         kappa_upper=tail.upper,
-        truncation=found.truncation,
-        median=float(np.median(found.norms)),
-        cosine=found.cosine,
+        truncation=probed.truncation,
+        median=float(np.median(probed.norms)),
+        cosine=probed.cosine,
         assumptions=(
-            f"the probe is of public records, so what it told costs nothing: {found.about}",
+            f"the probe is of public records, so what it told costs nothing: {probed.about}",
         ),
     )
 
 
-def _of_histogram(source: NormHistogram, loss: float | None) -> Evidence:
+def _from_histogram(source: NormHistogram, loss: float | None) -> Evidence:
     if (loss or source.loss) is None:
         raise ValueError(
             "`loss` must be given with this histogram: a public value for F(start) - inf F."

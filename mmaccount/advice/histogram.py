@@ -87,8 +87,8 @@ class NormHistogram:
     def shares(self) -> Array:
         """Share of the visible records in each bin of `norms`."""
         seen = self.counts[self._visible]
-        made: Array = seen / seen.sum()
-        return made
+        shares: Array = seen / seen.sum()
+        return shares
 
     @property
     def error(self) -> float:
@@ -140,10 +140,10 @@ def true_counts(norms: npt.ArrayLike) -> Array:
 def load(path: str | Path) -> NormHistogram | None:
     """Read a histogram; None if the file is not one (it may be a probe)."""
     try:
-        with np.load(path, allow_pickle=False) as found:
-            if isinstance(found, np.ndarray) or "counts" not in found.files:
+        with np.load(path, allow_pickle=False) as file:
+            if isinstance(file, np.ndarray) or "counts" not in file.files:
                 return None
-            data = {name: found[name] for name in found.files}
+            data = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, BadZipFile, AttributeError, TypeError):
         return None
     return array_files.record(NormHistogram, data, SCHEMA, "histogram")

@@ -83,16 +83,16 @@ class Probe:
     @property
     def norms(self) -> Array:
         """|g_i|."""
-        made: Array = np.sqrt(np.maximum(np.diagonal(self.gram), 0.0))
-        return made
+        norms: Array = np.sqrt(np.maximum(np.diagonal(self.gram), 0.0))
+        return norms
 
     @property
     def noise_norms(self) -> Array:
         """|g_i - mean|, widened by sqrt(m / (m - 1)) since the mean contains g_i."""
         rows = self.gram.mean(1)
         squares = np.diagonal(self.gram) - 2.0 * rows + rows.mean()
-        made: Array = np.sqrt(np.maximum(squares, 0.0) * self.size / (self.size - 1.0))
-        return made
+        norms: Array = np.sqrt(np.maximum(squares, 0.0) * self.size / (self.size - 1.0))
+        return norms
 
     @property
     def fisher(self) -> float:
@@ -176,8 +176,8 @@ def kept_by_truncation(chunks: Iterable[npt.ArrayLike]) -> Array:
     for chunk in chunks:
         rows = np.asarray(chunk, dtype=np.float64)
         unit = rows / np.maximum(np.linalg.norm(rows, axis=1), 1e-300)[:, None]
-        made = [np.clip(unit, -(p**-0.5), p**-0.5).sum(0) for p in TRUNCATIONS]
-        totals = made if not totals else [a + b for a, b in zip(totals, made, strict=True)]
+        sums = [np.clip(unit, -(p**-0.5), p**-0.5).sum(0) for p in TRUNCATIONS]
+        totals = sums if not totals else [a + b for a, b in zip(totals, sums, strict=True)]
     whole = float(totals[0] @ totals[0])
     return np.array([float(total @ totals[0]) / whole if whole > 0.0 else 0.0 for total in totals])
 
@@ -210,15 +210,15 @@ def load(path: str | Path) -> Probe:
     """Read a probe: a file that `Probe.save` wrote, or one m x d array of per-record gradients in
     .npy or .npz form."""
     try:
-        found = np.load(path, allow_pickle=False)
+        loaded = np.load(path, allow_pickle=False)
     except OSError as error:
         raise ValueError(f"cannot read probe {path}: {error.strerror or error}.") from error
     except (ValueError, EOFError, BadZipFile) as error:
         raise ValueError(f"probe {path} is not a .npy or .npz file of numbers.") from error
-    if isinstance(found, np.ndarray):
-        return from_gradients(found)
-    with found:
-        data = {name: found[name] for name in found.files}
+    if isinstance(loaded, np.ndarray):
+        return from_gradients(loaded)
+    with loaded:
+        data = {name: loaded[name] for name in loaded.files}
     if "gram" not in data:
         if len(data) != 1:
             raise ValueError(

@@ -31,12 +31,12 @@ def tan_epsilon(plan: Plan) -> float:
     return mu**2 / 2.0 + mu * sqrt(2.0 * log(1.0 / plan.delta))
 
 
-class Story(NamedTuple):
+class Explanation(NamedTuple):
     """All that reasons are made of."""
 
     plan: Plan
     bound: Bound
-    known: Evidence
+    evidence: Evidence
     choice: Choice
     forecast: Forecast
     problem: Problem
@@ -45,7 +45,7 @@ class Story(NamedTuple):
         self, rivals: Sequence[tuple[Schedule, float]], epochs: float, plain_noise: float
     ) -> dict[str, str]:
         """For each knob what it follows from."""
-        phase, plan, known = self.plan.phases[0], self.plan, self.known
+        phase, plan, evidence = self.plan.phases[0], self.plan, self.evidence
         return {
             "clip_norm": self._clip_norm(),
             "noise_multiplier": f"{phase.noise_multiplier:.6g}: the least that meets epsilon "
@@ -59,7 +59,7 @@ class Story(NamedTuple):
                 "leaves 99.9 % of the mean clipped gradient and helps mixing"
                 if phase.gap
                 else (
-                    f"without mixing it saves nothing (up to {known.truncation:.3g} it would cost "
+                    f"without mixing it saves nothing (up to {evidence.truncation:.3g} it would cost "
                     "0.1 % of the gradient)"
                 )
             ),
@@ -78,21 +78,21 @@ class Story(NamedTuple):
     ) -> dict[str, str]:
         """What was not done, and why."""
         phase, plan, plain = self.plan.phases[0], self.plan, energies[0.0]
-        made = {"theory's clip norm": self._floor(), "equal curvature": self._isotropic()}
+        alternatives = {"theory's clip norm": self._floor(), "equal curvature": self._isotropic()}
         others = [
             (shape, cost)
             for shape, cost in rivals
             if (shape.batch_size, shape.steps) != (plan.batch_size, phase.steps)
         ]
         if others:
-            made["other schedules"] = "; ".join(
+            alternatives["other schedules"] = "; ".join(
                 f"batch {shape.batch_size:g} x {shape.steps} steps, noise "
                 f"{shape.noise_multiplier:.3g}: {cost:.3g}"
                 for shape, cost in others
             )
         if auto:
             dearest = max(energies)
-            made["mixing"] = (
+            alternatives["mixing"] = (
                 f"gap 0 costs least: mixing of width {dearest / plain_noise:g} noise multipliers "
                 "would take at least "
                 f"{energies[dearest] / plain:.3g} times the noise energy at the same epsilon, and "
@@ -100,22 +100,22 @@ class Story(NamedTuple):
                 f"{min(e for rho, e in energies.items() if rho) / plain:.6f} times (Cramer-Rao)"
             )
         steps, rate = horizon(self.problem), step_size(self.problem, phase.clip_norm)
-        made["Theorem B.1"] = (
+        alternatives["Theorem B.1"] = (
             f"its T = {steps:.4g}, eta = {rate:.4g}: they take curvature beta = "
             f"{self.problem.beta:.3g} in all "
             f"{self.problem.dimension} directions, where it adds up to "
-            f"{self.known.curves[0].trace:.3g}"
+            f"{self.evidence.curves[0].trace:.3g}"
         )
-        return made
+        return alternatives
 
     def _paid(self) -> str:
         return "".join(f", after paying for: {release.what}" for release in self.plan.releases)
 
     def _clip_norm(self) -> str:
-        c, known = self.plan.phases[0].clip_norm, self.known
+        c, evidence = self.plan.phases[0].clip_norm, self.evidence
         points = (
             "at the start and where the loss has halved"
-            if len(known.curves) > 1
+            if len(evidence.curves) > 1
             else "at the start"
         )
         if self.choice.low == self.choice.high == self.choice.clip_norm:
@@ -125,14 +125,18 @@ class Story(NamedTuple):
             flat = f"the decrease of a step, {points}, is within 5 % of its best {ends}"
         turned = (
             ""
-            if known.cosine is None
-            else f"; clipped, their mean has cosine {known.cosine(c):.4f} with the mean"
+            if evidence.cosine is None
+            else f"; clipped, their mean has cosine {evidence.cosine(c):.4f} with the mean"
         )
-        longer = f"{known.clipped(c):.0%} of gradients are longer (median {known.median:.3g})"
+        longer = f"{evidence.clipped(c):.0%} of gradients are longer (median {evidence.median:.3g})"
         return f"{c:.4g}: {flat}; {longer}{turned}"
 
     def _floor(self) -> str:
-        c, kappa, upper = self.plan.phases[0].clip_norm, self.known.kappa, self.known.kappa_upper
+        c, kappa, upper = (
+            self.plan.phases[0].clip_norm,
+            self.evidence.kappa,
+            self.evidence.kappa_upper,
+        )
         floor = clip_floor(self.problem, kappa)
         safe = clip_floor(self.problem, upper) if upper < inf else inf
         return (
@@ -145,7 +149,7 @@ class Story(NamedTuple):
         )
 
     def _isotropic(self) -> str:
-        curve, batch = self.known.curves[0], self.plan.batch_size
+        curve, batch = self.evidence.curves[0], self.plan.batch_size
         ratio = curve.isotropic(batch, self._energy())
         i = int(ratio.argmax())
         rate = float(ratio[i] / (curve.signal[i] * curve.beta))
@@ -173,19 +177,19 @@ class Story(NamedTuple):
         )
 
     def _learning_rate(self) -> str:
-        phase, known = self.plan.phases[0], self.known
-        longest = float(known.at(phase.clip_norm).longest()[0])
+        phase, evidence = self.plan.phases[0], self.evidence
+        longest = float(evidence.at(phase.clip_norm).longest()[0])
         source = (
             "measured"
-            if known.measured
+            if evidence.measured
             else "estimated from gradients alone, for a loss in nats (see --loss)"
         )
         return (
             f"{phase.learning_rate:.4g}: the smaller of the longest step that does not overshoot, "
             f"{longest:.3g}, and "
-            f"sqrt(2 R_F / (T noise)), times 3/2 with mixing, unless given; R_F = {known.loss:.3g}, "
+            f"sqrt(2 R_F / (T noise)), times 3/2 with mixing, unless given; R_F = {evidence.loss:.3g}, "
             "curvature "
-            f"{known.curves[0].trace:.3g}, {source}"
+            f"{evidence.curves[0].trace:.3g}, {source}"
         )
 
     def _energy(self) -> float:
@@ -211,7 +215,7 @@ class Story(NamedTuple):
         phase = self.plan.phases[0]
         if phase.adaptive is None:
             return {}
-        kept, noise, found = (
+        kept, noise, joint = (
             phase.adaptive.quantile,
             phase.adaptive.noise,
             phase.priced_noise_multiplier,
@@ -219,18 +223,18 @@ class Story(NamedTuple):
         return {
             "adaptive": f"the clip norm starts there and follows the {kept:.3g} quantile of "
             f"gradient norms; with the count, noise {phase.noise_multiplier:.4g} costs what "
-            f"{found:.4g} would (noise on the count {noise:.4g} records)"
+            f"{joint:.4g} would (noise on the count {noise:.4g} records)"
         }
 
     def _outlook(self) -> str:
-        if not self.known.measured and self.plan.releases:
+        if not self.evidence.measured and self.plan.releases:
             return "norms alone do not tell how far training will get"
         share, phase = self.forecast.remaining, self.plan.phases[0]
-        curve = self.known.at(phase.clip_norm)
+        curve = self.evidence.at(phase.clip_norm)
         noise = sqrt(curve.dimension * self._energy()) * phase.clip_norm / self.plan.batch_size
         mean = sqrt(max(float(curve.square[0]), 1e-300))
         text = (
-            f"first step changes the loss of {self.known.loss:.3g} by about "
+            f"first step changes the loss of {self.evidence.loss:.3g} by about "
             f"{-self.forecast.first:.3g}; on average over the "
             f"run at most {min(share, 1.0):.0%} of the gradient's alignment remains; noise is "
             f"{noise / mean:.3g} times the "

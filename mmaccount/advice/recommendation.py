@@ -42,10 +42,10 @@ class Advice:
         """z^2 + V rho^2 at each clip norm of the curves, with `noise` and the gap of the plan."""
         phase = self.plan.phases[0]
         rho = phase.gap * self.plan.batch_size / self.evidence.curves[0].clip_norms
-        made: npt.NDArray[np.float64] = np.square(self.noise) + mixing_laws.variance(
+        energy: npt.NDArray[np.float64] = np.square(self.noise) + mixing_laws.variance(
             phase.mixing_law
         ) * np.square(rho)
-        return made
+        return energy
 
     def curve(self) -> list[dict[str, float]]:
         """For each clip norm `noise` and the best decrease of one step times 2, at the start: as

@@ -53,12 +53,12 @@ def shapes(
         steps = validate.count("steps", steps)
         return [(float(min(n, max(1, round(epochs * n / steps)))), steps)]
     counts = sorted({max(1, round(epochs * 2.0**k)) for k in range(-HALVINGS, DOUBLINGS + 1)})
-    made = {count: min(n, round(epochs * n / count)) for count in counts}
-    if not any(made.values()):
+    batches = {count: min(n, round(epochs * n / count)) for count in counts}
+    if not any(batches.values()):
         raise ValueError(
             f"`epochs` must leave at least one record for one step, got {epochs:g} passes over {n} records."
         )
-    return [(float(batch), count) for count, batch in made.items() if batch >= 1]
+    return [(float(batch), count) for count, batch in batches.items() if batch >= 1]
 
 
 def priced(
@@ -101,14 +101,14 @@ def least_noise(settings: Settings) -> float:
     plain = settings.noise_multiplier
 
     def excess(z: float) -> float:
-        made = Settings(
+        run = Settings(
             sample_rate=1.0,
             steps=1,
             noise_multiplier=z,
             mixing=settings.mixing,
             mixing_law=settings.mixing_law,
         )
-        return plain - z / sqrt(fisher_information(made))
+        return plain - z / sqrt(fisher_information(run))
 
     low = plain
     while excess(low) <= 0.0:

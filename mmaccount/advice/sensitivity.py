@@ -16,7 +16,7 @@ MIXING_KNOBS = ("gap", "truncation")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Neighbour:
+class Variation:
     """A plan that differs from the recommended one in one knob: its epsilon, an upper bound (with a
     gap by the quick bounds, also of the recommendation itself), and what is expected of it (None
     where norms are all that is known)."""
@@ -36,16 +36,16 @@ class Neighbour:
         }
 
 
-def around(advice: Advice) -> list[Neighbour]:
+def variations(advice: Advice) -> list[Variation]:
     """The recommendation with each knob times 0.5 ... 2, all else as it is; batches do not grow
     beyond the data."""
-    made = []
+    rows = []
     for knob in PLAN_KNOBS + MIXING_KNOBS * (advice.plan.phases[0].gap > 0.0):
         for factor in KNOB_FACTORS:
             plan = _changed(advice.plan, knob, factor)
             if plan is not None:
-                made.append(_neighbour(advice, plan, knob, factor))
-    return made
+                rows.append(_variation(advice, plan, knob, factor))
+    return rows
 
 
 def _changed(plan: Plan, knob: str, factor: float) -> Plan | None:
@@ -64,18 +64,18 @@ def _changed(plan: Plan, knob: str, factor: float) -> Plan | None:
     return replace(plan, phases=(replace(phase, **{knob: value}),))
 
 
-def _neighbour(advice: Advice, plan: Plan, knob: str, factor: float) -> Neighbour:
+def _variation(advice: Advice, plan: Plan, knob: str, factor: float) -> Variation:
     phase, rho = plan.phases[0], plan.settings()[-1].mixing
     shape = Schedule(plan.batch_size, phase.steps, phase.noise_multiplier)
     eta = phase.learning_rate / (RECOVERY if rho else 1.0)
     energy = mixing_laws.energy(phase.noise_multiplier, rho, phase.mixing_law)
-    seen = expected(advice.evidence, shape, phase.clip_norm, energy, eta)
+    forecast = expected(advice.evidence, shape, phase.clip_norm, energy, eta)
     value = plan.batch_size if knob == "batch_size" else getattr(phase, knob)
-    return Neighbour(
+    return Variation(
         knob=knob,
         factor=factor,
         value=value,
         epsilon=upper_epsilon(plan.settings(), plan.delta),
-        remaining=None if plan.releases else seen.remaining,
-        first=None if plan.releases else seen.first,
+        remaining=None if plan.releases else forecast.remaining,
+        first=None if plan.releases else forecast.first,
     )

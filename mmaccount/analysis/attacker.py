@@ -122,8 +122,8 @@ def privacy_profile(
     `mmaccount.delta`.
 
     >>> run = Settings(sample_rate=0.01, steps=10_000, noise_multiplier=1.0)
-    >>> made = privacy_profile(run, [0.0, 3.0, 8.0])
-    >>> [f"{low:.3g} {high:.3g}" for low, high in zip(made.lower, made.upper)]
+    >>> profile = privacy_profile(run, [0.0, 3.0, 8.0])
+    >>> [f"{low:.3g} {high:.3g}" for low, high in zip(profile.lower, profile.upper)]
     ['0.48 0.48', '0.019 0.019', '2.03e-08 2.03e-08']
     """
     phases = renyi.as_phases(settings)
@@ -178,8 +178,8 @@ def trade_off(
         tight: as for `epsilon`.
 
     >>> run = Settings(sample_rate=1, steps=1, noise_multiplier=1.0)       # f(a) = Phi(Phi^-1(1 - a) - 1)
-    >>> made = trade_off(run, [0.05])
-    >>> f"{made.lower[0]:.3f} {made.upper[0]:.3f}"
+    >>> curve = trade_off(run, [0.05])
+    >>> f"{curve.lower[0]:.3f} {curve.upper[0]:.3f}"
     '0.740 0.741'
     """
     phases = renyi.as_phases(settings)
@@ -188,17 +188,17 @@ def trade_off(
     return _trade_off(profile(phases, _grid(min(smallest, SUMMARY_RATES[0])), tight=tight), checked)
 
 
-def _trade_off(made: Profile, rates: np.ndarray) -> TradeOff:
-    x = np.exp(made.epsilons)
+def _trade_off(deltas: Profile, rates: np.ndarray) -> TradeOff:
+    x = np.exp(deltas.epsilons)
     ways = np.concatenate(
-        [1.0 - made.remove - np.outer(rates, x), (1.0 - made.add - rates[:, None]) / x], axis=1
+        [1.0 - deltas.remove - np.outer(rates, x), (1.0 - deltas.add - rates[:, None]) / x], axis=1
     )
     lower = np.maximum(0.0, np.max(ways, axis=1) - RATE_ERROR)
     upper = None
-    if made.attacks:
-        found = [_attack(made.epsilons, *pair, rates) for pair in made.attacks.values()]
+    if deltas.attacks:
+        reached = [_attack(deltas.epsilons, *pair, rates) for pair in deltas.attacks.values()]
         blind = np.minimum(1.0, np.nextafter(1.0 - rates, 2.0))  # what a blind guess reaches, 1 - a
-        upper = np.minimum(blind, np.min(found, axis=0) + RATE_ERROR)
+        upper = np.minimum(blind, np.min(reached, axis=0) + RATE_ERROR)
         upper = np.maximum(upper, lower)
     return TradeOff(false_positive_rates=rates, lower=lower, upper=upper)
 
@@ -210,8 +210,8 @@ def advantage(settings: Settings | Iterable[Settings], *, tight: bool = True) ->
     It is the total variation distance of the two laws, delta at epsilon 0. Errors as
     `mmaccount.delta`.
 
-    >>> found = advantage(Settings(sample_rate=1, steps=1, noise_multiplier=1.0))       # 2 Phi(1/2) - 1
-    >>> f"{found.lower:.6f} {found.upper:.6f}"
+    >>> bound = advantage(Settings(sample_rate=1, steps=1, noise_multiplier=1.0))       # 2 Phi(1/2) - 1
+    >>> f"{bound.lower:.6f} {bound.upper:.6f}"
     '0.382925 0.382925'
     """
     return accountant.delta(settings, epsilon=0.0, tight=tight)
@@ -234,27 +234,27 @@ def bayes_success(
         prior: in (0, 1).
         tight: as for `epsilon`.
 
-    >>> found = bayes_success(Settings(sample_rate=1, steps=1, noise_multiplier=1.0))       # Phi(1/2)
-    >>> f"{found.lower:.6f} {found.upper:.6f}"
+    >>> bound = bayes_success(Settings(sample_rate=1, steps=1, noise_multiplier=1.0))       # Phi(1/2)
+    >>> f"{bound.lower:.6f} {bound.upper:.6f}"
     '0.691462 0.691462'
     """
     prior = validate.probability("prior", prior)
-    made = profile(renyi.as_phases(settings), np.array([_prior_epsilon(prior)]), tight=tight)
-    return _success(made, prior)
+    deltas = profile(renyi.as_phases(settings), np.array([_prior_epsilon(prior)]), tight=tight)
+    return _success(deltas, prior)
 
 
 def _prior_epsilon(prior: float) -> float:
     return abs(log(prior) - log1p(-prior))
 
 
-def _success(made: Profile, prior: float) -> Bound:
+def _success(deltas: Profile, prior: float) -> Bound:
     """From a profile that holds the epsilon of the prior."""
-    at = int(np.searchsorted(made.epsilons, _prior_epsilon(prior)))
+    at = int(np.searchsorted(deltas.epsilons, _prior_epsilon(prior)))
     out = prior <= 0.5
-    upper = float((made.remove if out else made.add)[at])
+    upper = float((deltas.remove if out else deltas.add)[at])
     reached = {
         name: float((remove if out else add).lower[at])
-        for name, (remove, add) in made.attacks.items()
+        for name, (remove, add) in deltas.attacks.items()
     }
     best = max(reached, key=lambda name: reached[name], default=None)
 
@@ -298,18 +298,18 @@ def meaning_of(
         tight: as for `epsilon`.
     """
     phases, prior = renyi.as_phases(settings), validate.probability("prior", prior)
-    made = profile(
+    deltas = profile(
         phases, np.union1d(_grid(SUMMARY_RATES[0]), [_prior_epsilon(prior)]), tight=tight
     )
-    curve = _trade_off(made, np.array(SUMMARY_RATES))
+    curve = _trade_off(deltas, np.array(SUMMARY_RATES))
     rates = []
     for i, rate in enumerate(SUMMARY_RATES):
         lower = None if curve.upper is None else 1.0 - float(curve.upper[i])
         rates.append((rate, Bound(upper=1.0 - float(curve.lower[i]), lower=lower, method=METHOD)))
-    lower = None if made.lower is None else float(made.lower[0])
+    lower = None if deltas.lower is None else float(deltas.lower[0])
     return Meaning(
-        advantage=Bound(upper=float(made.upper[0]), lower=lower, method=METHOD),
+        advantage=Bound(upper=float(deltas.upper[0]), lower=lower, method=METHOD),
         prior=prior,
-        bayes_success=_success(made, prior),
+        bayes_success=_success(deltas, prior),
         true_positive_rates=tuple(rates),
     )

@@ -115,8 +115,8 @@ def lower_bound(
     present, absent = _scores("present", present), _scores("absent", absent)
     chosen = np.unique(np.concatenate([present[::2], absent[::2]]))
     wrong = _wrong(present[::2], absent[::2], chosen)
-    found = _bounds(wrong, len(absent[::2]), len(present[::2]), delta, confidence)
-    threshold = float(chosen[int(np.argmax(found))])
+    bounds = _bounds(wrong, len(absent[::2]), len(present[::2]), delta, confidence)
+    threshold = float(chosen[int(np.argmax(bounds))])
     false_positives, false_negatives = _wrong(present[1::2], absent[1::2], np.array([threshold]))[
         :, 0
     ]
@@ -129,12 +129,12 @@ def lower_bound(
 
 
 def _scores(name: str, scores: np.ndarray) -> np.ndarray:
-    made = np.asarray(scores, dtype=np.float64)
-    if made.ndim != 1 or len(made) < 2 or np.isnan(made).any():
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim != 1 or len(values) < 2 or np.isnan(values).any():
         raise ValueError(
-            f"`{name}` must be two or more scores, none of them NaN, got shape {made.shape}."
+            f"`{name}` must be two or more scores, none of them NaN, got shape {values.shape}."
         )
-    return made
+    return values
 
 
 # ------------------------------------------------------------------------------- likelihood ratios
@@ -292,7 +292,7 @@ def one_run(
     level = (1.0 - validate.probability("confidence", confidence)) / max(
         1, len(scores) * len(GUESSED_SHARES)
     )
-    made = []
+    results = []
     for name, values in scores.items():
         if np.shape(values) != kept.shape or not np.isfinite(values).all():
             raise ValueError(
@@ -304,8 +304,8 @@ def one_run(
             correct = int(np.sum(kept[order[len(order) - each :]])) + int(
                 np.sum(~kept[order[:each]])
             )
-            found = one_run_epsilon(
+            epsilon = one_run_epsilon(
                 correct, 2 * each, len(kept), delta=delta, confidence=1.0 - level
             )
-            made.append(Guessed(name, 2 * each, correct, found))
-    return made
+            results.append(Guessed(name, 2 * each, correct, epsilon))
+    return results

@@ -66,10 +66,10 @@ def _edge(
     useful = max(knob.useful, SMALLEST_KNOB)
     start = min(max(start, min(knob.private, useful)), max(knob.private, useful))
     if excess(start) > 0.0:
-        bracket = _walk(start, knob.private, lambda x: excess(x) <= 0.0, knob.whole)
-        if bracket is None:
+        edge = _walk(start, knob.private, lambda x: excess(x) <= 0.0, knob.whole)
+        if edge is None:
             return None
-        unsafe, safe = bracket
+        unsafe, safe = edge
     else:
         safe, unsafe = _walk(start, useful, lambda x: excess(x) > 0.0, knob.whole) or (
             useful,
@@ -106,8 +106,8 @@ def solve_for(
             max(TINY_EPSILON, upper_epsilon([*besides, build(x)], delta, tight=tight)) / epsilon
         )
 
-    found = _edge(excess, knob, start, DEFAULT_TOLERANCE)
-    here = knob.private if found is None else found
+    value = _edge(excess, knob, start, DEFAULT_TOLERANCE)
+    here = knob.private if value is None else value
     if tight and build(here).mixing > 0.0 and here != knob.useful:
         end = (
             max(here / LARGEST_TIGHT_FACTOR, knob.useful)
@@ -115,15 +115,15 @@ def solve_for(
             else min(here * LARGEST_TIGHT_FACTOR, knob.useful)
         )
         near = Knob(private=here, useful=round(end) if knob.whole else end, whole=knob.whole)
-        found = _edge(lambda x: excess(x, tight=True), near, here, TIGHT_TOLERANCE)
-    if found is None:
+        value = _edge(lambda x: excess(x, tight=True), near, here, TIGHT_TOLERANCE)
+    if value is None:
         best = upper_epsilon([*besides, build(knob.private)], delta, tight=tight)
         message = (
             f"`{name}` alone cannot reach epsilon {epsilon:g}: "
             f"the best reachable is {best:.6g}, at {name} = {knob.private:g}."
         )
         raise Infeasible(message, best=best, value=knob.private)
-    return found
+    return value
 
 
 def solve_batch_size(
@@ -145,7 +145,7 @@ def solve_batch_size(
         size: upper_epsilon([build(size)], delta)
         for size in sorted({round(dataset_size ** (i / BATCH_GRID)) for i in range(BATCH_GRID + 1)})
     }
-    meeting = [size for size, found in epsilons.items() if found <= epsilon]
+    meeting = [size for size, upper in epsilons.items() if upper <= epsilon]
     start = max(meeting) if meeting else min(epsilons, key=lambda size: epsilons[size])
     knob = Knob(private=start, useful=dataset_size, whole=True)
     return int(

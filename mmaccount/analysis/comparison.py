@@ -53,8 +53,8 @@ def compare(settings: Settings, *, delta: float, tight: bool = True) -> Comparis
     errors as for `epsilon`.
 
     >>> run = Settings(sample_rate=0.03, steps=3400, noise_multiplier=0.335, mixing=11.25, truncation=100)
-    >>> made = compare(run, delta=1e-5)
-    >>> f"{made.as_given.upper:.2f} {made.without_mixing.upper:.1f} {made.equal_noise.upper:.2f}"
+    >>> ways = compare(run, delta=1e-5)
+    >>> f"{ways.as_given.upper:.2f} {ways.without_mixing.upper:.1f} {ways.equal_noise.upper:.2f}"
     '6.77 277.3 2.23'
     """
     equal, priced = of_equal_energy(settings), cache(partial(epsilon, delta=delta, tight=tight))

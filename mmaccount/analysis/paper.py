@@ -124,7 +124,7 @@ def one_hot_cut() -> dict[float, float]:
     The paper does not say how it integrated; this range comes closer to its three figures than the
     full one.
     """
-    made = {}
+    epsilons = {}
     for gap, p in FIGURE_3:
         if p == 1:
             run = figure_3(gap, p)
@@ -133,12 +133,12 @@ def one_hot_cut() -> dict[float, float]:
                 run.mixing / run.noise_multiplier,
                 run.sample_rate,
             )
-            made[gap] = _best(
+            epsilons[gap] = _best(
                 run,
                 RDP_GRID[:6],
                 partial(_cut_moment, shift=shift, width=width, q=q, past=CUT_PAST_EDGE),
             )
-    return made
+    return epsilons
 
 
 def figure_3(gap: float, p: float) -> Settings:
@@ -158,16 +158,16 @@ def rows() -> list[Row]:
     """Every published figure, the paper's way and ours. `bound` is `mmaccount.epsilon`: integer
     orders or proven between."""
     plain = Settings(sample_rate=0.02, steps=5000, noise_multiplier=FIGURE_3_NOISE)
-    made = [_row("Fig. 3, no mixing", 200.0, plain, "plain")]
+    table = [_row("Fig. 3, no mixing", 200.0, plain, "plain")]
     for (gap, p), paper in FIGURE_3.items():
         run = figure_3(gap, p)
         way = "fractional" if p == 1 else "integer"
-        made.append(_row(f"Fig. 3, tau/eta {gap:g}, p {p}", paper, run, way))
+        table.append(_row(f"Fig. 3, tau/eta {gap:g}, p {p}", paper, run, way))
     resnet = Settings(
         sample_rate=0.03, steps=3400, noise_multiplier=0.335, mixing=11.25, truncation=100
     )
-    made.append(_row("Resnet-20, authors' script", 8.0, resnet, "integer"))
-    return made
+    table.append(_row("Resnet-20, authors' script", 8.0, resnet, "integer"))
+    return table
 
 
 def _row(name: str, paper: float, run: Settings, way: str) -> Row:

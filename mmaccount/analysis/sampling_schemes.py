@@ -44,14 +44,14 @@ def once_per_epoch(settings: Settings, *, delta: float, tight: bool = True) -> B
     (run,) = renyi.as_given([settings])
     delta = validate.probability("delta", delta)
     epochs = ceil(run.steps / floor(1.0 / run.sample_rate + WHOLE_NUMBER_TOLERANCE))
-    found = epsilon(replace(run, sample_rate=1.0, steps=epochs), delta=delta, tight=tight)
+    bound = epsilon(replace(run, sample_rate=1.0, steps=epochs), delta=delta, tight=tight)
     method = (
         f"each record in one batch of every epoch ({epochs} in all), random order not credited; "
-        f"{found.method}"
+        f"{bound.method}"
     )
     plain = run.noise == "gaussian" and run.mixing == 0.0
-    lower = min(_largest_batch(run, delta), found.upper) if plain else None
-    return replace(found, method=method, lower=lower, attack=LARGEST_BATCH if plain else None)
+    lower = min(_largest_batch(run, delta), bound.upper) if plain else None
+    return replace(bound, method=method, lower=lower, attack=LARGEST_BATCH if plain else None)
 
 
 def _batches(run: Settings) -> int:
@@ -96,16 +96,16 @@ def refuse_unless_poisson(sampling: str, settings: Settings, *, delta: float) ->
     """
     if validate.choice("sampling", sampling, SAMPLINGS) == "poisson":
         return
-    found = once_per_epoch(settings, delta=delta)
+    bound = once_per_epoch(settings, delta=delta)
     text = (
         f"`sampling` {sampling} is not Poisson sampling: with each record in one batch of every "
         "epoch this run has "
-        f"epsilon <= {found.upper * (1.0 + SIX_DIGITS_ERROR):.6g} at delta {delta:g}"
+        f"epsilon <= {bound.upper * (1.0 + SIX_DIGITS_ERROR):.6g} at delta {delta:g}"
     )
-    if sampling == "shuffle" and found.lower:
+    if sampling == "shuffle" and bound.lower:
         poisson = epsilon(replace(settings, steps=_batches(settings)), delta=delta).upper
-        if found.lower > poisson:
-            reached = f"{found.lower * (1.0 - SIX_DIGITS_ERROR):.6g}"
+        if bound.lower > poisson:
+            reached = f"{bound.lower * (1.0 - SIX_DIGITS_ERROR):.6g}"
             text += f"; in one epoch an attack reaches {reached}, "
             text += f"where Poisson sampling has at most {poisson:.6g}"
     raise ValueError(f"{text}.")

@@ -153,18 +153,18 @@ def tune_cost(settings: Settings | Iterable[Settings], *, tries: int, delta: flo
     tries, delta = validate.count("tries", tries), validate.probability("delta", delta)
     one = _renyi(phases)
     repeated = [replace(phase, steps=phase.steps * tries) for phase in phases]
-    made = [Cost(law=COMPOSED, epsilon=accountant.epsilon(repeated, delta=delta).upper)]
+    costs = [Cost(law=COMPOSED, epsilon=accountant.epsilon(repeated, delta=delta).upper)]
     for law, shape in SHAPES.items():
         gamma = gamma_for(shape, tries)
-        made.append(
+        costs.append(
             Cost(
                 law=law, epsilon=_epsilon(negative_binomial(one, shape, gamma), delta), gamma=gamma
             )
         )
-    made.append(
+    costs.append(
         Cost(law=POISSON, epsilon=_epsilon(poisson(one, _failure(phases, one), tries), delta))
     )
-    return sorted(made, key=lambda cost: cost.epsilon)
+    return sorted(costs, key=lambda cost: cost.epsilon)
 
 
 def _failure(phases: Sequence[Settings], one: Callable[[float], float]) -> Callable[[float], float]:

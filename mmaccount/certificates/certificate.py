@@ -67,15 +67,15 @@ def _plain(phase: Settings) -> Settings:
 
 def _rule(phase: Settings, order: float) -> tuple[float, Rule]:
     """The smallest log-moment of a step that the checker can prove, and the rule for it."""
-    found: list[tuple[float, Rule]] = [(step_log_moment(_plain(phase), order), "plain")]
+    candidates: list[tuple[float, Rule]] = [(step_log_moment(_plain(phase), order), "plain")]
     if phase.mixing > 0.0 and (
         phase.sample_rate == 1.0 or (order == floor(order) and order <= LARGEST_BINOMIAL_ORDER)
     ):
-        found.append((step_log_moment(phase, order), "binomial"))
+        candidates.append((step_log_moment(phase, order), "binomial"))
     elif phase.mixing > 0.0 and order < 2.0:
         bound, beta = am_gm(phase, order)
-        found.append((bound, min(beta, 2.0 - 1e-9)))
-    return min(found, key=lambda pair: pair[0])
+        candidates.append((bound, min(beta, 2.0 - 1e-9)))
+    return min(candidates, key=lambda pair: pair[0])
 
 
 def _renyi(phases: Sequence[Settings], delta: float) -> tuple[float, float, list[Rule]]:
@@ -112,8 +112,8 @@ def certify(settings: Settings | Iterable[Settings], *, delta: float) -> dict[st
             not know.
         BoundError: nothing finite can be proven.
 
-    >>> made = certify(Settings(sample_rate=0.01, steps=10_000, noise_multiplier=1.0), delta=1e-5)
-    >>> made["schema"], made["values"]["epsilon"][:5]
+    >>> certificate = certify(Settings(sample_rate=0.01, steps=10_000, noise_multiplier=1.0), delta=1e-5)
+    >>> certificate["schema"], certificate["values"]["epsilon"][:5]
     (2, '6.189')
     """
     phases = renyi.as_given(settings)
@@ -132,12 +132,12 @@ def certify(settings: Settings | Iterable[Settings], *, delta: float) -> dict[st
     epsilon, order, rules = _renyi(phases, delta)
     plain = [_plain(phase) for phase in phases]
     exact = plain_gaussian.epsilon(plain, delta).upper
-    made = plain_certificate.certify(plain, delta, exact) if exact < epsilon else None
-    if made is None or float(made["values"]["epsilon"] or inf) > epsilon:
-        made = _renyi_certificate(phases, delta, order, rules)
-    if not float(made["values"]["epsilon"] or inf) < inf:
+    certificate = plain_certificate.certify(plain, delta, exact) if exact < epsilon else None
+    if certificate is None or float(certificate["values"]["epsilon"] or inf) > epsilon:
+        certificate = _renyi_certificate(phases, delta, order, rules)
+    if not float(certificate["values"]["epsilon"] or inf) < inf:
         raise BoundError("no finite epsilon can be certified for these settings.")
-    return made
+    return certificate
 
 
 def _renyi_certificate(
@@ -147,30 +147,30 @@ def _renyi_certificate(
         {name: value for name, value in phase.to_dict().items() if name in RENYI_FIELDS}
         for phase in phases
     ]
-    made: dict[str, Any] = {"schema": 1, "phases": shown, "delta": delta}
-    made |= {"order": int(order) if order == floor(order) else order, "rules": rules}
-    return made | {
-        "values": verify_renyi.recompute(json.loads(json.dumps(made), parse_float=Fraction))
+    certificate: dict[str, Any] = {"schema": 1, "phases": shown, "delta": delta}
+    certificate |= {"order": int(order) if order == floor(order) else order, "rules": rules}
+    return certificate | {
+        "values": verify_renyi.recompute(json.loads(json.dumps(certificate), parse_float=Fraction))
     }
 
 
 _DEFAULT = Settings(sample_rate=1.0, steps=1, noise_multiplier=1.0)
 
 
-def enclosure(made: dict[str, Any]) -> tuple[str, str]:
+def enclosure(certificate: dict[str, Any]) -> tuple[str, str]:
     """What the bound of a certificate lies between, as decimals: Renyi's formula for epsilon, or
     the root of the bound on delta by contours."""
-    upper = str(made["values"]["epsilon"])
-    if made["schema"] == 1:
-        return max("0", str(made["values"]["result"][0]), key=Fraction), upper
-    return plain_certificate.just_below(made), upper
+    upper = str(certificate["values"]["epsilon"])
+    if certificate["schema"] == 1:
+        return max("0", str(certificate["values"]["result"][0]), key=Fraction), upper
+    return plain_certificate.just_below(certificate), upper
 
 
-def method(made: dict[str, Any]) -> str:
+def method(certificate: dict[str, Any]) -> str:
     """What the bound of a certificate is, in words."""
-    if made["schema"] == 1:
-        return f"Renyi order {made['order']:.6g}"
-    added = max(contour["added"] for contour in made["contours"].values())
+    if certificate["schema"] == 1:
+        return f"Renyi order {certificate['order']:.6g}"
+    added = max(contour["added"] for contour in certificate["contours"].values())
     return (
         f"contours, with a Gaussian step of squared mean {added:.2g} added"
         if added > 0.0
@@ -178,10 +178,10 @@ def method(made: dict[str, Any]) -> str:
     )
 
 
-def note(made: dict[str, Any], reported: Bound) -> str | None:
+def note(certificate: dict[str, Any], reported: Bound) -> str | None:
     """How the bound of a certificate differs from the reported one, and why; None where they are
     the same."""
-    certified = float(made["values"]["epsilon"])
+    certified = float(certificate["values"]["epsilon"])
     if certified <= reported.upper * (1.0 + SAME_TOLERANCE):
         return None
     above = (
@@ -189,7 +189,7 @@ def note(made: dict[str, Any], reported: Bound) -> str | None:
         if reported.upper > 0.0
         else "above"
     )
-    if made["schema"] == 2:
+    if certificate["schema"] == 2:
         return f"{above} the first line, which does without the added step"
     return (
         f"{above} the first line: no checker knows its method ({reported.method}); "

@@ -165,12 +165,12 @@ class _Way(NamedTuple):
         )
         best = order - 1.0
         for part, most in loose.items():
-            cost, found = min(
+            cost, contour = min(
                 (self.contour(f * best, best, epsilon, delta, part) for f in T_FACTORS),
                 key=lambda pair: pair[0],
             )
             if cost <= most:
-                return found
+                return contour
         return {}
 
 
@@ -217,7 +217,7 @@ def certify(phases: Sequence[Settings], delta: float, start: float) -> dict[str,
     shown: list[dict[str, Any]] = [
         {name: phase.to_dict()[name] for name in PLAIN_FIELDS} for phase in phases
     ]
-    made: dict[str, Any] = {"schema": 2, "phases": shown, "delta": delta, "contours": {}}
+    certificate: dict[str, Any] = {"schema": 2, "phases": shown, "delta": delta, "contours": {}}
     closed, claim = all(phase.sample_rate == 1.0 for phase in phases), mp.zero
     tried = [LOOSENESS_WITHOUT_SAMPLING if closed else LOOSENESS_TRIED]
     for name in ("remove", "add"):
@@ -225,13 +225,13 @@ def certify(phases: Sequence[Settings], delta: float, start: float) -> dict[str,
         for loose in tried if way.remove or closed else [{0.1: 2e7}, *tried]:
             contour = way.best(max(start, float(claim)), delta, loose)
             if contour and root > claim:
-                made["contours"][name] = contour
-                root = _root(verify_plain.side(_read(made), name)[1], start, delta)
+                certificate["contours"][name] = contour
+                root = _root(verify_plain.side(_read(certificate), name)[1], start, delta)
         claim = max(claim, root)
     if claim == mp.inf:
         return None
     return _filled(
-        made,
+        certificate,
         str(
             Context(30, ROUND_CEILING).multiply(
                 CLAIM_FACTOR, Decimal(mp.nstr(claim, ROOT_DIGITS - 10))
@@ -240,24 +240,27 @@ def certify(phases: Sequence[Settings], delta: float, start: float) -> dict[str,
     )
 
 
-def just_below(made: dict[str, Any]) -> str:
+def just_below(certificate: dict[str, Any]) -> str:
     """A decimal less than the claim by its last digits, at which the bound on delta is proven to be
     above delta; or 0."""
     way = Context(30, ROUND_FLOOR)
     lower = str(
-        way.divide(way.divide(Decimal(made["values"]["epsilon"]), CLAIM_FACTOR), CLAIM_FACTOR)
+        way.divide(
+            way.divide(Decimal(certificate["values"]["epsilon"]), CLAIM_FACTOR), CLAIM_FACTOR
+        )
     )
-    values = _filled(made, lower)["values"]
+    values = _filled(certificate, lower)["values"]
     above = any(
-        mp.mpf(values[f"{name}: log delta"][0]) > mp.log(mp.mpf(repr(made["delta"])))
-        for name in made["contours"]
+        mp.mpf(values[f"{name}: log delta"][0]) > mp.log(mp.mpf(repr(certificate["delta"])))
+        for name in certificate["contours"]
     )
     return lower if above else "0"
 
 
-def _filled(made: dict[str, Any], epsilon: str) -> dict[str, Any]:
-    return made | {"values": verify_plain.recompute(_read(made | {"values": {"epsilon": epsilon}}))}
+def _filled(certificate: dict[str, Any], epsilon: str) -> dict[str, Any]:
+    claimed = certificate | {"values": {"epsilon": epsilon}}
+    return certificate | {"values": verify_plain.recompute(_read(claimed))}
 
 
-def _read(made: dict[str, Any]) -> dict[str, Any]:
-    return dict(json.loads(json.dumps(made), parse_float=Fraction))
+def _read(certificate: dict[str, Any]) -> dict[str, Any]:
+    return dict(json.loads(json.dumps(certificate), parse_float=Fraction))

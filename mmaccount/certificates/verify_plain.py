@@ -154,7 +154,7 @@ def side(
     contour = c["contours"][name]
     t, spacing, count = contour["t"], contour["spacing"], contour["count"]
     normal = _interval(contour["added"])  # the squared mean of all Gaussian steps
-    found: dict[str, Interval] = {}
+    moments_of_steps: dict[str, Interval] = {}
     for number, phase in enumerate(c["phases"], 1):
         _check_range(number, phase, contour)
     moments = [iv.mpc(1)] * count
@@ -166,7 +166,7 @@ def side(
         order, turn = (1 + t, spacing) if name == "remove" else (-t, -spacing)
         step = _moments(order, turn, q, noise, count)
         moments = [moment * more**steps for moment, more in zip(moments, step, strict=True)]
-        found[f"{name}: log moment of a step of phase {number}"] = iv.log(step[0].real)
+        moments_of_steps[f"{name}: log moment of a step of phase {number}"] = iv.log(step[0].real)
 
     places = [iv.mpc(_interval(t), _interval(j * spacing)) for j in range(count)]
     weight, end = _interval(spacing) / iv.pi, _interval(count * spacing)
@@ -177,7 +177,7 @@ def side(
     start = places[0]
     falls = iv.exp(normal / 2 * (start * (1 + start) - end**2))
     left_out = moments[0] * falls / (iv.pi * (end - _interval(spacing) / 2))  # (E4)
-    return found, [(start, left_out), *zip(places, terms, strict=True)]
+    return moments_of_steps, [(start, left_out), *zip(places, terms, strict=True)]
 
 
 def recompute(c: dict[str, Any]) -> dict[str, Any]:
@@ -186,16 +186,16 @@ def recompute(c: dict[str, Any]) -> dict[str, Any]:
     if not (c["schema"] == 2 and 0 < c["delta"] < 1 and Fraction(epsilon) >= 0):
         raise ValueError("schema, delta or epsilon is out of range, or not known here.")
     log_delta = iv.log(_interval(c["delta"]))
-    found = {"log delta": log_delta}
+    values = {"log delta": log_delta}
     holds = True
     for name in DIRECTIONS:
         moments, curve = side(c, name)
         parts = [factor * iv.exp(-s * _interval(Fraction(epsilon))) for s, factor in curve]
         bound = iv.log(sum(parts).real)  # (2)
         holds = holds and bound.b <= log_delta.a
-        found |= moments
-        found |= {f"{name}: log left out": iv.log(parts[0].real), f"{name}: log delta": bound}
-    rounded = {name: _rounded(x) for name, x in found.items()}
+        values |= moments
+        values |= {f"{name}: log left out": iv.log(parts[0].real), f"{name}: log delta": bound}
+    rounded = {name: _rounded(x) for name, x in values.items()}
     return rounded | {"epsilon": epsilon if holds else None}
 
 
@@ -205,8 +205,8 @@ def check(path: str) -> tuple[int, str]:
     try:
         with open(path) as file:
             c = json.load(file, parse_float=Fraction)
-        found, values = recompute(c), c["values"]
-        wrong = [name for name in found | values if found.get(name) != values.get(name)]
+        recomputed, values = recompute(c), c["values"]
+        wrong = [name for name in recomputed | values if recomputed.get(name) != values.get(name)]
     except (
         OSError,
         ValueError,

@@ -139,13 +139,13 @@ def _moments(orders: list[Number], q: Number, v: Interval, length: Fraction) -> 
         log_ratios.append(iv.log(_interval(1 - q) + _interval(q) * there / here))
         weights.append(here * h / unit)
 
-    found = []
+    moments = []
     for order in orders:
         total = left_out
         for weight, log_ratio in zip(weights, log_ratios, strict=True):
             total += weight * iv.exp(_interval(order) * log_ratio)
-        found.append(total / (1 + error))
-    return found
+        moments.append(total / (1 + error))
+    return moments
 
 
 def _binomial(order: Number, q: Number) -> dict[Number, Interval]:
@@ -207,17 +207,17 @@ def _step(order: Number, phase: dict[str, Any], rule: Rule) -> tuple[Interval, d
 
 def recompute(c: dict[str, Any]) -> dict[str, Any]:
     """Every value that a certificate must hold; those in it do not count."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     total = iv.mpf(0)
     for number, (phase, rule) in enumerate(zip(c["phases"], c["rules"], strict=True), 1):
         _check_range(number, c, phase, rule)
-        log_moment, values = _step(c["order"], phase, rule)
+        log_moment, numbers = _step(c["order"], phase, rule)
         total += phase["steps"] * log_moment
-        found |= {f"{number}: {name}": _rounded(value) for name, value in values.items()}
+        values |= {f"{number}: {name}": _rounded(value) for name, value in numbers.items()}
     a, delta = _interval(c["order"]), _interval(c["delta"])
     result = (total + (a - 1) * iv.log(1 - 1 / a) - iv.log(delta * a)) / (a - 1)  # (7)
-    found |= {"delta": _rounded(delta), "result": _rounded(result)}
-    return found | {"epsilon": max("0", found["result"][1], key=Fraction)}
+    values |= {"delta": _rounded(delta), "result": _rounded(result)}
+    return values | {"epsilon": max("0", values["result"][1], key=Fraction)}
 
 
 def check(path: str) -> tuple[int, str]:
@@ -226,8 +226,8 @@ def check(path: str) -> tuple[int, str]:
     try:
         with open(path) as file:
             c = json.load(file, parse_float=Fraction)
-        found, values = recompute(c), c["values"]
-        wrong = [name for name in found | values if found.get(name) != values.get(name)]
+        recomputed, values = recompute(c), c["values"]
+        wrong = [name for name in recomputed | values if recomputed.get(name) != values.get(name)]
     except (
         OSError,
         ValueError,
@@ -240,7 +240,7 @@ def check(path: str) -> tuple[int, str]:
         return 2, f"{path} cannot be checked: {error!r}"
     if wrong:
         return 1, f"{path} does not hold: wrong are {', '.join(wrong)}"
-    return 0, f"proven: epsilon <= {found['epsilon']} at delta {float(c['delta'])}"
+    return 0, f"proven: epsilon <= {recomputed['epsilon']} at delta {float(c['delta'])}"
 
 
 if __name__ == "__main__":

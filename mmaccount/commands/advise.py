@@ -21,7 +21,7 @@ from mmaccount.records.plan import Plan
 
 if TYPE_CHECKING:
     from mmaccount.advice.recommendation import Advice
-    from mmaccount.advice.sensitivity import Neighbour
+    from mmaccount.advice.sensitivity import Variation
 
 WIDTH = 110
 ADVISE_OPTIONS = (
@@ -92,7 +92,7 @@ def adaptive(arguments: argparse.Namespace, batch_size: float) -> AdaptiveClippi
 
 def _advise(arguments: argparse.Namespace) -> Answer:
     from mmaccount.advice.advisor import advise
-    from mmaccount.advice.sensitivity import around
+    from mmaccount.advice.sensitivity import variations
 
     if arguments.picture is not None:
         check_picture("picture", arguments.picture)
@@ -104,7 +104,7 @@ def _advise(arguments: argparse.Namespace) -> Answer:
         **{name: getattr(arguments, name) for name in ADVISE_OPTIONS},
     )
     advice.plan.save(arguments.out)
-    rows = around(advice)
+    rows = variations(advice)
     if arguments.picture is not None:
         from mmaccount.reporting.plot_advice import figure
 
@@ -136,7 +136,7 @@ def _indented(name: str, text: str) -> str:
     return textwrap.fill(text, WIDTH, initial_indent=f"  {name:18} ", subsequent_indent=" " * 21)
 
 
-def _table_around(advice: "Advice", rows: Sequence["Neighbour"]) -> list[str]:
+def _table_around(advice: "Advice", rows: Sequence["Variation"]) -> list[str]:
     numbers = f"{'times':>7}{'value':>11}{'epsilon <=':>12}{'remaining':>11}{'first step':>12}"
     lines = [f"{'around':18}{numbers}"]
     if advice.plan.phases[0].gap:

@@ -68,10 +68,10 @@ def of_trainer(arguments: argparse.Namespace) -> Answer:
     numbers = f"{'delta':>7}{'found':>9}{'possible':>10}{'promised':>10}{'experiments':>13}"
     lines = [f"{'attack on the trainer':34}{numbers}"]
     for row in rows:
-        found = up(row.found, 4, ROUND_FLOOR)
+        measured = up(row.found, 4, ROUND_FLOOR)
         possible = up(row.lower, 4, ROUND_FLOOR)
         promised = up(row.upper, 4)
-        numbers = f"{row.delta:7g}{found:>9}{possible:>10}{promised:>10}{row.experiments:13d}"
+        numbers = f"{row.delta:7g}{measured:>9}{possible:>10}{promised:>10}{row.experiments:13d}"
         lines.append(f"{row.name:34}{numbers}  {'passed' if row.passed else 'BROKEN'}")
     lines.append(
         f"found: lower bounds on epsilon, each at {battery.CONFIDENCE:.1%};"

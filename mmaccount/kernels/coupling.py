@@ -26,16 +26,16 @@ def walk(
     count, length = values.shape[0], np.sum(sizes)
     pieces, value, excess = np.empty(length), np.zeros((2, length)), np.zeros((2, length))
     at, rest = np.zeros(count, dtype=np.int64), masses[:, 0].copy()
-    made, left, ended = 0, most, False
+    filled, left, ended = 0, most, False
     while left > 0.0 and not ended:
         part = min(left, np.min(rest))
         if part > 0.0:
-            pieces[made] = part
+            pieces[filled] = part
             for k in range(count):
                 side = 0 if k < first else 1
-                value[side, made] += values[k, at[k]]
-                excess[side, made] += excesses[k, at[k]]
-            made += 1
+                value[side, filled] += values[k, at[k]]
+                excess[side, filled] += excesses[k, at[k]]
+            filled += 1
         left -= part
         for k in range(count):
             rest[k] -= part
@@ -45,4 +45,4 @@ def walk(
                     ended = True
                     break
                 rest[k] = masses[k, at[k]]
-    return pieces[:made], value[:, :made], excess[:, :made]
+    return pieces[:filled], value[:, :filled], excess[:, :filled]

@@ -134,8 +134,8 @@ def log_moments(orders: np.ndarray, shift: float, mixing: Mixing) -> np.ndarray:
             _edges(WINDOW, -0.5 * (shift + mixing.width), -shift, half, GROWTH_FROM), shift, mixing
         )
         for i in range(first, last):
-            found = _add(_add(state, orders[i], right[0], right[1]), orders[i], left[0], left[1])
-            out[i] = softplus(log_total(found[0], found[1]) - log(mixing.width))
+            total = _add(_add(state, orders[i], right[0], right[1]), orders[i], left[0], left[1])
+            out[i] = softplus(log_total(total[0], total[1]) - log(mixing.width))
         first = last
     return out
 

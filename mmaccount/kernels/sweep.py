@@ -28,12 +28,12 @@ def best_integer_order(
     ends two orders after the best one.
     """
     logs = np.zeros(most + 1)
-    best, at, known = inf, 2, 1
+    best, at, highest = inf, 2, 1
     for order in range(2, most + 1):
         k = float(order)
-        if order > known:
-            known = min(most, max(4, 2 * known))
-            block = log_moments(np.arange(k, known + 1.0), shift, width)
+        if order > highest:
+            highest = min(most, max(4, 2 * highest))
+            block = log_moments(np.arange(k, highest + 1.0), shift, width)
             for i in range(block.size):
                 logs[order + i] = copies * block[i] * (1.0 + errors[0])
         moment = subsampled_log_moment(order, q, logs) if q < 1.0 else logs[order]

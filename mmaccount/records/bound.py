@@ -60,9 +60,9 @@ def up(value: float, digits: int = 6, rounding: str = ROUND_CEILING) -> str:
 def as_json(bound: Bound, name: str = "epsilon") -> dict[str, Any]:
     """A bound as the commands print it with --json; an unbounded one is None, with the reason."""
     finite = isfinite(bound.upper)
-    made = {name: bound.upper if finite else None, "lower": bound.lower, "attack": bound.attack}
-    made |= {"order": bound.order, "method": bound.method, "note": bound.note}
-    return made if finite else made | {"reason": bound.reason}
+    data = {name: bound.upper if finite else None, "lower": bound.lower, "attack": bound.attack}
+    data |= {"order": bound.order, "method": bound.method, "note": bound.note}
+    return data if finite else data | {"reason": bound.reason}
 
 
 def as_text(bound: Bound, name: str, given: str) -> str:

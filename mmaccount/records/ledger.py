@@ -63,11 +63,11 @@ class Ledger:
     @property
     def distinct(self) -> int:
         """Number of different steps among them; `charged - distinct` were redone."""
-        found, end = 0, 0
+        count, end = 0, 0
         for first, last in sorted(self.runs):
-            found += max(0, last - max(first - 1, end))
+            count += max(0, last - max(first - 1, end))
             end = max(end, last)
-        return found
+        return count
 
     def with_step(self, step: int) -> "Ledger":
         """This ledger and one step more. A step beyond the plan is a ValueError."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mmaccount.advice.recommendation import Advice
-from mmaccount.advice.sensitivity import Neighbour
+from mmaccount.advice.sensitivity import Variation
 from mmaccount.plots import COLOURS, DPI, HEIGHT, MARKERS, WIDTH
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def descent(ax: "Axes", advice: Advice) -> "Axes":
     return ax
 
 
-def knobs(ax: "Axes", rows: Sequence[Neighbour], value: str = "epsilon") -> "Axes":
+def knobs(ax: "Axes", rows: Sequence[Variation], value: str = "epsilon") -> "Axes":
     """`value` ("epsilon", "remaining" or "first") as each knob is multiplied; knobs without it are
     left out."""
     for i, knob in enumerate(dict.fromkeys(row.knob for row in rows)):
@@ -65,7 +65,7 @@ def knobs(ax: "Axes", rows: Sequence[Neighbour], value: str = "epsilon") -> "Axe
     return ax
 
 
-def figure(advice: Advice, rows: Sequence[Neighbour]) -> "Figure":
+def figure(advice: Advice, rows: Sequence[Variation]) -> "Figure":
     """Three pictures side by side: decrease of a step over clip norm, epsilon around the
     recommendation, and the forecast there (left out after a private probe)."""
     from matplotlib.figure import Figure

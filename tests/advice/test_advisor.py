@@ -84,7 +84,7 @@ def test_the_clip_norm_scales_with_the_gradients(gradients, advice):
 
 
 def test_it_beats_its_own_neighbours_in_the_forecast(advice):
-    rows = sensitivity.around(advice)
+    rows = sensitivity.variations(advice)
     assert {row.knob for row in rows} == {
         "clip_norm",
         "learning_rate",
@@ -133,7 +133,7 @@ def test_a_forced_gap_says_what_it_costs(gradients):
         np.log(phase.clip_norm), np.log(made.evidence.curves[0].clip_norms), made.noise
     ) == pytest.approx(phase.noise_multiplier, rel=0.05)
     rows = {
-        knob: [row for row in sensitivity.around(made) if row.knob == knob]
+        knob: [row for row in sensitivity.variations(made) if row.knob == knob]
         for knob in ("gap", "truncation")
     }
     for knob, found in rows.items():
@@ -216,7 +216,7 @@ def test_adaptive_clipping_is_paid_for(gradients, advice):
     assert "quantile" in made.reasons["adaptive"]
     assert "adaptive" not in advice.reasons
     assert all(
-        row.epsilon == made.bound.upper for row in sensitivity.around(made) if row.factor == 1.0
+        row.epsilon == made.bound.upper for row in sensitivity.variations(made) if row.factor == 1.0
     )
     for change, message in [
         ({"adaptive_clipping": 2}, "adaptive_clipping"),

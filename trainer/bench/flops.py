@@ -121,7 +121,7 @@ def _convolution_backward(args: tuple, result: tuple) -> list[tuple[int, int]]:
 
 def card(device: str) -> Card | None:
     """The data sheet of a device by torch's name of it, if it is one of those above."""
-    return next((known for name, known in CARDS.items() if name in device), None)
+    return next((figures for name, figures in CARDS.items() if name in device), None)
 
 
 def counted(call: Callable[[], object]) -> Work:

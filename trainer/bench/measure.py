@@ -204,8 +204,8 @@ METHODS: dict[str, tuple[str, Callable[[Task], Step]]] = {  # name: what it sums
 
 def _error(step: Step, expected: Tensor) -> float | None:
     """Difference from the loop's sum, relative to it; None if that is not finite."""
-    found = torch.cat([part.flatten() for part in step()]).double()
-    error = float((found - expected).norm() / expected.norm())
+    measured = torch.cat([part.flatten() for part in step()]).double()
+    error = float((measured - expected).norm() / expected.norm())
     return error if isfinite(error) else None
 
 
@@ -294,13 +294,13 @@ def measure(
 def _counted(given: Task, device: str) -> dict[str, dict[str, float]]:
     """Operations and bytes of a step without and with privacy, and the least time for them on a
     known device."""
-    known, work_of = flops.card(device), {}
+    card, work_of = flops.card(device), {}
     for name, work in flops.steps(
         given.model, losses, SHAPE, len(given.x), given.precision
     ).items():
         work_of[name] = {"operations": work.operations, "bytes": work.bytes}
-        if known is not None:
-            work_of[name]["floor_milliseconds"] = 1e3 * work.floor(known, given.precision)
+        if card is not None:
+            work_of[name]["floor_milliseconds"] = 1e3 * work.floor(card, given.precision)
     return work_of
 
 

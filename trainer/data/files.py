@@ -125,8 +125,8 @@ def _cifar10_part(
         return table[:, 1:].reshape(rows, 3, 32, 32), table[:, 0]
     import io
 
-    found = _Arrays(io.BytesIO(_read(folder / name, md5.get(name))), encoding="bytes").load()
-    x, y = np.asarray(found[b"data"]), np.asarray(found[b"labels"])
+    arrays = _Arrays(io.BytesIO(_read(folder / name, md5.get(name))), encoding="bytes").load()
+    x, y = np.asarray(arrays[b"data"]), np.asarray(arrays[b"labels"])
     if x.shape != (rows, IMAGE_BYTES) or x.dtype != np.uint8 or y.shape != (rows,):
         raise ValueError(
             f"{folder / name} must hold {rows} rows of {IMAGE_BYTES} bytes, got {x.shape} of {x.dtype}."
@@ -162,8 +162,8 @@ def svhn(folder: str | Path, *, md5: dict[str, str] = SVHN_MD5) -> Dataset:
     read = {}
     for name in ("train", "test"):
         path = Path(folder) / f"{name}_32x32.mat"
-        found = loadmat(io.BytesIO(_read(path, md5.get(path.name))))
-        x, y = found["X"], found["y"].reshape(-1)
+        arrays = loadmat(io.BytesIO(_read(path, md5.get(path.name))))
+        x, y = arrays["X"], arrays["y"].reshape(-1)
         if x.shape[:3] != (32, 32, 3) or x.dtype != np.uint8 or x.shape[3] != len(y):
             raise ValueError(
                 f"{path} must hold X of 32 x 32 x 3 x n bytes and y of n labels, "
