@@ -36,7 +36,7 @@ core: $(VENV)-newest/test.done $(VENV)-lowest/test.done  ## the core without tor
 slow: $(VENV)/test.done  ## the tests that take minutes each
 	$(BIN)/pytest -m slow
 
-bench: $(VENV)/test.done  ## time brackets and per-record gradients against others, accuracy on digits, linear on glyphs (minutes)
+bench: $(VENV)/test.done  ## time two-sided bounds and per-record gradients against others, accuracy on digits, linear on glyphs (minutes)
 	$(BIN)/pip install --quiet --editable ".[bench]"
 	$(BIN)/python tests/bench/peers.py
 	$(BIN)/python -m trainer --bench --threads 1

@@ -1,4 +1,4 @@
-"""Our bracket for users of Opacus: after `import mmaccount.opacus_accountant`,
+"""Our two-sided bounds for users of Opacus: after `import mmaccount.opacus_accountant`,
 `PrivacyEngine(accountant="mmaccount")`.
 
 What holds and what does not is as for plain DP-SGD here; in particular the data loader has to
@@ -15,7 +15,7 @@ from mmaccount.records.settings import Settings
 NAME = "mmaccount"
 
 
-class BracketAccountant(IAccountant):  # type: ignore[misc]
+class TwoSidedAccountant(IAccountant):  # type: ignore[misc]
     """An accountant of Opacus whose epsilon is certified, with the epsilon that an attack reaches
     beside it (`bound`)."""
 
@@ -32,7 +32,7 @@ class BracketAccountant(IAccountant):  # type: ignore[misc]
         )
 
     def bound(self, delta: float) -> Bound:
-        """The bracket of what was run so far; without a step epsilon is 0. No noise: +inf."""
+        """Both bounds on what was run so far; without a step epsilon is 0. No noise: +inf."""
         if not self.history:
             return Bound(upper=0.0, lower=0.0, method="nothing released")
         if any(noise <= 0.0 for noise, _, _ in self.history):
@@ -55,4 +55,4 @@ class BracketAccountant(IAccountant):  # type: ignore[misc]
         return NAME
 
 
-register_accountant(NAME, BracketAccountant, force=True)
+register_accountant(NAME, TwoSidedAccountant, force=True)

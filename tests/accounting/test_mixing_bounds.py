@@ -98,7 +98,7 @@ def test_gaussian_composition_encloses_the_closed_form(z, steps, epsilon):
 
 # ----------------------------------------------------------------------------------------- attacks
 
-# q, z, rho, p, T, then the p-sparse bracket and the upper bound by Renyi moments; delta 1e-5
+# q, z, rho, p, T, then both bounds of the p-sparse shift and the upper bound by Renyi moments; delta 1e-5
 ATTACKS = [
     (0.03, 0.335, 11.25, 100, 3400, 6.6807, 6.6843, 7.2502),
     (0.02, 0.366945, 3.75, 1, 5000, 48.0, 48.1146, 63.83),
@@ -191,7 +191,7 @@ def test_slack_for_truncated_gradients(row, slack):
     assert ("auxiliary mechanism" if row == 4 else "envelope") in found.method
 
 
-def test_fast_bounds_are_looser_and_bracket_the_tight_ones():
+def test_fast_bounds_are_looser_and_enclose_the_tight_ones():
     tight, fast = mm.epsilon(PAPER, delta=1e-5), mm.epsilon(PAPER, delta=1e-5, tight=False)
     assert fast.lower <= tight.lower <= tight.upper <= fast.upper
     assert fast.upper == pytest.approx(7.2502, abs=1e-4)
@@ -374,7 +374,7 @@ FEW_STEPS = [
 
 
 @pytest.mark.parametrize(("steps", "q", "z", "rho", "p", "ratio"), FEW_STEPS)
-def test_few_large_steps_have_a_narrow_bracket(steps, q, z, rho, p, ratio):
+def test_few_large_steps_have_narrow_bounds(steps, q, z, rho, p, ratio):
     """Upper over lower bounds were 119, 67 and 3.4."""
     run = mm.Settings(sample_rate=q, steps=steps, noise_multiplier=z, mixing=rho, truncation=p)
     found = mm.epsilon(run, delta=1e-5)

@@ -1,5 +1,5 @@
 """Mixing laws other than the uniform: kernels against 50-digit tables and closed forms, (S) and
-(M), brackets."""
+(M), two-sided bounds."""
 
 from dataclasses import replace
 from math import inf, isfinite, pi
@@ -167,7 +167,7 @@ def test_complex_moments_of_the_uniform_both_ways(width):
     assert np.max(np.abs(found[1] - expected[1])) < 1e-13
 
 
-# ------------------------------------------------------------------------------------ the brackets
+# ------------------------------------------------------------------------------- two-sided bounds
 
 A = mm.Settings(sample_rate=0.03, steps=3400, noise_multiplier=0.335, mixing=11.25, truncation=100)
 B = mm.Settings(sample_rate=0.02, steps=5000, noise_multiplier=0.366945, mixing=15, truncation=100)

@@ -323,7 +323,7 @@ def test_mixing_is_never_worse_than_the_coupled_envelopes(changes):
 
 
 @pytest.mark.parametrize("changes", [REPLACED, {"group_size": 2}, {"group_size": 3}])
-def test_mixing_bracket_is_narrow(changes, resnet):
+def test_bounds_with_mixing_are_narrow(changes, resnet):
     run = mm.Settings(**resnet.to_dict() | changes)
     found = mm.epsilon(run, delta=1e-5)
     assert found.lower < found.upper < 1.06 * found.lower

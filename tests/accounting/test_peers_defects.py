@@ -34,7 +34,7 @@ def test_a_count_is_that_many_phases(q, mixing, noise):
     one = run(q, 2.0, 1, mixing=mixing, noise=noise)
     many = mm.epsilon(replace(one, steps=8), delta=DELTA, tight=False)
     apart = mm.epsilon([one] * 8, delta=DELTA, tight=False)
-    assert many.upper == pytest.approx(apart.upper, rel=1e-4)  # of brackets that wide
+    assert many.upper == pytest.approx(apart.upper, rel=1e-4)  # bounds are that far apart
     assert many.upper > 2 * mm.epsilon(one, delta=DELTA, tight=False).upper
 
 

@@ -1,4 +1,4 @@
-"""Certified brackets of plain DP-SGD: against closed forms, brute force at few steps, and the
+"""Certified bounds of plain DP-SGD: against closed forms, brute force at few steps, and the
 peers."""
 
 import itertools
@@ -62,7 +62,7 @@ def truth(q, z, steps, epsilon):
 @pytest.mark.parametrize(("q", "z"), [(0.5, 1.0), (0.1, 0.7), (0.9, 2.0), (0.02, 0.5), (0.3, 5.0)])
 @pytest.mark.parametrize("epsilon", [0.01, 0.1, 0.7, 2.0])
 def test_delta_of_few_steps_lies_inside(q, z, steps, epsilon):
-    """Few steps are the hard case: the characteristic function hardly decays, the bracket rests on
+    """Few steps are the hard case: the characteristic function hardly decays, the bounds rest on
     its error terms."""
     exact = truth(q, z, steps, epsilon)
     bound = mm.delta(run(q, z, steps), epsilon=epsilon)
@@ -204,7 +204,7 @@ def test_dp_accounting_is_on_both_sides(q, z, steps, delta):
 @pytest.mark.parametrize(
     ("q", "z", "steps", "delta"), [(0.01, 1.0, 1000, 1e-5), (0.04, 1.5, 2249, 1e-5)]
 )
-def test_opacus_prv_bracket_overlaps(q, z, steps, delta):
+def test_opacus_prv_bounds_overlap(q, z, steps, delta):
     from opacus.accountants import PRVAccountant
 
     peer = PRVAccountant()

@@ -1,4 +1,4 @@
-"""Brackets against 2,000 random runs whose truth is known (tests/reference/make_brackets.py); 100
+"""Two-sided bounds against 2,000 random runs whose truth is known (tests/reference/make_brackets.py); 100
 of them quickly."""
 
 import pytest
@@ -25,8 +25,8 @@ def settings(row):
 
 
 def check_plain(row):
-    """The delta and the epsilon of the table lie inside of what is reported; the bracket on delta
-    is narrow."""
+    """The delta and the epsilon of the table lie inside of what is reported; the bounds on delta
+    are narrow."""
     run, epsilon, delta = settings(row), row["epsilon"], float(row["delta"])
     found = mm.delta(run, epsilon=epsilon)
     assert found.lower <= delta * (1 + SLACK)

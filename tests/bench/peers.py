@@ -1,4 +1,4 @@
-"""Time certified brackets against dp-accounting, opacus, prv-accountant and riskcal, in one run:
+"""Time certified bounds against dp-accounting, opacus, prv-accountant and riskcal, in one run:
 make bench
 
 Medians of repeated calls after one warm-up, in milliseconds, and the ratio peer / ours. Cases as in

@@ -123,7 +123,7 @@ def test_meaning_is_what_the_library_says(capsys, plain):
     assert "`prior` must be in (0, 1), got 1.0" in refused(capsys, "epsilon", *options[:-1], "1")
 
 
-def test_a_loose_bracket_says_which_side_is_believed_loose(capsys):
+def test_a_loose_answer_says_which_side_is_believed_loose(capsys):
     options = {
         "--sample-rate": "0.01",
         "--steps": "100",

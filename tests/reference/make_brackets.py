@@ -1,4 +1,4 @@
-"""Makes brackets.json: 2,000 random runs with an epsilon and the delta there, for the brackets to
+"""Makes brackets.json: 2,000 random runs with an epsilon and the delta there, for bounds to
 enclose.
 
 Nothing of the package is used. All is done in balls (python-flint) of about 60 digits, or by mpmath
