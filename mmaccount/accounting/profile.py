@@ -1,5 +1,7 @@
-"""Delta at many epsilons at once, from both sides and in both directions: one contour, or one
-grid, prices many."""
+"""Delta at many epsilons at once, from both sides and in both directions.
+
+One Fourier inversion, or one grid, prices many.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +14,8 @@ from mmaccount.records.bound import TwoSided
 from mmaccount.records.settings import Settings
 
 GOOD_RELATIVE_WIDTH = 1e-4  # relative width that is good enough
-SEARCH_DEPTH = (
-    5  # of the search for contours; spent faster where even the epsilon aimed at stays wide
-)
+# Of the search for epsilons to aim at; spent faster where even the one aimed at stays wide.
+SEARCH_DEPTH = 5
 RENYI_ONLY_BELOW = 1e-100  # delta, up to which Renyi moments bound it alone
 TYPICAL_DELTA = 1e-5  # delta at which it is decided whether the answer without mixing may help
 

@@ -1,12 +1,13 @@
 """Certificates: an epsilon with all that is needed to prove it again, for a checker that trusts
 nothing else of ours.
 
-Without mixing an epsilon is proven by contours: certificates/plain_certificate.py, checked by
-`verify_plain.py`. With it Renyi moments prove one, which `verify_renyi.py` checks. Each checker is
-one file that works alone: they share no code. A certificate of Renyi moments is {"schema": 1,
-"phases", "delta", "order", "rules", "values"}; numbers mean the decimals that are written. "values"
-holds what `verify_renyi.recompute` gets, as [lower, upper] rounded outward to 30 digits, and
-"epsilon", a decimal.
+Without mixing an epsilon is proven by Fourier inversion along a line, the contour of integration:
+certificates/plain_certificate.py, checked by `verify_plain.py`. With it Renyi moments prove one,
+which `verify_renyi.py` checks. Each checker is one file that works alone: they share no code.
+
+A certificate of Renyi moments is {"schema": 1, "phases", "delta", "order", "rules", "values"};
+numbers mean the decimals that are written. "values" holds what `verify_renyi.recompute` gets, as
+[lower, upper] rounded outward to 30 digits, and "epsilon", a decimal.
 "rules" has one entry a phase:
     "binomial"  sum_k C(a, k) (1-q)^(a-k) q^k A_k, A_k = e^{p h_k(s; L)}, for an integer order a;
     A_a for any order if q = 1; a number    the AM-GM bound (step_moments.am_gm), with that beta;
@@ -159,7 +160,7 @@ _DEFAULT = Settings(sample_rate=1.0, steps=1, noise_multiplier=1.0)
 
 def enclosure(certificate: dict[str, Any]) -> tuple[str, str]:
     """What the bound of a certificate lies between, as decimals: Renyi's formula for epsilon, or
-    the root of the bound on delta by contours."""
+    the root of the bound on delta by Fourier inversion."""
     upper = str(certificate["values"]["epsilon"])
     if certificate["schema"] == 1:
         return max("0", str(certificate["values"]["result"][0]), key=Fraction), upper

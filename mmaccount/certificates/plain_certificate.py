@@ -2,10 +2,11 @@
 `verify_plain.py` checks them.
 
 A certificate is {"schema": 2, "phases", "delta", "contours", "values"}; numbers mean the decimals
-that are written. "contours" holds {"t", "spacing", "count", "added"} for each direction (a record
-removed, a record added), "values" what `verify_plain.recompute` gets, as [lower, upper] rounded
-outward to 30 digits, and "epsilon", a decimal. Mixing is post-processing, so a certificate of a run
-is one of the same run with mixing.
+that are written. "contours" holds, for each direction (a record removed, a record added), the
+contour of integration: the line Re s = "t" and on it the trapezoid rule of "count" points with this
+"spacing"; "added" is the step below. "values" is what `verify_plain.recompute` gets, as [lower,
+upper] rounded outward to 30 digits, and "epsilon", a decimal. Mixing is post-processing, so a
+certificate of a run is one of the same run with mixing.
 
 With R = 1 - q + q e^{vx - v^2/2}, x ~ N(0,1), v = 1/z, the pair that dominates a step is (R N, N),
 or (N, R N) (Zhu-Dong-Wang 2022, arXiv 2106.08567, Theorem 11; composed: Theorem 10). The moment
@@ -81,7 +82,7 @@ mp.dps = ROOT_DIGITS
 Number = Any  # a number of `mp`
 
 
-class _Way(NamedTuple):
+class _Direction(NamedTuple):
     """One direction of the run, in floats: enough to choose a contour by."""
 
     phases: Sequence[Settings]
@@ -100,12 +101,14 @@ class _Way(NamedTuple):
         return total
 
     def contour(
-        self, t: float, best: float, epsilon: float, delta: float, loose: float
+        self, t: float, chernoff_t: float, epsilon: float, delta: float, looseness: float
     ) -> tuple[float, dict[str, Any]]:
-        """(nodes times frequencies, contour at t): fit for delta at epsilon, up to about `loose`
-        times epsilon, or times 1/best if that is more. `best`, the t of the Chernoff bound, is
-        about the slope of log delta."""
-        wanted = log(delta) + min(0.0, log(loose * max(1.0, best * epsilon)))
+        """(nodes times frequencies, contour at t), fit for delta at epsilon.
+
+        Up to about `looseness` times epsilon, or times 1/chernoff_t if that is more: the t of the
+        Chernoff bound is about the slope of log delta.
+        """
+        wanted = log(delta) + min(0.0, log(looseness * max(1.0, chernoff_t * epsilon)))
         here = self.log_moment(t) - t * epsilon
         others = (
             (u, self.log_moment(u) - u * epsilon)
@@ -117,7 +120,9 @@ class _Way(NamedTuple):
             for phase in self.phases
             if phase.sample_rate == 1.0
         )
-        added = max(0.0, 2.0 * loose * max(epsilon, delta / best) / (1.0 + best) - normal)
+        added = max(
+            0.0, 2.0 * looseness * max(epsilon, delta / chernoff_t) / (1.0 + chernoff_t) - normal
+        )
         if not isfinite(period):
             return inf, {}
         spacing, count = 2.0 * pi / period, 1
@@ -158,15 +163,20 @@ class _Way(NamedTuple):
         )
         return (2.0 * sqrt(360.0 + 2.0 * large) + max(0.0, top) * v) * grown / (2.0 * pi * y)
 
-    def best(self, epsilon: float, delta: float, loose: dict[float, float]) -> dict[str, Any]:
+    def first_affordable(
+        self, epsilon: float, delta: float, tried: dict[float, float]
+    ) -> dict[str, Any]:
         """The first contour that is worth its time; {} if there is none."""
         _, order = renyi.minimise_over_orders(
             lambda order: renyi.log_delta_at(self.log_moment(order - 1.0), order, epsilon)
         )
-        best = order - 1.0
-        for part, most in loose.items():
+        chernoff_t = order - 1.0
+        for looseness, most in tried.items():
             cost, contour = min(
-                (self.contour(f * best, best, epsilon, delta, part) for f in T_FACTORS),
+                (
+                    self.contour(f * chernoff_t, chernoff_t, epsilon, delta, looseness)
+                    for f in T_FACTORS
+                ),
                 key=lambda pair: pair[0],
             )
             if cost <= most:
@@ -221,9 +231,10 @@ def certify(phases: Sequence[Settings], delta: float, start: float) -> dict[str,
     closed, claim = all(phase.sample_rate == 1.0 for phase in phases), mp.zero
     tried = [LOOSENESS_WITHOUT_SAMPLING if closed else LOOSENESS_TRIED]
     for name in ("remove", "add"):
-        way, root = _Way(phases, name == "remove"), mp.inf
-        for loose in tried if way.remove or closed else [{0.1: 2e7}, *tried]:
-            contour = way.best(max(start, float(claim)), delta, loose)
+        direction, root = _Direction(phases, name == "remove"), mp.inf
+        for loosenesses in tried if direction.remove or closed else [{0.1: 2e7}, *tried]:
+            aim = max(start, float(claim))
+            contour = direction.first_affordable(aim, delta, loosenesses)
             if contour and root > claim:
                 certificate["contours"][name] = contour
                 root = _root(verify_plain.side(_read(certificate), name)[1], start, delta)
@@ -243,10 +254,10 @@ def certify(phases: Sequence[Settings], delta: float, start: float) -> dict[str,
 def just_below(certificate: dict[str, Any]) -> str:
     """A decimal less than the claim by its last digits, at which the bound on delta is proven to be
     above delta; or 0."""
-    way = Context(30, ROUND_FLOOR)
+    downwards = Context(30, ROUND_FLOOR)
     lower = str(
-        way.divide(
-            way.divide(Decimal(certificate["values"]["epsilon"]), CLAIM_FACTOR), CLAIM_FACTOR
+        downwards.divide(
+            downwards.divide(Decimal(certificate["values"]["epsilon"]), CLAIM_FACTOR), CLAIM_FACTOR
         )
     )
     values = _filled(certificate, lower)["values"]

@@ -14,8 +14,8 @@ What a certificate claims, with x ~ N(0, 1) and v = 1 / noise multiplier:
 (2) delta     at epsilon is at most
               Re sum_j w_j M(s_j) e^(-s_j eps) / (s_j (1 + s_j)), s_j = t + i j D, j = 0 .. count - 1,
               w_0 = D / (2 pi), other w_j = D / pi, plus (E4) for all j that are left out: Fourier
-              inversion (Alghamdi et al. 2023, arXiv 2208.09595) by the trapezoid rule, whose aliases
-              are not negative.
+              inversion (Alghamdi et al. 2023, arXiv 2208.09595) along the contour Re s = t by the
+              trapezoid rule, whose aliases are not negative.
 
 In `_moments`, y, step and reach are chosen in floats. Any choice is sound as long as y v < pi, which
 2.5 / shift ensures: what a choice costs is computed afterwards, in intervals, by (E1) and (E2).

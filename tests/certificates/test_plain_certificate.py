@@ -1,5 +1,5 @@
-"""Certificates by contours: independent moments and epsilons, hostile settings, tampering, the
-checker as a file."""
+"""Certificates by Fourier inversion: independent moments and epsilons, hostile settings,
+tampering, the checker as a file."""
 
 import json
 import random
