@@ -14,7 +14,7 @@ from math import erfc, exp, expm1, hypot, inf, log, log1p, sqrt
 from sys import float_info
 
 from mmaccount.accounting import neighbours
-from mmaccount.accounting.roots import epsilons
+from mmaccount.accounting.roots import epsilon_from_delta_bounds
 from mmaccount.kernels.logspace import erfcx
 from mmaccount.records.bound import TwoSided
 from mmaccount.records.settings import Settings
@@ -101,4 +101,6 @@ def epsilon(bounds: Profile, delta: float) -> TwoSided:
         start *= 2.0
         if start == inf:
             return TwoSided(0.0, inf)
-    return epsilons(lambda e: bounds(e).upper, lambda e: bounds(e).lower, delta, start)
+    return epsilon_from_delta_bounds(
+        lambda e: bounds(e).upper, lambda e: bounds(e).lower, delta, start
+    )

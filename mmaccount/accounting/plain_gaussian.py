@@ -13,7 +13,7 @@ from mmaccount.accounting import neighbours, plain_closed_form, plain_pld
 from mmaccount.accounting.plain_fourier import LossTransform
 from mmaccount.accounting.plain_steps import steps_of
 from mmaccount.accounting.renyi import epsilon_at, log_delta_at, minimise_over_orders
-from mmaccount.accounting.roots import epsilons
+from mmaccount.accounting.roots import epsilon_from_delta_bounds
 from mmaccount.records.bound import TwoSided
 from mmaccount.records.settings import Settings
 
@@ -28,34 +28,36 @@ FARTHEST_PEAK = 1e3  # std that the far peak of E[R^t] may move to where a large
 VAGUE_LOG_BOUND = -1.0
 
 
-def _tilt(side: LossTransform, objective: Callable[[float, float], float]) -> float:
+def _tilt(transform: LossTransform, objective: Callable[[float, float], float]) -> float:
     """t > 0 that about minimises objective(log M(t), 1 + t)."""
     return (
-        minimise_over_orders(lambda order: objective(side.rough_log_moment(order - 1.0), order))[1]
+        minimise_over_orders(
+            lambda order: objective(transform.rough_log_moment(order - 1.0), order)
+        )[1]
         - 1.0
     )
 
 
-def _side_epsilon(side: LossTransform, delta: float) -> TwoSided:
+def _epsilon_by_inversion(transform: LossTransform, delta: float) -> TwoSided:
     """Bounds on the epsilon of one direction by Fourier inversion.
 
     (0, inf) where that would be slow and wide.
     """
-    t = _tilt(side, lambda moment, order: epsilon_at(moment, order, delta))
-    start = epsilon_at(side.log_moment(t), 1.0 + t, delta)
+    t = _tilt(transform, lambda moment, order: epsilon_at(moment, order, delta))
+    start = epsilon_at(transform.log_moment(t), 1.0 + t, delta)
     best = TwoSided(0.0, inf)
     if not isfinite(start):
         return best
     for _ in range(2):
-        inversion = side.inversion(t, start)
+        inversion = transform.inversion(t, start)
         if inversion is None:
             return best
-        fresh = epsilons(inversion.upper, inversion.lower, delta, start)
+        fresh = epsilon_from_delta_bounds(inversion.upper, inversion.lower, delta, start)
         best = _both(best, fresh)
         if not isfinite(best.upper) or best.upper - best.lower <= GOOD_RELATIVE_WIDTH * best.upper:
             return best
         start = best.upper
-        t = _tilt(side, partial(log_delta_at, epsilon=start))
+        t = _tilt(transform, partial(log_delta_at, epsilon=start))
     return best
 
 
@@ -94,7 +96,7 @@ def epsilon(phases: Sequence[Settings], delta: float) -> TwoSided:
         return TwoSided(0.0, inf)
     laws = [steps_of(phase, NEGLIGIBLE_SHARE * delta / len(phases)) for phase in phases]
     grids = plain_pld.within_reach(phases)
-    removal = _side_epsilon(LossTransform(laws, remove=True, hurried=grids), delta)
+    removal = _epsilon_by_inversion(LossTransform(laws, remove=True, hurried=grids), delta)
     if grids and _wide(removal):
         removal = _both(
             removal,
@@ -102,7 +104,7 @@ def epsilon(phases: Sequence[Settings], delta: float) -> TwoSided:
         )
     if phases[0].neighbours == "replace-one":  # the other direction is its mirror image
         return removal
-    addition = _side_epsilon(LossTransform(laws, remove=False, hurried=grids), delta)
+    addition = _epsilon_by_inversion(LossTransform(laws, remove=False, hurried=grids), delta)
     addition = _both(addition, TwoSided(0.0, _pure(phases)))
     if grids and addition.upper > removal.lower and _wide(addition):
         more = plain_pld.TwoSidedPld(phases, NEGLIGIBLE_SHARE * delta, remove=False).epsilon(
@@ -144,8 +146,8 @@ def direction(
         [steps_of(phase, NEGLIGIBLE_SHARE * about / len(phases)) for phase in phases],
         plain_pld.within_reach(phases),
     )
-    side = LossTransform(laws, remove=remove, hurried=reach)
-    t = _tilt(side, partial(log_delta_at, epsilon=epsilon))
+    transform = LossTransform(laws, remove=remove, hurried=reach)
+    t = _tilt(transform, partial(log_delta_at, epsilon=epsilon))
     shift = max(
         (
             neighbours.changes(phase) / phase.noise_multiplier
@@ -156,10 +158,10 @@ def direction(
     )
     while (
         t * shift < FARTHEST_PEAK
-        and VAGUE_LOG_BOUND <= side.log_moment(2.0 * t) - 2.0 * t * epsilon <= -VAGUE_LOG_BOUND
+        and VAGUE_LOG_BOUND <= transform.log_moment(2.0 * t) - 2.0 * t * epsilon <= -VAGUE_LOG_BOUND
     ):  # delta is not small: a larger t is cheaper
         t *= 2.0
-    inversion = side.inversion(t, epsilon)
+    inversion = transform.inversion(t, epsilon)
     pure = inf if remove else _pure(phases)
     grids = cache(
         lambda: plain_pld.TwoSidedPld(phases, NEGLIGIBLE_SHARE * about, remove=remove).near(

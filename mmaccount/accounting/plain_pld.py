@@ -46,7 +46,7 @@ from mmaccount.accounting.pld import (
     tilted,
 )
 from mmaccount.accounting.renyi import epsilon_at, log_delta_at, minimise_over_orders
-from mmaccount.accounting.roots import epsilons
+from mmaccount.accounting.roots import epsilon_from_delta_bounds
 from mmaccount.records.bound import TwoSided
 from mmaccount.records.settings import Settings
 
@@ -67,7 +67,7 @@ SMALLEST_RANGE = 1e-9  # of losses, that a grid is made for
 Parts = list[tuple[Atoms, int]]
 
 
-class _Between(NamedTuple):
+class _BothSides(NamedTuple):
     """A composed loss from both sides."""
 
     below: Composed
@@ -182,7 +182,7 @@ class TwoSidedPld:
             candidates.append((drowned, height if drowned else width, tilt, width))
         return min(candidates)[2:]
 
-    def _between(self, epsilon: float, delta: float, points: float) -> _Between | None:
+    def _both_sides(self, epsilon: float, delta: float, points: float) -> _BothSides | None:
         """The composed loss for about these, on so many points.
 
         None where so many steps were projected on so coarse a grid that they spread over far too
@@ -198,7 +198,7 @@ class TwoSidedPld:
             > MOST_COMPOSED_POINTS * spacing
         ):
             return None
-        return _Between(compose(below, tilt), compose(above, tilt))
+        return _BothSides(compose(below, tilt), compose(above, tilt))
 
     def epsilon(self, delta: float, enough: float = 0.0) -> TwoSided:
         """Bounds on epsilon at delta; an answer below `enough` need not be narrow."""
@@ -214,11 +214,13 @@ class TwoSidedPld:
         )
         while largest > 0.0:
             about = min(start, largest, best.upper)
-            pair = self._between(about, delta, points)
+            pair = self._both_sides(about, delta, points)
             if pair is None:
                 break
             holds = about if about > 0.0 and pair.upper(about) <= delta else largest
-            fresh = epsilons(pair.upper, pair.lower, delta, holds, EPSILON_TOLERANCE)
+            fresh = epsilon_from_delta_bounds(
+                pair.upper, pair.lower, delta, holds, EPSILON_TOLERANCE
+            )
             best = TwoSided(max(best.lower, fresh.lower), min(best.upper, fresh.upper))
             if best.upper <= enough or points >= MOST_POINTS or _gap(best) <= GOOD_RELATIVE_WIDTH:
                 break
@@ -233,7 +235,7 @@ class TwoSidedPld:
         bounds: Callable[[float], TwoSided] = lambda _: TwoSided(0.0, 1.0)  # noqa: E731
         current, points = bounds(epsilon), FEWEST_POINTS
         while True:
-            pair = self._between(
+            pair = self._both_sides(
                 epsilon,
                 max(current.lower, SMALLEST_DELTA_SHARE * min(about, current.upper)),
                 points,

@@ -306,7 +306,7 @@ class _Error(NamedTuple):
     largest: float
     norm: float
 
-    def of(self, worth: np.ndarray) -> float:
+    def of_sum(self, worth: np.ndarray) -> float:
         """A bound on the error of the sum of masses times `worth`."""
         return min(self.largest * float(np.sum(worth)), self.norm * float(np.linalg.norm(worth)))
 
@@ -412,7 +412,8 @@ class Composed:
         worth = np.exp(-self.tilt * over) * -np.expm1(-over)
         height = exp(min(700.0, self.log_total - self.tilt * epsilon))
         value = height * float(np.sum(self.masses[first:] * worth))
-        error = height * (self.error.of(worth) + 2.0 * exp(-OUTSIDE_EXPONENT)) + 1e-12 * abs(value)
+        cut_off = 2.0 * exp(-OUTSIDE_EXPONENT)
+        error = height * (self.error.of_sum(worth) + cut_off) + 1e-12 * abs(value)
         if upper:
             return min(1.0, value + error + self.infinite)
         return min(1.0, max(0.0, value - error))

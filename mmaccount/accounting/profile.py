@@ -21,7 +21,7 @@ TYPICAL_DELTA = 1e-5  # delta at which it is decided whether the answer without 
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
+class DeltaCurve:
     """Bounds on delta of one pair of laws at each epsilon."""
 
     lower: np.ndarray
@@ -45,7 +45,7 @@ class Profile:
     epsilons: np.ndarray
     remove: np.ndarray
     add: np.ndarray
-    attacks: Mapping[str, tuple[Curve, Curve]] = field(default_factory=dict)
+    attacks: Mapping[str, tuple[DeltaCurve, DeltaCurve]] = field(default_factory=dict)
 
     @property
     def upper(self) -> np.ndarray:
@@ -61,7 +61,7 @@ class Profile:
 
 def _priced(
     near: Callable[[int], Callable[[float], TwoSided]], epsilons: np.ndarray, about: np.ndarray
-) -> Curve:
+) -> DeltaCurve:
     """The bounds at all epsilons where delta, roughly `about`, matters; near(i) prices any epsilon,
     but best those near the i-th one."""
     lower, upper = np.zeros(epsilons.size), np.ones(epsilons.size)
@@ -80,16 +80,16 @@ def _priced(
         fill([i for i in wide if i > middle], depth)
 
     fill([i for i in range(epsilons.size) if about[i] > RENYI_ONLY_BELOW], SEARCH_DEPTH)
-    return Curve(
+    return DeltaCurve(
         np.maximum.accumulate(lower[::-1])[::-1], np.minimum.accumulate(upper)
     )  # delta is nonincreasing
 
 
-def _exact(phases: Sequence[Settings], epsilons: np.ndarray) -> tuple[Curve, Curve]:
+def _exact(phases: Sequence[Settings], epsilons: np.ndarray) -> tuple[DeltaCurve, DeltaCurve]:
     """Both directions of plain Gaussian phases."""
     about = renyi.deltas(phases, epsilons)
 
-    def one(remove: bool) -> Curve:
+    def one(remove: bool) -> DeltaCurve:
         def near(i: int) -> Callable[[float], TwoSided]:
             return plain_gaussian.direction(
                 phases, float(epsilons[i]), float(about[i]), remove=remove
@@ -103,7 +103,9 @@ def _exact(phases: Sequence[Settings], epsilons: np.ndarray) -> tuple[Curve, Cur
     )  # its directions are mirror images
 
 
-def _on_grid(side: mixing_bounds.OneSidedPld, epsilons: np.ndarray, about: np.ndarray) -> Curve:
+def _on_grid(
+    side: mixing_bounds.OneSidedPld, epsilons: np.ndarray, about: np.ndarray
+) -> DeltaCurve:
     """The pair that a side stands for (`side` says on which side of the true one it is)."""
     grids = side.grids(
         side.tilt(float(epsilons[np.sum(about > RENYI_ONLY_BELOW) // 2]))
@@ -118,7 +120,7 @@ def _on_grid(side: mixing_bounds.OneSidedPld, epsilons: np.ndarray, about: np.nd
 
 def _attacks(
     phases: Sequence[Settings], epsilons: np.ndarray, about: np.ndarray, tight: bool
-) -> dict[str, tuple[Curve, Curve]]:
+) -> dict[str, tuple[DeltaCurve, DeltaCurve]]:
     """Adversaries against Gaussian phases."""
     is_mixed = methods.is_mixed(phases)
     limit = methods.spread_out_limit(phases) if is_mixed else phases

@@ -11,7 +11,7 @@ SMALLEST_EPSILON = 1e-9  # over the epsilon at which the search starts; below th
 TINY_DELTA = 1e-320  # stands in for delta = 0 in logarithms
 
 
-def epsilons(
+def epsilon_from_delta_bounds(
     upper: Callable[[float], float],
     lower: Callable[[float], float],
     delta: float,

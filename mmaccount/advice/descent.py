@@ -32,7 +32,7 @@ TINY_DIVISOR = 1e-300  # stands in for 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Curve:
+class DescentCurve:
     """What clipping at each of `clip_norms` leaves, at one point.
 
     Attributes:
@@ -99,7 +99,7 @@ def clip_norms(probe: Probe) -> Array:
     )
 
 
-def curve(probe: Probe, gram: Array | None = None, at: Array | None = None) -> Curve:
+def curve(probe: Probe, gram: Array | None = None, at: Array | None = None) -> DescentCurve:
     """The curve of a probe at its first point, or of another Gram matrix; at the given clip norms
     or `clip_norms(probe)`.
 
@@ -116,7 +116,7 @@ def curve(probe: Probe, gram: Array | None = None, at: Array | None = None) -> C
     scale = (probe.curvature or probe.fisher) / probe.fisher
     square = (along * factors).mean(1) / (m - 1.0)
     bend_square = scale * (np.square(along) - same).mean(1) / ((m - 1.0) * (m - 2.0))
-    result = Curve(
+    result = DescentCurve(
         clip_norms=at,
         signal=along.mean(1) / (m - 1.0),
         square=np.maximum(square, 0.0),
@@ -135,7 +135,7 @@ def curve(probe: Probe, gram: Array | None = None, at: Array | None = None) -> C
     return result
 
 
-def curves(probe: Probe) -> list[Curve]:
+def curves(probe: Probe) -> list[DescentCurve]:
     """The curves at the points of a probe, at the same clip norms; a second point without a common
     direction is left out."""
     first = curve(probe)
@@ -155,7 +155,7 @@ class Choice(NamedTuple):
     high: float
 
 
-def choose(curves: list[Curve], batch_size: float, energy: float | Array) -> Choice:
+def choose(curves: list[DescentCurve], batch_size: float, energy: float | Array) -> Choice:
     """The clip norm whose descent, as a share of the best at the same point, is largest at the
     worst point: the middle (in logarithms) of the interval around it where that share is at least
     95 % of its maximum."""
@@ -180,7 +180,7 @@ class Forecast(NamedTuple):
 
 
 def forecast(
-    curve: Curve,
+    curve: DescentCurve,
     *,
     batch_size: float,
     energy: float,
@@ -194,7 +194,7 @@ def forecast(
     Where noise is Q = tr(H Cov)/B + tr(H)(c/B)^2 e and the step is short enough for the gradient
     itself not to overshoot (eta <= <grad F, m> / m'Hm), summing the one-step changes gives mean
     <grad F, m> <= 2 R_F / (eta T) + eta Q, smallest at eta = sqrt(2 R_F / (T Q)). The learning rate
-    is that, or `Curve.longest` if that is smaller.
+    is that, or `DescentCurve.longest` if that is smaller.
 
     Raises:
         ValueError: no learning rate is given, and the mean clipped gradient does not point along

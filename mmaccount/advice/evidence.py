@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmaccount.advice import descent, histogram, probe
-from mmaccount.advice.descent import Curve
+from mmaccount.advice.descent import DescentCurve
 from mmaccount.advice.histogram import NormHistogram
 from mmaccount.advice.probe import Probe
 from mmaccount.records import validate
@@ -36,8 +36,8 @@ class Evidence:
     releases, assumptions: what a plan made from this must say.
     """
 
-    curves: list[Curve]
-    at: Callable[[float], Curve]
+    curves: list[DescentCurve]
+    at: Callable[[float], DescentCurve]
     clipped: Callable[[float], float]
     loss: float
     measured: bool
@@ -111,7 +111,7 @@ def _from_histogram(source: NormHistogram, loss: float | None) -> Evidence:
     )
 
 
-def _curve(source: NormHistogram, clip_norms: Array) -> Curve:
+def _curve(source: NormHistogram, clip_norms: Array) -> DescentCurve:
     """The curve of norms alone: as if direction did not depend on norm, all gradients pointed one
     way (only the shape in c counts) and curvature were the same in all directions, with the trace
     of a negative log-likelihood."""
@@ -120,7 +120,7 @@ def _curve(source: NormHistogram, clip_norms: Array) -> Curve:
     mean, square = lengths @ shares, np.square(lengths) @ shares
     trace = float(np.square(norms) @ shares)
     nothing = np.zeros_like(mean)
-    return Curve(
+    return DescentCurve(
         clip_norms=clip_norms,
         signal=float(norms @ shares) * mean,
         square=nothing,

@@ -34,7 +34,7 @@ import numpy as np
 from scipy.special import log_ndtr
 
 from mmaccount.accounting import accountant, renyi
-from mmaccount.accounting.profile import Curve, Profile, profile
+from mmaccount.accounting.profile import DeltaCurve, Profile, profile
 from mmaccount.accounting.search import safe_end
 from mmaccount.records import validate
 from mmaccount.records.bound import Bound
@@ -151,7 +151,9 @@ def _highest(x: np.ndarray, low: np.ndarray, high: np.ndarray, rates: np.ndarray
     return np.asarray(np.max(heights - np.outer(rates, points), axis=1))
 
 
-def _attack(epsilons: np.ndarray, remove: Curve, add: Curve, rates: np.ndarray) -> np.ndarray:
+def _attack(
+    epsilons: np.ndarray, remove: DeltaCurve, add: DeltaCurve, rates: np.ndarray
+) -> np.ndarray:
     """Upper bounds on the false negative rate that this adversary needs."""
     x, y = np.exp(epsilons), np.concatenate([[0.0], np.exp(-epsilons[::-1])])
     low, high = (
@@ -258,12 +260,14 @@ def _success(deltas: Profile, prior: float) -> Bound:
     }
     best = max(reached, key=lambda name: reached[name], default=None)
 
-    def of(delta: float) -> float:
+    def success(delta: float) -> float:
         return max(prior, 1.0 - prior) + min(prior, 1.0 - prior) * delta
 
     blind = max(prior, nextafter(1.0 - prior, 0.0))
-    lower = None if best is None else max(blind, of(reached[best]) - RATE_ERROR)
-    return Bound(upper=min(1.0, of(upper) + RATE_ERROR), lower=lower, attack=best, method=METHOD)
+    lower = None if best is None else max(blind, success(reached[best]) - RATE_ERROR)
+    return Bound(
+        upper=min(1.0, success(upper) + RATE_ERROR), lower=lower, attack=best, method=METHOD
+    )
 
 
 def gdp_mu(epsilon: float, delta: float) -> float:

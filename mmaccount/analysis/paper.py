@@ -56,7 +56,7 @@ WAY = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class PublishedFigure:
     """One published figure: `paper`; the same computed `paper_way` (its orders and conversion); our
     `bound`."""
 
@@ -68,7 +68,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RangeRow:
+class IntegrationRange:
     """Epsilon at one setting with the script's integration range, and with a range that follows the
     peak."""
 
@@ -99,7 +99,7 @@ def _cut_moment(order: float, shift: float, width: float, q: float, past: float)
     return float(np.log(trapezoid(integrand, t) / width))
 
 
-def integration_range() -> RangeRow:
+def integration_range() -> IntegrationRange:
     """A run whose best order k has its peak at k v beyond the script's range: the script then
     reports too little."""
     run = Settings(sample_rate=1e-3, steps=1000, noise_multiplier=0.25, mixing=11.25)
@@ -111,7 +111,7 @@ def integration_range() -> RangeRow:
         return float(subsampling.subsampled_log_moment(int(order), run.sample_rate, table))
 
     full = renyi.epsilon(run, delta=DELTA, conversion="mironov", orders=SCRIPT_ORDERS)
-    return RangeRow(
+    return IntegrationRange(
         settings=run, script_range=_best(run, SCRIPT_ORDERS, step), full_range=full.upper
     )
 
@@ -154,7 +154,7 @@ def figure_3(gap: float, p: float) -> Settings:
     )
 
 
-def rows() -> list[Row]:
+def rows() -> list[PublishedFigure]:
     """Every published figure, the paper's way and ours. `bound` is `mmaccount.epsilon`: integer
     orders or proven between."""
     plain = Settings(sample_rate=0.02, steps=5000, noise_multiplier=FIGURE_3_NOISE)
@@ -170,11 +170,11 @@ def rows() -> list[Row]:
     return table
 
 
-def _row(name: str, paper: float, run: Settings, way: str) -> Row:
+def _row(name: str, paper: float, run: Settings, way: str) -> PublishedFigure:
     if way == "fractional":
         again = _one_hot(run)
     else:
         orders = RDP_GRID if way == "plain" else SCRIPT_ORDERS
         again = renyi.epsilon(run, delta=DELTA, conversion="mironov", orders=orders).upper
     bound = accountant.epsilon(run, delta=DELTA).upper
-    return Row(name=name, paper=paper, paper_way=again, bound=bound, way=WAY[way])
+    return PublishedFigure(name=name, paper=paper, paper_way=again, bound=bound, way=WAY[way])

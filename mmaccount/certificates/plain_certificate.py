@@ -237,7 +237,7 @@ def certify(phases: Sequence[Settings], delta: float, start: float) -> dict[str,
             contour = direction.first_affordable(aim, delta, loosenesses)
             if contour and root > claim:
                 certificate["contours"][name] = contour
-                root = _root(verify_plain.side(_read(certificate), name)[1], start, delta)
+                root = _root(verify_plain.one_direction(_read(certificate), name)[1], start, delta)
         claim = max(claim, root)
     if claim == mp.inf:
         return None

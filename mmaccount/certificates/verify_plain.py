@@ -146,7 +146,7 @@ def _check_range(number: int, phase: dict[str, Any], contour: dict[str, Any]) ->
         raise ValueError(f"phase {number} or a contour is out of range, or not known here.")
 
 
-def side(
+def one_direction(
     c: dict[str, Any], name: str
 ) -> tuple[dict[str, Interval], list[tuple[Interval, Interval]]]:
     """For one direction: log E[R^k] of each phase's step, and (s, F) such that delta(eps) <= Re sum
@@ -189,7 +189,7 @@ def recompute(c: dict[str, Any]) -> dict[str, Any]:
     values = {"log delta": log_delta}
     holds = True
     for name in DIRECTIONS:
-        moments, curve = side(c, name)
+        moments, curve = one_direction(c, name)
         parts = [factor * iv.exp(-s * _interval(Fraction(epsilon))) for s, factor in curve]
         bound = iv.log(sum(parts).real)  # (2)
         holds = holds and bound.b <= log_delta.a

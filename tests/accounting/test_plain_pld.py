@@ -159,5 +159,8 @@ def test_only_outcomes_that_a_sampled_record_makes_cost_anything():
 
 def test_a_search_that_starts_at_zero_ends():
     """Noise so large that the first guess of epsilon is 0: it once went on for ever."""
-    assert roots.epsilons(lambda _: 0.0, lambda _: 0.0, 1e-5, 0.0) == (0.0, 0.0)
-    assert roots.epsilons(lambda _: 1.0, lambda _: 0.0, 1e-5, 0.0) == (0.0, float("inf"))
+    assert roots.epsilon_from_delta_bounds(lambda _: 0.0, lambda _: 0.0, 1e-5, 0.0) == (0.0, 0.0)
+    assert roots.epsilon_from_delta_bounds(lambda _: 1.0, lambda _: 0.0, 1e-5, 0.0) == (
+        0.0,
+        float("inf"),
+    )
