@@ -32,7 +32,7 @@ MOST_ROWS = 4096  # records handled at a time
 
 
 class PrivateTrainer:
-    """One run, in folder `out`: `ledger.json`, `checkpoint.pt` and, private, `private.jsonl`.
+    """One training run, in folder `out`: `ledger.json`, `checkpoint.pt` and, private, `private.jsonl`.
 
     In every process of a torch.distributed process group, if one is initialised: all make the
     trainer and call its methods alike, each does its share of every step, all hold the same

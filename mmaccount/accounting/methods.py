@@ -139,7 +139,7 @@ def plain_gaussian(phases: Phases, question: Question) -> TwoSided:
 
 
 def mixing_not_credited(phases: Phases, question: Question) -> TwoSided:
-    """The same noise without mixing."""
+    """Plain DP-SGD with the same noise: mixing is post-processing."""
     return sound(0.0, plain_gaussian(without_mixing(phases), question).upper, question)
 
 

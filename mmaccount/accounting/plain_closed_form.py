@@ -42,7 +42,7 @@ def _gaussian(epsilon: float, mu: float) -> tuple[float, float, float]:
 
 
 def _enclosed(value: float, error: float) -> TwoSided:
-    """Never rounded down to 0."""
+    """The value less and plus its error, within [0, 1]; the upper end is never rounded down to 0."""
     return TwoSided(max(0.0, value - error), min(1.0, max(0.0, value) + error + float_info.min))
 
 

@@ -64,7 +64,10 @@ def as_given(settings: Settings | Iterable[Settings]) -> tuple[Settings, ...]:
 
 
 def as_phases(settings: Settings | Iterable[Settings]) -> tuple[Settings, ...]:
-    """The same, under one record added or removed where that costs as much."""
+    """The phases of a run, under one record added or removed where that costs as much.
+
+    Errors as `as_given`.
+    """
     return reduced(as_given(settings))
 
 

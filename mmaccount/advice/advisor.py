@@ -237,8 +237,10 @@ def _schedules(
 def _mixed(
     evidence: Evidence, plain: _Option, gap: float, target: _Target, besides: Sequence[Settings]
 ) -> _Option:
-    """The same batches and steps with mixing: clip norm and noise again, since the mixing in clip
-    norms depends on both."""
+    """The option with the batches and steps of `plain`, and mixing of this gap.
+
+    Clip norm and noise are chosen again, since the mixing in clip norms depends on both.
+    """
     b, t, z = plain.schedule
     variance = mixing_laws.variance(target.mixing_law)
 

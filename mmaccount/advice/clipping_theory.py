@@ -171,8 +171,9 @@ def rate_mixing(
     mixing_energy: float,
     start: float = 0.0,
 ) -> float:
-    """The same with mixing, as published: `mixing_energy` is the sum of d tau_k^2 over steps,
-    `start` is W = |w_0 - w_-1|.
+    """The bound of `rate` with mixing, as published.
+
+    `mixing_energy` is the sum of d tau_k^2 over steps, `start` is W = |w_0 - w_-1|.
 
     (v/2 + 5/2) c sqrt(R_F 101/12 beta d l) / (n e) + 28 c beta d l W / (12 q (n e)^2)
     + c d l sqrt(101/12) beta^(3/2) / (q n e sqrt(R_F)) (sum d tau_k^2 / 12 + 21 W^2 / 24),  l =

@@ -22,18 +22,21 @@ MIDDLE = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """Attributes:
-    curves: expected descent against clip norm, at one point or two.
-    at: the first of them at any one clip norm.
-    clipped: share of records longer than a clip norm.
-    cosine: of the mean clipped gradient with the mean gradient, at a clip norm; None where only
-    norms are known. loss: R_F. measured: whether the probe had it (and curvature) or it was
-    estimated.
-    kappa, kappa_upper: scale of the tail of gradient noise, and with 95 % confidence.
-    truncation: p that leaves 99.9 % of the mean clipped gradient.
-    median: median norm.
-    records: number of private records it was learnt from.
-    releases, assumptions: what a plan made from this must say.
+    """What is known about the gradients of a model on some records.
+
+    Attributes:
+        curves: expected descent against clip norm, at one point or two.
+        at: the first of them at any one clip norm.
+        clipped: share of records longer than a clip norm.
+        cosine: of the mean clipped gradient with the mean gradient, at a clip norm; None where only
+            norms are known.
+        loss: R_F.
+        measured: whether the probe had it (and curvature) or it was estimated.
+        kappa, kappa_upper: scale of the tail of gradient noise, and with 95 % confidence.
+        truncation: p that leaves 99.9 % of the mean clipped gradient.
+        median: median norm.
+        records: number of private records it was learnt from.
+        releases, assumptions: what a plan made from this must say.
     """
 
     curves: list[DescentCurve]

@@ -69,7 +69,7 @@ class NormHistogram:
 
     @property
     def release(self) -> Release:
-        """What it cost."""
+        """The histogram as a release that a plan pays for."""
         return Release(what=self.about, noise_multiplier=self.noise_multiplier)
 
     @property

@@ -82,13 +82,13 @@ class Probe:
 
     @property
     def norms(self) -> Array:
-        """|g_i|."""
+        """The gradient norms |g_i|."""
         norms: Array = np.sqrt(np.maximum(np.diagonal(self.gram), 0.0))
         return norms
 
     @property
     def noise_norms(self) -> Array:
-        """|g_i - mean|, widened by sqrt(m / (m - 1)) since the mean contains g_i."""
+        """Norms |g_i - mean| of the gradient noise, times sqrt(m / (m - 1)): the mean contains g_i."""
         rows = self.gram.mean(1)
         squares = np.diagonal(self.gram) - 2.0 * rows + rows.mean()
         norms: Array = np.sqrt(np.maximum(squares, 0.0) * self.size / (self.size - 1.0))
@@ -96,7 +96,7 @@ class Probe:
 
     @property
     def fisher(self) -> float:
-        """mean |g_i|^2: for a negative log-likelihood an estimate of the trace of the Hessian."""
+        """Mean of |g_i|^2, for a negative log-likelihood an estimate of the trace of the Hessian."""
         return float(np.diagonal(self.gram).mean())
 
     @property

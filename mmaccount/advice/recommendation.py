@@ -14,7 +14,7 @@ from mmaccount.records.plan import Plan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advice:
-    """A recommendation.
+    """A recommended plan, with the reasons for it and what they rest on.
 
     Attributes:
         plan: what the trainer carries out.

@@ -250,7 +250,7 @@ def _prior_epsilon(prior: float) -> float:
 
 
 def _success(deltas: Profile, prior: float) -> Bound:
-    """From a profile that holds the epsilon of the prior."""
+    """The Bayes success, from a profile that holds the epsilon of the prior."""
     at = int(np.searchsorted(deltas.epsilons, _prior_epsilon(prior)))
     out = prior <= 0.5
     upper = float((deltas.remove if out else deltas.add)[at])

@@ -199,8 +199,10 @@ def note(certificate: dict[str, Any], reported: Bound) -> str | None:
 
 
 def check(path: str) -> tuple[int, str]:
-    """As `verify_renyi.check` or `verify_plain.check`, by the schema that the certificate says it
-    has."""
+    """Status and reason of a certificate file, by the checker of the schema that it says it has.
+
+    Either `verify_renyi.check` or `verify_plain.check`.
+    """
     try:
         schema = json.loads(Path(path).read_text())["schema"]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):

@@ -39,7 +39,7 @@ def write(path: str | Path, data: dict[str, Any]) -> None:
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """The same for any content."""
+    """Replace the file by this content in one move, on disk before this returns."""
     path = Path(path)
     part = path.with_name(f".{path.name}.part")
     with part.open("wb") as file:

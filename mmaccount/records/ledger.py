@@ -70,7 +70,7 @@ class Ledger:
         return count
 
     def with_step(self, step: int) -> "Ledger":
-        """This ledger and one step more. A step beyond the plan is a ValueError."""
+        """The ledger with one step more charged. A step beyond the plan is a ValueError."""
         phase = self.plan.phase_of(step)
         if self.runs:
             first, last = self.runs[-1]

@@ -95,7 +95,7 @@ class Settings:
         neighbours: str = NEIGHBOURS[0],
         group_size: int = 1,
     ) -> "Settings":
-        """The same from the numbers a training script has.
+        """Settings from the numbers that a training script has.
 
         Args:
             dataset_size: n, number of records.

@@ -139,8 +139,10 @@ class _Free:
 
 
 def _whole_step(per_record: Fast | Oracle, given: Task) -> Step:
-    """With coins, noise and mixing, seeded: what the same step makes of no records is taken away,
-    and the sum remains."""
+    """A whole private step with coins, noise and mixing, seeded.
+
+    What the same step makes of no records is taken away, and the sum remains.
+    """
     rows, weights = len(given.x), per_record.layout.flat(given.model)
     phase = Phase(
         steps=1,

@@ -92,7 +92,7 @@ class Oracle:
 
 
 class _Conv(torch.autograd.Function):
-    """Its backward pass skips the summed weight gradient."""
+    """A convolution whose backward pass skips the summed weight gradient."""
 
     @staticmethod
     def forward(ctx, x: Tensor, hook: Tensor, layer: nn.Conv2d, keep: "_Keep") -> Tensor:  # noqa: ANN001
