@@ -44,7 +44,7 @@ LABELS = {
 LOGARITHMIC = ("truncation", "sample_rate")
 PROVEN, REACHED = "proven upper bound", "an attack reaches this"
 FIGURE_3_RANGE = 0.5, 100.0  # epsilon; leaves room for the legend
-FAST = " (fast: Renyi moments)"
+FAST_NOTE = " (fast: Renyi moments)"
 GAP_LABEL = "gap (mixing threshold / learning rate)"
 KINDS = ("profile", "trade-off", "steps", "noise", "gap", "truncation", "equal-energy", "figure-3")
 CURVE_RATES = (
@@ -143,7 +143,7 @@ def sweep(
     upper = _finite(bound.upper for bound in bounds)
     attacked = [bound.lower for bound in bounds if bound.lower is not None]
     lower = _finite(attacked) if len(attacked) == len(bounds) else None
-    note = FAST if not tight and any(run.mixing > 0.0 for run in runs) else ""
+    note = FAST_NOTE if not tight and any(run.mixing > 0.0 for run in runs) else ""
     x = scale * np.array(values, dtype=float)
     _both(ax, x, upper, lower, (PROVEN + note, REACHED))
     ax.set_yscale("log")
@@ -203,7 +203,7 @@ def equal_energy(
     ]
     with_mixing, plain = (_finite(uppers) for uppers in zip(*epsilons, strict=True))
     x = np.array([run.noise_multiplier for _, run in pairs])
-    note = "" if tight else FAST
+    note = "" if tight else FAST_NOTE
     label = f"noise multiplier {settings.noise_multiplier:g}, the rest is mixing{note}"
     _draw(ax, x, with_mixing, label)
     _draw(ax, x, plain, "plain DP-SGD with the same energy", 1, dashed=True)
@@ -241,7 +241,7 @@ def figure_3_panel(
     ax.set_ylim(FIGURE_3_RANGE)
     _plain_numbers(ax.yaxis)
     ax.set_title(f"threshold / learning rate = {gap:g}", fontsize="medium")
-    return _finish(ax, LABELS["steps"], f"epsilon at delta = {DELTA:g}{FAST}")
+    return _finish(ax, LABELS["steps"], f"epsilon at delta = {DELTA:g}{FAST_NOTE}")
 
 
 # ----------------------------------------------------------------------------------- whole figures

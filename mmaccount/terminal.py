@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from mmaccount.kernels import before_compiling
 
-EVERY = 1.0  # seconds between two updates; quicker commands show nothing
+SECONDS_BETWEEN_UPDATES = 1.0  # quicker commands show nothing
 
 
 def say_when_compiling(program: str) -> None:
@@ -55,7 +55,7 @@ class Status:
     def _run(self) -> None:
         start = time.monotonic()
         shown = False
-        while not self._done.wait(EVERY):
+        while not self._done.wait(SECONDS_BETWEEN_UPDATES):
             self._show(f"{self._note}{time.monotonic() - start:.0f} s")
             shown = True
         if shown:

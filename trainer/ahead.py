@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from trainer.mechanism import Draw
 
-ASIDE = 2**16  # so many normals take longer than starting a thread for them
+SMALLEST_FOR_A_THREAD = 2**16  # so many normals take longer than starting a thread for them
 
 
 def by_thread(draw: Draw, size: int) -> Draw:
@@ -13,7 +13,7 @@ def by_thread(draw: Draw, size: int) -> Draw:
 
     An error of the thread is raised by what waits for it.
     """
-    if size < ASIDE:
+    if size < SMALLEST_FOR_A_THREAD:
         return draw
     thread = ThreadPoolExecutor(1)
     drawn = thread.submit(draw)

@@ -13,8 +13,8 @@ from mmaccount.records.plan import Plan
 from trainer.gradients.per_record import Fast, Loss, Oracle, best
 from trainer.mechanism import SMALLEST_CLIP_NORM
 
-BATCH_STATISTICS = (nn.modules.batchnorm._BatchNorm,)
-RANDOM = (nn.modules.dropout._DropoutNd,)
+BATCH_LAYERS = (nn.modules.batchnorm._BatchNorm,)
+RANDOM_LAYERS = (nn.modules.dropout._DropoutNd,)
 GRADIENT_TOLERANCE = 1e-4  # relative to the largest gradient coordinate; float32
 PLACE_TOLERANCE = 0.05  # likewise, of bfloat16 too
 EXAMPLE_ROWS = 8
@@ -50,7 +50,7 @@ def module(model: nn.Module) -> None:
                 "call module.float()."
             )
     for name, layer in model.named_modules():
-        if isinstance(layer, BATCH_STATISTICS) and not isinstance(
+        if isinstance(layer, BATCH_LAYERS) and not isinstance(
             layer, nn.modules.instancenorm._InstanceNorm
         ):
             raise ValueError(
@@ -62,7 +62,7 @@ def module(model: nn.Module) -> None:
                 f"layer `{name}` keeps running statistics of the records: "
                 "set track_running_stats=False."
             )
-        if isinstance(layer, RANDOM) and layer.p > 0:
+        if isinstance(layer, RANDOM_LAYERS) and layer.p > 0:
             raise ValueError(
                 f"layer `{name}` ({type(layer).__name__}) draws its own randomness, "
                 "which is not supported: remove it."

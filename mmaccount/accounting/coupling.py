@@ -23,7 +23,7 @@ from mmaccount.accounting.pld import Atoms
 from mmaccount.kernels.coupling import walk
 
 # Of all outcomes; each half goes past the middle: no rounding may leave one out.
-HALF = 0.5 * (1.0 + 1e-11)
+HALF_OR_MORE = 0.5 * (1.0 + 1e-11)
 LOG1P_BELOW = 0.5  # sum of excesses, up to which its log1p is more accurate than the log of the sum
 Weighted = Sequence[tuple[float, Atoms | None]]
 
@@ -59,7 +59,7 @@ def coupled(stay: float, plus: Weighted, minus: Weighted) -> Atoms:
     ]
     unpaired = [sum(weight for weight, pair in group if pair is None) for group in (plus, minus)]
     first = len(paired[0])
-    half_mass = HALF * max(
+    half_mass = HALF_OR_MORE * max(
         float(np.sum(pair.masses)) + pair.absent for _, pair in paired[0] + paired[1]
     )
     halves = [

@@ -17,7 +17,7 @@ from mmaccount.records import validate
 from mmaccount.records.plan import Release
 
 Array = npt.NDArray[np.float64]
-MIDDLE = 0.5
+MEDIAN = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +94,7 @@ def _from_histogram(source: NormHistogram, loss: float | None) -> Evidence:
         )
     norms, kappa = source.norms, source.tail()
     grid = np.geomspace(
-        float(source.quantile(MIDDLE)[1]) / descent.MEDIAN_OVER_LOWEST,
+        float(source.quantile(MEDIAN)[1]) / descent.MEDIAN_OVER_LOWEST,
         float(norms[-1]),
         descent.CURVE_POINTS,
     )
@@ -108,7 +108,7 @@ def _from_histogram(source: NormHistogram, loss: float | None) -> Evidence:
         kappa=kappa[0],
         kappa_upper=kappa[1],
         truncation=1.0,
-        median=source.quantile(MIDDLE)[1],
+        median=source.quantile(MEDIAN)[1],
         records=source.dataset_size,
         releases=(source.release,),
     )

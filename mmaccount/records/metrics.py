@@ -4,21 +4,21 @@ import json
 from pathlib import Path
 from sys import float_info
 
-NAME = "metrics.jsonl"
+FILE_NAME = "metrics.jsonl"
 NUMBERS = ("step", "epsilon", "accuracy")  # that every row holds
-MOST = float_info.max
+LARGEST_NUMBER = float_info.max
 
 
 def add(folder: Path, row: dict[str, float]) -> None:
     """Append a row to the metrics of the run in `folder`."""
-    with (folder / NAME).open("a") as file:
+    with (folder / FILE_NAME).open("a") as file:
         file.write(json.dumps(row) + "\n")
 
 
 def load(folder: Path) -> list[dict[str, float]]:
     """The rows that hold the numbers a curve needs; others (a last line cut short by a crash) are
     left out. No file: no rows."""
-    path = folder / NAME
+    path = folder / FILE_NAME
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     return [row for row in map(_parsed, lines) if row is not None]
 
@@ -37,4 +37,4 @@ def number(value: object) -> float | None:
     """The value as a float if it is a finite number; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if -MOST <= value <= MOST else None
+    return float(value) if -LARGEST_NUMBER <= value <= LARGEST_NUMBER else None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmaccount.accounting.accountant import upper_epsilon
-from mmaccount.plots import COLOURS, FAST, LABELS, MARKERS, PROVEN, SWEEP_POINTS, Progress
+from mmaccount.plots import COLOURS, FAST_NOTE, LABELS, MARKERS, PROVEN, SWEEP_POINTS, Progress
 from mmaccount.records.ledger import Ledger
 from mmaccount.records.plan import Plan
 
@@ -33,7 +33,7 @@ def spending(
     before; where phases change there is a vertical line."""
     steps = [int(count) for count in np.unique(np.ceil(np.linspace(0.0, plan.steps, points)[1:]))]
     spent = [upper_epsilon(_up_to(plan, step).settings(), plan.delta) for step in progress(steps)]
-    note = FAST if any(phase.gap for phase in plan.phases) else ""
+    note = FAST_NOTE if any(phase.gap for phase in plan.phases) else ""
     shown = [value if np.isfinite(value) else np.nan for value in spent]
     ax.plot(steps, shown, color=COLOURS[0], marker=MARKERS[0], markersize=3.5, label=PROVEN + note)
     for end in np.cumsum([phase.steps for phase in plan.phases])[:-1]:

@@ -14,7 +14,7 @@ from mmaccount.records.bound import Bound
 from mmaccount.records.ledger import Ledger
 from mmaccount.records.plan import Plan
 
-NOTHING = Bound(upper=0.0, lower=0.0, method="nothing released")
+NOTHING_RELEASED = Bound(upper=0.0, lower=0.0, method="nothing released")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,4 +73,4 @@ def _optional(path: Path) -> dict[str, Any] | None:
 def spent(ledger: Ledger, *, delta: float, tight: bool = True) -> Bound:
     """Epsilon of everything that a ledger charges."""
     charged = ledger.settings()
-    return epsilon(charged, delta=delta, tight=tight) if charged else NOTHING
+    return epsilon(charged, delta=delta, tight=tight) if charged else NOTHING_RELEASED

@@ -6,7 +6,10 @@ from mmaccount.records import metrics
 
 
 def test_rows_are_read_as_they_were_added(tmp_path):
-    rows = [{"step": 1, "epsilon": 0.5, "accuracy": 0.1}, {"step": 2, "epsilon": 0.7, "accuracy": 1}]
+    rows = [
+        {"step": 1, "epsilon": 0.5, "accuracy": 0.1},
+        {"step": 2, "epsilon": 0.7, "accuracy": 1},
+    ]
     assert metrics.load(tmp_path) == []
     for row in rows:
         metrics.add(tmp_path, row)
@@ -31,6 +34,6 @@ def test_rows_are_read_as_they_were_added(tmp_path):
 def test_lines_that_a_curve_cannot_use_are_left_out(tmp_path, line):
     row = {"step": 1, "epsilon": 0.5, "accuracy": 0.1}
     metrics.add(tmp_path, row)
-    with (tmp_path / metrics.NAME).open("a") as file:
+    with (tmp_path / metrics.FILE_NAME).open("a") as file:
         file.write(line)
     assert metrics.load(tmp_path) == [row]

@@ -186,7 +186,7 @@ def slow_command(arguments):
 
 def test_progress_is_shown_on_a_terminal_only(monkeypatch, capsys):
     monkeypatch.setattr(price, "_reproduce", slow_command)
-    monkeypatch.setattr(terminal, "EVERY", 0.02)
+    monkeypatch.setattr(terminal, "SECONDS_BETWEEN_UPDATES", 0.02)
     assert main.main(["reproduce"]) == 0
     assert capsys.readouterr() == ("done\n", "")
     monkeypatch.setattr(main.sys.stderr, "isatty", lambda: True)

@@ -51,7 +51,7 @@ def test_every_method_is_checked_and_timed(capsys):
 def test_rounds_are_counted_at_a_terminal(monkeypatch, capsys):
     timed = Clock.seconds
     monkeypatch.setattr(Clock, "seconds", lambda clock, call: sleep(0.02) or timed(clock, call))
-    monkeypatch.setattr(terminal, "EVERY", 0.005)
+    monkeypatch.setattr(terminal, "SECONDS_BETWEEN_UPDATES", 0.005)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert command.main(["--bench", "--model", "cnn", "--batch-size", "5", "--rounds", "2"]) == 0
     assert "4 of 5, " in capsys.readouterr().err

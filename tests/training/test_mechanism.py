@@ -390,7 +390,7 @@ def test_many_draws_are_made_by_threads_and_are_the_same(monkeypatch, gap):
 
     monkeypatch.setattr(mechanism, "normals", drawn)
     for least in (RECORDS.shape[1] + 1, RECORDS.shape[1]):
-        monkeypatch.setattr(ahead, "ASIDE", least)
+        monkeypatch.setattr(ahead, "SMALLEST_FOR_A_THREAD", least)
         found.append(
             one_step(RECORDS, gap=gap, execution=Execution(ahead=ahead.by_thread))[0].weights
         )
