@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mmaccount.advice.recommendation import Advice
     from mmaccount.advice.sensitivity import Variation
 
-WIDTH = 110
+LINE_WIDTH = 110
 ADVISE_OPTIONS = (
     "epochs",
     "gap",
@@ -133,7 +133,9 @@ def _reasons(advice: "Advice") -> list[str]:
 
 
 def _indented(name: str, text: str) -> str:
-    return textwrap.fill(text, WIDTH, initial_indent=f"  {name:18} ", subsequent_indent=" " * 21)
+    return textwrap.fill(
+        text, LINE_WIDTH, initial_indent=f"  {name:18} ", subsequent_indent=" " * 21
+    )
 
 
 def _table_around(advice: "Advice", rows: Sequence["Variation"]) -> list[str]:
