@@ -97,7 +97,7 @@ def _renyi(phases: Sequence[Settings], delta: float) -> tuple[float, float, list
         moment = sum(phase.steps * bound for phase, (bound, _) in zip(phases, rules, strict=True))
         return renyi.epsilon_at(moment, order, delta), order, [rule for _, rule in rules]
 
-    return min(map(at, orders), key=lambda found: found[0])
+    return min(map(at, orders), key=lambda proof: proof[0])
 
 
 def certify(settings: Settings | Iterable[Settings], *, delta: float) -> dict[str, Any]:
