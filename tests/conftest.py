@@ -1,7 +1,15 @@
 """Shared by all tests."""
 
 import json
+import os
 from pathlib import Path
+
+# pytest-xdist starts a process a core: threads of theirs would only wait for each other. Libraries
+# read this when they are loaded, which is later.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for library in ("OMP", "OPENBLAS", "MKL"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+
 
 import hypothesis
 import pytest

@@ -73,6 +73,7 @@ STEPS_PER_WORTH = 30.0  # steps for each step that an auxiliary mechanism is wor
 LARGEST_SPLIT_RISE = 0.1  # relative, by which splitting may raise epsilon
 RETRY_BELOW = 0.5  # of the first guess, below which epsilon is searched for again
 WALK_DOWN_FACTOR = 0.9  # over the last epsilon tried, looking for one that an attack reaches
+LONGEST_STEP_DOWN = 0.5  # of that search, as a factor
 EPSILON_TOLERANCE = 1e-6  # relative tolerance of the search for epsilon
 
 
@@ -236,13 +237,15 @@ def _upper_root(above: Callable[[float], float], start: float) -> float:
 def _lower_root(above: Callable[[float], float], start: float) -> float:
     """An epsilon at which `above` is not negative; 0 if none.
 
-    Far below `start`, where the tilt is wrong, errors may exceed delta: the search walks down.
+    Far below `start`, where the tilt is wrong, errors may exceed delta: the search walks down, in
+    small steps at first.
     """
     if above(start) >= 0.0:
         return start
-    unsafe, safe = start, WALK_DOWN_FACTOR * start
+    unsafe, safe, factor = start, WALK_DOWN_FACTOR * start, WALK_DOWN_FACTOR
     while above(safe) < 0.0:
-        unsafe, safe = safe, WALK_DOWN_FACTOR * safe
+        factor = max(LONGEST_STEP_DOWN, WALK_DOWN_FACTOR * factor)
+        unsafe, safe = safe, factor * safe
         if safe < 1e-6 * start:
             return 0.0
     return safe_end(lambda epsilon: -above(epsilon), safe, unsafe, tolerance=EPSILON_TOLERANCE)
