@@ -34,9 +34,10 @@ def _gaussian(epsilon: float, mu: float) -> tuple[float, float, float]:
     height = 0.5 * exp(-0.5 * a * a)  # e^eps e^{-b^2 / 2} = e^{-a^2 / 2}
     first = height * erfcx(a / sqrt(2.0)) if a > 0.0 else 0.5 * erfc(a / sqrt(2.0))
     second = height * erfcx(b / sqrt(2.0))
+    square = (1.0 + b) * (1.0 + b)  # `**` would raise where this overflows
     return (
         first - second,
-        (TERM_ERROR + ARGUMENT_ERROR * (1.0 + b) ** 2) * (first + second),
+        (TERM_ERROR + ARGUMENT_ERROR * square) * (first + second),
         first + second,
     )
 

@@ -18,6 +18,7 @@ from mmaccount.records.bound import TwoSided
 from mmaccount.records.settings import Settings
 
 SMALLEST_NOISE = 0.05  # of a subsampled phase; below, too many nodes
+LARGEST_GROUP_NOISE = 1e15  # where several records differ; beyond, sums of their densities round
 NEGLIGIBLE_SHARE = 1e-7  # probability of outcomes left out, relative to delta
 RETRY_BELOW = 0.1  # of its supposed size, below which delta is looked for again,
 MOST_TRIES = 6  # so many times in all
@@ -77,8 +78,9 @@ def _wide(bounds: TwoSided) -> bool:
 
 def _within_reach(phases: Sequence[Settings]) -> bool:
     records = neighbours.changes(phases[0])
+    largest = inf if records == 1 else LARGEST_GROUP_NOISE
     return all(
-        phase.sample_rate == 1.0 or phase.noise_multiplier >= SMALLEST_NOISE * records
+        phase.sample_rate == 1.0 or SMALLEST_NOISE * records <= phase.noise_multiplier <= largest
         for phase in phases
     )
 

@@ -200,7 +200,10 @@ def _best(
 ) -> tuple[float, float]:
     if orders is None:
         return minimise_over_orders(objective)
-    checked = [validate.real("orders", order, "(1, inf)", 1.0, inf) for order in orders]
+    checked = [
+        validate.real("orders", order, "(1, inf)", 1.0, inf)
+        for order in validate.listed("orders", orders)
+    ]
     if not checked:
         raise ValueError("`orders` must hold at least one order in (1, inf), got none.")
     return min((objective(order), order) for order in checked)

@@ -100,7 +100,9 @@ class Meaning:
 def _ascending(name: str, values: Iterable[float], interval: str, high: float) -> np.ndarray:
     """Checked values in [0, high]; ascending, because delta and the error rates are found from left
     to right."""
-    checked = np.array([validate.real(name, value, interval, 0.0, high) for value in values])
+    checked = np.array(
+        [validate.real(name, value, interval, 0.0, high) for value in validate.listed(name, values)]
+    )
     if checked.size == 0 or np.any(np.diff(checked) <= 0.0):
         raise ValueError(f"`{name}` must be one or more ascending numbers in {interval}.")
     return checked

@@ -23,6 +23,14 @@ def real(name: str, value: object, interval: str, low: float, high: float) -> fl
     return number
 
 
+def listed(name: str, values: object) -> list[object]:
+    """The elements of a list, a tuple, an array or another series."""
+    try:
+        return list(values)  # type: ignore[call-overload, no-any-return]
+    except TypeError:
+        raise TypeError(f"`{name}` must be a series of numbers, got {values!r}.") from None
+
+
 def positive(name: str, value: object) -> float:
     """A finite number above 0."""
     return real(name, value, "(0, inf)", 0.0, math.inf)
