@@ -6,6 +6,7 @@ In closed form where there is one (plain_closed_form.py); otherwise by Fourier i
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from math import inf, isfinite, log1p
 
@@ -18,7 +19,8 @@ from mmaccount.records.bound import TwoSided
 from mmaccount.records.settings import Settings
 
 SMALLEST_NOISE = 0.05  # of a subsampled phase; below, too many nodes
-LARGEST_GROUP_NOISE = 1e15  # where several records differ; beyond, sums of their densities round
+# Of a subsampled phase where several records differ; beyond, sums of their densities round.
+LARGEST_GROUP_NOISE = 1e15
 NEGLIGIBLE_SHARE = 1e-7  # probability of outcomes left out, relative to delta
 RETRY_BELOW = 0.1  # of its supposed size, below which delta is looked for again,
 MOST_TRIES = 6  # so many times in all
@@ -78,11 +80,29 @@ def _wide(bounds: TwoSided) -> bool:
 
 def _within_reach(phases: Sequence[Settings]) -> bool:
     records = neighbours.changes(phases[0])
-    largest = inf if records == 1 else LARGEST_GROUP_NOISE
     return all(
-        phase.sample_rate == 1.0 or SMALLEST_NOISE * records <= phase.noise_multiplier <= largest
+        phase.sample_rate == 1.0 or phase.noise_multiplier >= SMALLEST_NOISE * records
         for phase in phases
     )
+
+
+def _enclosing(phases: Sequence[Settings]) -> tuple[list[Settings], list[Settings]] | None:
+    """(phases that tell less, phases that tell more) than phases with too much noise to compute;
+    None where no noise is too much.
+
+    Leaving a phase out is post-processing, and so is adding noise: N(m, z^2) is N(m, y^2) plus
+    independent N(0, z^2 - y^2), whatever the law of m, for y < z.
+    """
+    if neighbours.changes(phases[0]) == 1:
+        return None
+    fewer: list[Settings] = []
+    noisier: list[Settings] = []
+    for phase in phases:
+        extreme = phase.sample_rate < 1.0 and phase.noise_multiplier > LARGEST_GROUP_NOISE
+        (noisier if extreme else fewer).append(phase)
+    if not noisier:
+        return None
+    return fewer, fewer + [replace(one, noise_multiplier=LARGEST_GROUP_NOISE) for one in noisier]
 
 
 def epsilon(phases: Sequence[Settings], delta: float) -> TwoSided:
@@ -96,6 +116,9 @@ def epsilon(phases: Sequence[Settings], delta: float) -> TwoSided:
         return closed_form
     if not _within_reach(phases):
         return TwoSided(0.0, inf)
+    if (enclosing := _enclosing(phases)) is not None:
+        fewer, louder = enclosing
+        return TwoSided(epsilon(fewer, delta).lower if fewer else 0.0, epsilon(louder, delta).upper)
     laws = [steps_of(phase, NEGLIGIBLE_SHARE * delta / len(phases)) for phase in phases]
     grids = plain_pld.within_reach(phases)
     removal = _epsilon_by_inversion(LossTransform(laws, remove=True, hurried=grids), delta)
@@ -143,6 +166,11 @@ def direction(
         return exact
     if not _within_reach(phases):
         return lambda _: TwoSided(0.0, 1.0)
+    if (enclosing := _enclosing(phases)) is not None:
+        fewer, louder = enclosing
+        below = direction(fewer, epsilon, about, remove=remove) if fewer else None
+        above = direction(louder, epsilon, about, remove=remove)
+        return lambda e: TwoSided(0.0 if below is None else below(e).lower, above(e).upper)
     remove = remove or phases[0].neighbours == "replace-one"  # its two directions are mirror images
     laws, reach = (
         [steps_of(phase, NEGLIGIBLE_SHARE * about / len(phases)) for phase in phases],

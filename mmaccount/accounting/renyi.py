@@ -63,6 +63,13 @@ def as_given(settings: Settings | Iterable[Settings]) -> tuple[Settings, ...]:
     return phases
 
 
+def as_one_phase(settings: Settings) -> Settings:
+    """One phase; anything else, also several, is a TypeError. Other errors as `as_given`."""
+    if not isinstance(settings, Settings):
+        raise TypeError(f"`settings` must be one Settings, got {settings!r}.")
+    return as_given(settings)[0]
+
+
 def as_phases(settings: Settings | Iterable[Settings]) -> tuple[Settings, ...]:
     """The phases of a run, under one record added or removed where that costs as much.
 

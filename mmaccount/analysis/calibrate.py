@@ -8,7 +8,7 @@ from math import log
 from typing import Any
 
 from mmaccount.accounting.accountant import upper_epsilon
-from mmaccount.accounting.renyi import as_given
+from mmaccount.accounting.renyi import as_one_phase
 from mmaccount.accounting.search import DEFAULT_TOLERANCE, safe_end
 from mmaccount.records import validate
 from mmaccount.records.adaptive_clipping import AdaptiveClipping
@@ -209,7 +209,7 @@ def solve(
     >>> round(solve(run, "noise_multiplier", epsilon=3.0, delta=1e-5).noise_multiplier, 4)
     1.565
     """
-    as_given([settings])
+    settings = as_one_phase(settings)
     knob = KNOBS[validate.choice("name", name, tuple(KNOBS))]
     build = partial(_with, settings, name)
     start = getattr(settings, name)

@@ -58,7 +58,7 @@ def compare(settings: Settings, *, delta: float, tight: bool = True) -> Comparis
     >>> f"{ways.as_given.upper:.2f} {ways.without_mixing.upper:.1f} {ways.equal_noise.upper:.2f}"
     '6.77 277.3 2.23'
     """
-    renyi.as_given([settings])
+    settings = renyi.as_one_phase(settings)
     equal, priced = of_equal_energy(settings), cache(partial(epsilon, delta=delta, tight=tight))
     return Comparison(
         as_given=priced(settings),
@@ -111,7 +111,7 @@ def compare_laws(settings: Settings, *, delta: float) -> list[LawRow]:
     >>> [f"{row.law} {row.matched} {row.bound.upper:.2f}" for row in compare_laws(run, delta=1e-5)[:3]]
     ['uniform itself 7.25', 'raised-cosine support 4.76', 'raised-cosine variance 2.72']
     """
-    renyi.as_given([settings])
+    settings = renyi.as_one_phase(settings)
     if settings.mixing == 0.0 or settings.noise != "gaussian":
         return []
     runs = [("itself", settings)]

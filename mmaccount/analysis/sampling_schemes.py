@@ -41,7 +41,7 @@ def once_per_epoch(settings: Settings, *, delta: float, tight: bool = True) -> B
 
     Args, errors: as for `epsilon`; one phase.
     """
-    (run,) = renyi.as_given([settings])
+    run = renyi.as_one_phase(settings)
     delta = validate.probability("delta", delta)
     epochs = ceil(run.steps / floor(1.0 / run.sample_rate + WHOLE_NUMBER_TOLERANCE))
     bound = epsilon(replace(run, sample_rate=1.0, steps=epochs), delta=delta, tight=tight)

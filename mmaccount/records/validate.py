@@ -28,7 +28,9 @@ def listed(name: str, values: object) -> list[object]:
     try:
         return list(values)  # type: ignore[call-overload, no-any-return]
     except TypeError:
-        raise TypeError(f"`{name}` must be a series of numbers, got {values!r}.") from None
+        raise TypeError(
+            f"`{name}` must be a series, such as a list or an array, got {values!r}."
+        ) from None
 
 
 def positive(name: str, value: object) -> float:

@@ -1,5 +1,7 @@
 """Arguments of a wrong kind and settings at the ends of the range: one clear line, or a bound."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -41,3 +43,28 @@ def test_groups_at_any_noise_have_a_bound(noise, kind):
 def test_hardly_any_noise_and_many_steps_cost_without_end():
     run = mm.Settings(sample_rate=1.0, steps=1_528_911_618_064, noise_multiplier=2.8e-149)
     assert mm.epsilon(run, delta=1e-5).upper == float("inf")
+
+
+@pytest.mark.parametrize("noise", [1.1e15, 1e30, 1e137])
+@pytest.mark.parametrize("kind", [{"group_size": 2}, {"neighbours": "replace-one"}])
+def test_more_noise_costs_no_more_than_the_most_that_is_computed(noise, kind):
+    run = mm.Settings(sample_rate=0.9, steps=10**6, noise_multiplier=1e15, **kind)
+    noisier = replace(run, noise_multiplier=noise)
+    assert mm.delta(noisier, epsilon=0.0).upper <= mm.delta(run, epsilon=0.0).upper < 1e-11
+    assert mm.epsilon(noisier, delta=1e-5).upper <= mm.epsilon(run, delta=1e-5).upper
+
+
+def test_a_phase_with_too_much_noise_neither_hides_nor_raises_the_others():
+    alone = mm.Settings(sample_rate=0.1, steps=100, noise_multiplier=2.0, group_size=2)
+    silent = replace(alone, noise_multiplier=1e40)
+    one, both = (mm.epsilon(phases, delta=1e-5) for phases in (alone, [silent, alone]))
+    assert both.lower == pytest.approx(one.lower, rel=1e-6)
+    assert both.upper == pytest.approx(one.upper, rel=1e-5)
+    one, both = (mm.delta(phases, epsilon=1.0) for phases in (alone, [silent, alone]))
+    assert both.lower == pytest.approx(one.lower, rel=1e-4)
+    assert both.upper == pytest.approx(one.upper, rel=1e-4)
+
+
+def test_several_phases_are_no_run_to_solve_for():
+    with pytest.raises(TypeError, match="one Settings"):
+        mm.solve([RUN, RUN], "noise_multiplier", epsilon=1.0, delta=1e-5)
